@@ -1,0 +1,1 @@
+"""Data sets: pictures with captions, split into train, validation and test."""

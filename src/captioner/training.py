@@ -1,0 +1,181 @@
+"""Training a decoder: loss under teacher forcing, early stopping by captions that the model generates itself."""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from tensorboard.summary import Writer
+
+from captioner import figures
+from captioner.batches import CaptionBatches
+from captioner.decoder import Captioner, TokenCrossEntropy
+from captioner.generation import Generator
+from captioner.params import ModelParams, Recipe
+from captioner.vocabulary import Vocabulary
+
+MONITOR = "val_CIDEr"
+
+Judge = Callable[[Mapping[str, str]], dict[str, float]]
+"""From generated captions, by picture, to scores by name."""
+
+
+def build(sizes: ModelParams, recipe: Recipe, attention: str, vocabulary: int, channels: int, positions: int) -> Captioner:
+    """Return an untrained decoder for `vocabulary` tokens and a map `[positions, channels]`."""
+    captioner = Captioner(
+        vocabulary,
+        attention,
+        **sizes.model_dump(),
+        **recipe.model_dump(include={"feature_dropout", "word_dropout", "output_dropout"}),
+        name="captioner",
+    )
+    tokens = (None, recipe.captions_a_picture, recipe.maximum_words + 1)
+    captioner.build({"features": (None, positions, channels), "words": tokens})
+    return captioner
+
+
+def train(
+    captioner: Captioner,
+    training: CaptionBatches,
+    validation: CaptionBatches,
+    recipe: Recipe,
+    callbacks: Sequence[keras.callbacks.Callback],
+) -> None:
+    """Fit a decoder in place, and leave it with the weights of its best epoch.
+
+    Args:
+        captioner: what is trained.
+        training: batches to learn from.
+        validation: batches for the teacher-forced loss.
+        recipe: passes, learning rate and the like.
+        callbacks: the first must add `MONITOR` to the logs, as `GeneratedValidation` does.
+    """
+    captioner.compile(
+        optimizer=keras.optimizers.Adam(_learning_rate(recipe, len(training)), global_clipnorm=recipe.gradient_norm),
+        loss=TokenCrossEntropy(recipe.label_smoothing),
+        jit_compile=True,
+    )
+    stopping = keras.callbacks.EarlyStopping(MONITOR, patience=recipe.patience, mode="max", restore_best_weights=True)
+    captioner.fit(
+        training,
+        validation_data=validation,
+        epochs=recipe.epochs,
+        callbacks=[*callbacks, stopping],
+        verbose=2,
+    )
+
+
+def _learning_rate(recipe: Recipe, steps_an_epoch: int) -> Any:
+    if recipe.schedule == "constant":
+        return recipe.learning_rate
+    return keras.optimizers.schedules.CosineDecay(recipe.learning_rate, recipe.epochs * steps_an_epoch)
+
+
+class GeneratedValidation(keras.callbacks.Callback):
+    """After each epoch, captions the validation pictures greedily and adds their scores to the logs.
+
+    Teacher-forced loss does not tell how captions read: an epoch is judged by what the model says on its own.
+
+    Args:
+        generator: shares the trained decoder.
+        features: the map of all pictures `[pictures, P, C]`.
+        rows: the validation pictures' rows in it.
+        images: their names, in the same order.
+        vocabulary: decodes.
+        judge: scores the captions; each score appears as `val_` and its name.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        features: np.ndarray,
+        rows: np.ndarray,
+        images: Sequence[str],
+        vocabulary: Vocabulary,
+        judge: Judge,
+    ):
+        super().__init__()
+        self.generator = generator
+        self.features, self.rows, self.images = features, rows, images
+        self.vocabulary = vocabulary
+        self.judge = judge
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002
+        """Generate, judge, and add the scores to the logs."""
+        found = self.generator.generate(self.features, self.rows)
+        captions = {
+            image: self.vocabulary.decode(words) for image, words in zip(self.images, found.words, strict=True)
+        }
+        assert logs is not None
+        logs |= {f"val_{name}": score for name, score in self.judge(captions).items()}
+
+
+class Pace(keras.callbacks.Callback):
+    """Adds to the logs how long an epoch's training took (`seconds`, validation excluded) and `captions_per_second`.
+
+    Stands before `GeneratedValidation` in the list of callbacks, and counts until the teacher-forced validation begins.
+    """
+
+    def __init__(self, captions: int):
+        super().__init__()
+        self.captions = captions
+        self.began = self.ended = math.nan
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002
+        """Start the clock."""
+        self.began = time.perf_counter()
+        self.ended = math.nan
+
+    def on_test_begin(self, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002
+        """Stop the clock."""
+        self.ended = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002
+        """Add the times to the logs."""
+        assert logs is not None
+        logs["seconds"] = self.ended - self.began
+        logs["captions_per_second"] = self.captions / logs["seconds"]
+
+
+class Summaries(keras.callbacks.Callback):
+    """TensorBoard summaries: every value of the logs, and attention on some pictures, by epoch.
+
+    Args:
+        directory: where the event file goes.
+        generator: shares the trained decoder.
+        vocabulary: decodes.
+        features: of the shown pictures, `[pictures, P, C]`.
+        pictures: their pixels, uint8 `[pictures, S, S, 3]`.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        generator: Generator,
+        vocabulary: Vocabulary,
+        features: np.ndarray,
+        pictures: np.ndarray,
+    ):
+        super().__init__()
+        self.writer = Writer(str(directory))
+        self.generator = generator
+        self.vocabulary = vocabulary
+        self.features, self.pictures = features, pictures
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Write the summaries of an epoch."""
+        for name, value in (logs or {}).items():
+            self.writer.add_scalar(name, float(value), epoch)
+        found = self.generator.generate(self.features)
+        for number, picture in enumerate(self.pictures):
+            words = self.vocabulary.decode_words(found.words[number])
+            figure = figures.attention_figure(picture, words, found.weights[number, : len(words)])
+            self.writer.add_image(f"attention/{number}", np.asarray(figure)[None], epoch)
+        self.writer.flush()
+
+    def on_train_end(self, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002
+        """Close the event file."""
+        self.writer.close()

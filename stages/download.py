@@ -1,0 +1,30 @@
+"""Get the data set: pictures, captions and, where they are known, the objects in the pictures."""
+
+from stage import DATA, from_environment, main_checkout, run
+
+from captioner.datasets import flickr8k, folder, pack, scenes
+from captioner.datasets.dataset import Dataset
+from captioner.params import Params
+
+
+def download(params: Params) -> None:
+    """Write `data/images.zip`, `data/captions.parquet` and `data/objects.parquet`."""
+    pack.write(_load(params), DATA)
+
+
+def _load(params: Params) -> Dataset:
+    if params.dataset == "scenes":
+        drawn = params.download.scenes
+        return scenes.load(
+            {"train": drawn.train, "validation": drawn.validation, "test": drawn.test},
+            (drawn.fewest_objects, drawn.most_objects),
+            drawn.captions,
+            drawn.seed,
+        )
+    if params.dataset == "flickr8k":
+        return flickr8k.load(main_checkout() / ".cache/downloads/flickr8k", from_environment("CAPTIONER_MIRROR"))
+    return folder.load(main_checkout() / params.download.folder.path, params.download.folder.captions)
+
+
+if __name__ == "__main__":
+    run(download)

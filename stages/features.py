@@ -1,0 +1,29 @@
+"""Turn each picture into the feature map of a frozen convolutional network, once."""
+
+import os
+
+from stage import DATA, FEATURES, from_environment, main_checkout, run
+
+from captioner.datasets import pack
+from captioner.features import extract
+from captioner.params import Params
+
+
+def features(params: Params) -> None:
+    """Write `data/features/`."""
+    if keras_home := from_environment("KERAS_HOME"):
+        os.environ["KERAS_HOME"] = str(keras_home)
+    weights = params.features.weights
+    images = pack.read_captions(DATA)["image"].drop_duplicates().tolist()
+    extract(
+        pack.read_pictures(DATA, images),
+        images,
+        params.features.encoder,
+        weights if weights == "imagenet" else str(main_checkout() / weights),
+        FEATURES,
+        batch_size=params.features.batch_size,
+    )
+
+
+if __name__ == "__main__":
+    run(features)

@@ -1,0 +1,51 @@
+"""What all stages share: this checkout's source, validated parameters, errors in one line."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+# a queued run is a copy of the checkout, while an installed package may be the main checkout's: a stage's own source first
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from captioner import params as parameters
+from captioner.errors import CaptionerError
+from captioner.files import replacing
+from captioner.params import Params
+
+DATA = Path("data")
+VOCABULARY = DATA / "vocabulary.json"
+FEATURES = DATA / "features"
+MODEL = Path("models/captioner")
+RESULTS = Path("results")
+
+
+def main_checkout() -> Path:
+    """Return the checkout that DVC was called in, also from one of its temporary copies."""
+    return Path(os.environ.get("DVC_ROOT") or Path.cwd()).resolve()
+
+
+def from_environment(name: str) -> Path | None:
+    """Return the path that an environment variable names, a relative one counted from the main checkout."""
+    value = os.environ.get(name)
+    return main_checkout() / value if value else None
+
+
+def run(stage: Callable[[Params], None]) -> None:
+    """Run a stage with the parameters of `params.yaml`, and note how long it took.
+
+    What a user can cause ends in one line on the standard error stream and exit code 1.
+    """
+    began = time.perf_counter()
+    try:
+        stage(parameters.load(Path("params.yaml")))
+    except CaptionerError as error:
+        sys.exit(f"{stage.__name__}: {error}")
+    except OSError as error:
+        sys.exit(f"{stage.__name__}: {error.strerror or error} ({error.filename or 'no file'}); nothing was written.")
+    except KeyboardInterrupt:
+        sys.exit(f"{stage.__name__}: interrupted; nothing was written.")
+    with replacing(RESULTS / "seconds" / f"{stage.__name__}.json") as beside:
+        beside.write_text(json.dumps({stage.__name__: round(time.perf_counter() - began, 1)}) + "\n")

@@ -1,0 +1,82 @@
+"""Train a decoder with one attention on the features."""
+
+import keras
+import numpy as np
+from stage import DATA, FEATURES, MODEL, RESULTS, VOCABULARY, run
+
+from captioner import encoders, images, training
+from captioner.batches import CaptionBatches, rows_of
+from captioner.datasets import pack
+from captioner.evaluation import references_by_image, true_captions
+from captioner.features import Features
+from captioner.files import replacing
+from captioner.generation import Generator
+from captioner.model import CaptionModel
+from captioner.params import Params
+from captioner.scores import Scorer
+from captioner.vocabulary import Vocabulary
+
+SHOWN = 3  # validation pictures whose attention is drawn after each epoch
+
+
+def train(params: Params) -> None:
+    """Write `models/captioner/` and `results/train/`."""
+    keras.utils.set_random_seed(params.seed)
+    recipe = params.recipe
+    features, vocabulary = Features.open(FEATURES), Vocabulary.load(VOCABULARY)
+    captions, objects = pack.read_captions(DATA), pack.read_objects(DATA)
+    splits = {split: captions[captions["split"] == split] for split in ("train", "validation")}
+
+    batches = {
+        split: CaptionBatches(
+            features,
+            part,
+            vocabulary,
+            recipe.batch_size,
+            recipe.captions_a_picture,
+            recipe.maximum_words,
+            seed=params.seed if split == "train" else None,
+        )
+        for split, part in splits.items()
+    }
+    references = references_by_image(splits["validation"])
+    scorer = Scorer(references)
+
+    def judge(generated: dict[str, str]) -> dict[str, float]:
+        scores = scorer.score(generated, ["BLEU", "CIDEr"]).corpus
+        chosen = {name: scores[name] for name in ("CIDEr", "BLEU-4")}
+        return chosen if objects.empty else chosen | {"true-captions": true_captions(generated, objects)}
+
+    decoder = training.build(
+        params.model, recipe, params.attention, len(vocabulary), features.channels, features.positions
+    )
+    names = list(references)
+    rows = rows_of(features, names)
+    greedy = Generator(decoder, beam=1, maximum=recipe.maximum_words, batch_size=min(64, len(names)))
+    shown = np.stack([images.decode(data, encoders.IMAGE_SIZE) for data in pack.read_pictures(DATA, names[:SHOWN])])
+    with replacing(RESULTS / "train") as results:
+        results.mkdir()
+        training.train(
+            decoder,
+            batches["train"],
+            batches["validation"],
+            recipe,
+            [
+                training.Pace(len(splits["train"])),
+                training.GeneratedValidation(greedy, features.grid, rows, names, vocabulary, judge),
+                keras.callbacks.CSVLogger(results / "history.csv"),
+                training.Summaries(
+                    results / "tensorboard", greedy, vocabulary, features.grid[rows[:SHOWN]], shown
+                ),
+            ],
+        )
+        encoder = {
+            "name": features.encoder,
+            "weights": features.weights,
+            "weights_sha256": features.weights_sha256,
+        }
+        CaptionModel(decoder, vocabulary, encoder, recipe.maximum_words, params.flat()).save(MODEL)
+
+
+if __name__ == "__main__":
+    run(train)

@@ -1,0 +1,211 @@
+"""A folder of pictures with captions as people write them."""
+
+import json
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from captioner.datasets import folder
+from captioner.datasets.dataset import SPLITS
+from captioner.errors import CaptionerError
+
+Rows = list[tuple[str, str, str]]
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    for name in ("a.jpg", "b.jpg", "c.jpg", "more/d e.png", "ü.jpg"):
+        path = tmp_path / "pictures" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode())
+    return tmp_path / "pictures"
+
+
+def rows(pictures: Path, content: str | bytes | list | dict, name: str = "captions.csv") -> Rows:
+    if isinstance(content, (list, dict)):
+        content, name = json.dumps(content), "captions.json"
+    data = content.encode() if isinstance(content, str) else content
+    (pictures / name).write_bytes(data)
+    table = folder.load(pictures, name).captions
+    assert list(table.columns) == ["image", "split", "caption"]
+    return list(table.itertuples(index=False, name=None))
+
+
+ONE = [("a.jpg", "train", "A dog")]
+TWO = [("a.jpg", "train", "A dog"), ("b.jpg", "validation", "A cat, asleep")]
+
+
+@pytest.mark.parametrize(
+    "content, expected",
+    [
+        ("image,caption\na.jpg,A dog\n", ONE),
+        ("image,caption\r\na.jpg,A dog\r\n", ONE),
+        ("\ufeffimage,caption\na.jpg,A dog", ONE),
+        ("\n\nimage,caption\n\na.jpg,A dog\n,\n\n", ONE),
+        (" image , caption \n a.jpg , A  dog \n", ONE),
+        ("caption,note,image\nA dog,seen,a.jpg\n", ONE),
+        ("image,caption,split\na.jpg,A dog,\n", ONE),
+        ('image,caption\na.jpg,"A\r\n dog"\n', ONE),
+        ("image,caption\n./a.jpg,A dog\n", ONE),
+        ('image,caption,split\na.jpg,A dog,train\nb.jpg,"A cat, asleep",val\n', TWO),
+        ('image,caption,split\na.jpg,A dog,train\nb.jpg,"A cat, asleep",dev\n', TWO),
+        ('image,split,caption\na.jpg,train,A dog\nb.jpg,validation,"A cat, asleep"\n', TWO),
+        ('image,caption\na.jpg,"A ""dog"""\n', [("a.jpg", "train", 'A "dog"')]),
+        ("image,caption\nmore/d e.png,A dog\n", [("more/d e.png", "train", "A dog")]),
+        ("image,caption\nü.jpg,Ein Hündchen\n", [("ü.jpg", "train", "Ein Hündchen")]),
+        (f"image,caption\na.jpg,{'long ' * 40_000}\n", [("a.jpg", "train", "long " * 39_999 + "long")]),
+        ([{"image": "a.jpg", "caption": "A dog"}], ONE),
+        ([{"image": "a.jpg", "caption": "A dog", "split": None}], ONE),
+        ([{"image": "a.jpg", "captions": ["A\ndog"]}], ONE),
+        ({"a.jpg": ["A dog"]}, ONE),
+        (
+            [
+                {"image": "a.jpg", "captions": ["A dog"], "split": "train"},
+                {"image": "b.jpg", "caption": "A cat, asleep", "split": "val"},
+            ],
+            TWO,
+        ),
+        ({"a.jpg": ["A dog", "A dog", "One"]}, [("a.jpg", "train", text) for text in ("A dog", "A dog", "One")]),
+    ],
+)
+def test_captions_are_read(content: str | list | dict, expected: Rows, pictures: Path) -> None:
+    assert rows(pictures, content) == expected
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("", "has no captions"),
+        ("image,caption\n", "has no captions"),
+        ("a.jpg,A dog\n", "line 1: no column image and caption in 'a.jpg,A dog'"),
+        ("\nimage;caption\na.jpg;A dog\n", "line 2: no column image and caption in 'image;caption'"),
+        ("image,text\na.jpg,A dog\n", "line 1: no column caption in"),
+        ("image,image,caption\na.jpg,a.jpg,A dog\n", "line 1: a column twice"),
+        ("image,caption\na.jpg,A dog, asleep\n", "line 2: 3 fields, the header has 2: put captions"),
+        ("image,caption,split\na.jpg,A dog\n", "line 2: 2 fields, the header has 3"),
+        ('image,caption\na.jpg,A dog\nb.jpg,"A\ncat"\nx.jpg,A cow\n', "line 5: there is no image 'x.jpg'"),
+        ("image,caption\nmore,A dog\n", "line 2: there is no image 'more'"),
+        ("image,caption\n,A dog\n", "line 2: there is no image ''"),
+        (f"image,caption\n{'x' * 5000},A dog\n", "line 2: there is no image"),
+        ("image,caption\na.jpg,  \n", "line 2: an empty caption of 'a.jpg'"),
+        ('image,caption\na.jpg,"A dog\n', "line 2: unexpected end of data"),
+        ('image,caption\na.jpg,"A" dog\n', "line 2: ',' expected after '\"'"),
+        ("image,caption,split\na.jpg,A dog,Train\n", "line 2: unknown split 'Train': allowed are train, validation"),
+        ("image,caption,split\na.jpg,A,train\na.jpg,B,test\n", "line 3: the image 'a.jpg' is in train and in test"),
+        ("image,caption,split\na.jpg,A,train\n./a.jpg,B,test\n", "line 3: the image 'a.jpg' is in train and in test"),
+        ("image,caption,split\na.jpg,A,train\nb.jpg,B,\n", "line 3: no split, though others have one"),
+        ("image,caption,split\na.jpg,A,val\nb.jpg,B,test\n", "no captions to train on"),
+        ("image,caption\n../a.jpg,A dog\n", "line 2: the image '../a.jpg' leads out of the folder"),
+        ("image,caption\nmore/../a.jpg,A dog\n", "line 2: .* leads out"),
+        ("image,caption\n/etc/passwd,A dog\n", "line 2: .* leads out"),
+        ("image,caption\nmore\\d e.png,A dog\n", "line 2: .* leads out .* with /"),
+        ("image,caption\nC:/a.jpg,A dog\n", "line 2: .* leads out"),
+        ("image,caption\na.jpg\0,A dog\n", "line 2: .* leads out"),
+        (b"image,caption\na.jpg,Ein H\xfcndchen\n", "line 2: byte 0xfc is no UTF-8: save the file as UTF-8"),
+        ("image,caption\na.jpg,A dog\n".encode("utf-16"), "line 1: byte 0xff is no UTF-8"),
+        ([], "has no captions"),
+        ({}, "has no captions"),
+        (["a.jpg"], 'entry 1: not an object with "image" and'),
+        ([{"image": "a.jpg"}], "entry 1: not an object"),
+        ([{"image": 7, "caption": "A dog"}], "entry 1: not an object"),
+        ([{"image": "a.jpg", "caption": "A", "captions": ["B"]}], 'either "caption" or "captions"'),
+        ([{"image": "a.jpg", "caption": ["A"]}], "entry 1: captions are a list of strings"),
+        ([{"image": "a.jpg", "captions": "A"}], "entry 1: captions are a list of strings"),
+        ([{"image": "a.jpg", "captions": []}], "entry 1: an empty list"),
+        ([{"image": "a.jpg", "caption": "A"}, {"image": "a.jpg", "caption": " "}], "entry 2: an empty caption"),
+        ([{"image": "a.jpg", "caption": "A", "split": 3}], "entry 1: captions are"),
+        ([{"image": "a.jpg", "caption": "\ud800"}], "entry 1: half a character"),
+        ([{"image": "\ud800", "caption": "A"}], "entry 1: there is no image"),
+        ({"a.jpg": ["A dog"], "x.jpg": ["A cat"]}, "'x.jpg': there is no image 'x.jpg'"),
+        ({"images": [{"id": 1}]}, "'images': captions are a list of strings"),
+    ],
+)
+def test_what_cannot_be_used_is_said_with_its_place(content: Any, message: str, pictures: Path) -> None:
+    with pytest.raises(CaptionerError, match=message) as raised:
+        rows(pictures, content)
+    assert "\n" not in str(raised.value)
+    assert "captions." in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ('[\n{"image": "a.jpg",}]', "line 2: no JSON"),
+        ("", "line 1: no JSON"),
+        ('"a.jpg"', "has no captions"),
+        ("NaN", "has no captions"),
+        ('{"a.jpg": ["A"], "a.jpg": ["B"]}', "'a.jpg' stands twice"),
+        ("[" * 100_000, "no usable JSON"),
+    ],
+)
+def test_bad_json_is_refused(content: str, message: str, pictures: Path) -> None:
+    with pytest.raises(CaptionerError, match=message):
+        rows(pictures, content, "captions.json")
+
+
+def test_an_absent_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CaptionerError, match=r"there is no folder .*nowhere"):
+        folder.load(tmp_path / "nowhere")
+
+
+def test_absent_captions_are_named(pictures: Path) -> None:
+    with pytest.raises(CaptionerError, match=r"there is no .*captions\.csv: write it with the columns image,caption"):
+        folder.load(pictures)
+
+
+def test_pictures_come_once_each_in_the_order_of_the_captions(pictures: Path) -> None:
+    (pictures / "captions.csv").write_text("image,caption\nmore/d e.png,A\nb.jpg,B\nmore/d e.png,C\n")
+    dataset = folder.load(pictures)
+    assert list(dataset.pictures) == [("more/d e.png", b"more/d e.png"), ("b.jpg", b"b.jpg")]
+    assert list(dataset.origin) == ["captions.csv"]
+
+
+def test_a_picture_that_goes_away_is_named(pictures: Path) -> None:
+    (pictures / "captions.csv").write_text("image,caption\na.jpg,A\n")
+    dataset = folder.load(pictures)
+    (pictures / "a.jpg").unlink()
+    with pytest.raises(CaptionerError, match=r"cannot read .*a\.jpg \(No such file"):
+        list(dataset.pictures)
+
+
+@pytest.mark.parametrize("count", [3, 4, 10, 50, 1000])
+def test_drawn_splits_are_about_80_10_10_and_none_is_empty(count: int, tmp_path: Path) -> None:
+    names = [f"{number}.jpg" for number in range(count)]
+    for name in names:
+        (tmp_path / name).touch()
+    counted = Counter(split for _, split, _ in rows(tmp_path, {name: ["A dog"] for name in names}))
+    assert set(counted) == set(SPLITS)
+    if count == 1000:
+        assert counted["train"] == pytest.approx(800, abs=40)
+        assert counted["test"] == pytest.approx(100, abs=30)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sets(st.integers(0, 40), min_size=3), st.randoms(use_true_random=False))
+def test_drawn_splits_do_not_depend_on_order_or_captions(
+    tmp_path: Path, numbers: set[int], generator: random.Random
+) -> None:
+    names = [f"{number}.jpg" for number in numbers]
+    for name in names:
+        (tmp_path / name).touch()
+    once = {image: split for image, split, _ in rows(tmp_path, {name: ["A"] for name in names})}
+    generator.shuffle(names)
+    again = {image: split for image, split, _ in rows(tmp_path, {name: ["B", "C"] for name in names})}
+    assert once == again
+    assert set(once.values()) == set(SPLITS)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.text())
+def test_any_text_is_captions_or_a_clear_error(pictures: Path, text: str) -> None:
+    for head in ("", "image,caption\n", "image,caption,split\na.jpg,"):
+        for name in ("captions.csv", "captions.json"):
+            try:
+                assert rows(pictures, (head + text).encode(errors="surrogatepass"), name)
+            except CaptionerError as error:
+                assert "captions." in str(error)
