@@ -1,0 +1,43 @@
+# make repro: set everything up and run the pipeline · make test: set everything up and pass the tests
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PORT ?= 5000
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# nothing phones home
+export DVC_NO_ANALYTICS := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+export DO_NOT_TRACK := 1
+
+.PHONY: help setup repro test check ui tensorboard clean
+
+help: ## show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+setup: .venv/ready ## make the virtual environment with the pinned versions
+
+.venv/ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "Python 3.11 is needed, $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --requirement requirements.lock
+	.venv/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+repro: setup ## run the pipeline of params.yaml, as far as something changed
+	dvc repro
+
+test: setup ## pass the tests
+	pytest
+
+check: setup ## lint and check types
+	ruff check
+	ruff format --check
+	mypy
+
+ui: setup ## show the runs in the MLflow UI, on http://127.0.0.1:$(PORT)
+	@PORT=$(PORT) python stages/ui.py
+
+tensorboard: setup ## show the training's summaries, on http://127.0.0.1:6006
+	tensorboard --logdir results/train/tensorboard --host 127.0.0.1
+
+clean: ## remove what setup and the tools made; data, models and results stay
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
