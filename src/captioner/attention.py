@@ -45,7 +45,10 @@ class Attention(keras.layers.Layer):
         return context, weights
 
     def compute_output_shape(
-        self, feature_vectors_shape: tuple, state_output_shape: tuple, keys_shape: Any = None
+        self,
+        feature_vectors_shape: tuple,
+        state_output_shape: tuple,  # noqa: ARG002
+        keys_shape: Any = None,  # noqa: ARG002
     ) -> tuple[tuple, tuple]:
         """Return the shapes of context vector and attention weights."""
         batch, positions, size = feature_vectors_shape
@@ -98,7 +101,12 @@ class BahdanauAttention(Attention):
         self.feature_projection = keras.layers.Dense(units, name="V")  # its bias is b
         self.score = keras.layers.Dense(1, name="W")  # its bias is c
 
-    def build(self, feature_vectors_shape: tuple, state_output_shape: tuple, keys_shape: Any = None) -> None:
+    def build(
+        self,
+        feature_vectors_shape: tuple,
+        state_output_shape: tuple,
+        keys_shape: Any = None,  # noqa: ARG002
+    ) -> None:
         """Make U, V, b, W and c."""
         self.feature_projection.build(feature_vectors_shape)
         self.state_projection.build(state_output_shape)
@@ -132,10 +140,17 @@ class DotProductAttention(Attention):
     def __init__(self, units: int = 256, **kwargs: Any):
         super().__init__(**kwargs)
         self.units = units
-        self.query_projection = keras.layers.Dense(units, use_bias=False, name="Q")
+        # the equation has no 1/sqrt(A); begun that much smaller, Q does not saturate the softmax before it has learnt
+        small = keras.initializers.VarianceScaling(1 / units, mode="fan_avg", distribution="uniform")
+        self.query_projection = keras.layers.Dense(units, use_bias=False, kernel_initializer=small, name="Q")
         self.key_projection = keras.layers.Dense(units, use_bias=False, name="K")
 
-    def build(self, feature_vectors_shape: tuple, state_output_shape: tuple, keys_shape: Any = None) -> None:
+    def build(
+        self,
+        feature_vectors_shape: tuple,
+        state_output_shape: tuple,
+        keys_shape: Any = None,  # noqa: ARG002
+    ) -> None:
         """Make Q and K."""
         self.key_projection.build(feature_vectors_shape)
         self.query_projection.build(state_output_shape)

@@ -31,7 +31,8 @@ class Picture(NamedTuple):
 class Captioner(keras.Model):
     """A recurrent decoder that looks at a picture's feature vectors before each word.
 
-    A learned projection turns the encoder's map into feature vectors; their mean gives the initial state. Before each
+    A learned projection turns the encoder's map, each position normalized, into feature vectors, to which their
+    positions are added; the mean gives the initial state. Before each
     word an attention turns feature vectors and state into a context vector, which enters an LSTM together with the
     previous word. State, context and previous word are summed before the vocabulary layer (a "deep output").
 
@@ -44,6 +45,8 @@ class Captioner(keras.Model):
         embedding_size: `E`.
         state_size: `H`.
         attention_size: size of the space in which the attention compares state and positions.
+        spatial_encoding: `learned` adds to each feature vector one that tells its position, so that a decoder knows
+            where it looks; `none` leaves that to what the encoder lets through.
         feature_dropout: share of the projected map's values dropped in training.
         word_dropout: share of the word embeddings' values dropped in training.
         output_dropout: share of the vocabulary layer's inputs dropped in training.
@@ -62,23 +65,30 @@ class Captioner(keras.Model):
         embedding_size: int = 256,
         state_size: int = 512,
         attention_size: int = 256,
+        spatial_encoding: str = "learned",
         feature_dropout: float = 0.25,
         word_dropout: float = 0.5,
         output_dropout: float = 0.5,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        self.config = {
+        self.config: dict[str, Any] = {
             "vocabulary_size": vocabulary_size,
             "attention_name": attention_name,
             "embedding_size": embedding_size,
             "state_size": state_size,
             "attention_size": attention_size,
+            "spatial_encoding": spatial_encoding,
             "feature_dropout": feature_dropout,
             "word_dropout": word_dropout,
             "output_dropout": output_dropout,
         }
         dense, dropout = keras.layers.Dense, keras.layers.Dropout
+        # without it, attention flees to empty ground, whose features are near zero, and never comes back to the objects
+        # begun small, since one step of Adam moves a projection of C values by C times the learning rate
+        self.normalization = keras.layers.LayerNormalization(
+            gamma_initializer=keras.initializers.Constant(0.1), name="normalization"
+        )
         self.projection = dense(embedding_size, name="projection")
         self.feature_dropout = dropout(feature_dropout)
         self.attention = attention.create(attention_name, attention_size)
@@ -96,7 +106,12 @@ class Captioner(keras.Model):
     def build(self, input_shape: dict[str, tuple]) -> None:
         """Make the weights for a map of `C` channels."""
         embedding, state = self.config["embedding_size"], self.config["state_size"]
+        self.normalization.build(input_shape["features"])
         self.projection.build(input_shape["features"])
+        if self.config["spatial_encoding"] == "learned":
+            self.positions = self.add_weight(
+                name="positions", shape=(input_shape["features"][1], embedding), initializer="random_normal"
+            )
         self.attention.build((None, input_shape["features"][1], embedding), (None, state))
         self.initial_output.build((None, embedding))
         self.initial_cell.build((None, embedding))
@@ -124,8 +139,11 @@ class Captioner(keras.Model):
         return ops.reshape(logits, (-1, captions, length, logits.shape[-1]))
 
     def look(self, features: Any, captions: int = 1, training: bool = False) -> tuple[Picture, State]:
-        """Return what the steps need of pictures `[G, P, C]`, and the initial state, once for each of their captions."""
-        vectors = self.feature_dropout(self.projection(features), training=training)  # [G, P, E]
+        """Return what the steps need of pictures `[G, P, C]`, and the initial state, for each of their captions."""
+        vectors = self.projection(self.normalization(features))  # [G, P, E]
+        if self.config["spatial_encoding"] == "learned":
+            vectors = vectors + self.positions
+        vectors = self.feature_dropout(vectors, training=training)
         keys = self.attention.prepare(vectors)
         mean = ops.mean(vectors, axis=1)  # [G, E]
         once = (vectors, keys, self.initial_output(mean), self.initial_cell(mean))
@@ -177,8 +195,10 @@ class TokenCrossEntropy(keras.losses.Loss):
         y_pred: logits `[G, N, T, V]`.
     """
 
-    def __init__(self, label_smoothing: float = 0.0, name: str = "token_cross_entropy", **kwargs: Any):
-        super().__init__(name=name, reduction=None, **kwargs)
+    def __init__(
+        self, label_smoothing: float = 0.0, name: str = "token_cross_entropy", reduction: None = None, **kwargs: Any
+    ):
+        super().__init__(name=name, reduction=reduction, **kwargs)
         self.label_smoothing = label_smoothing
 
     def call(self, y_true: Any, y_pred: Any) -> Any:

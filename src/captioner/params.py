@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from captioner.encoders import ENCODERS
 from captioner.errors import CaptionerError
@@ -26,7 +26,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Scenes(_Section):
@@ -38,7 +38,15 @@ class Scenes(_Section):
     test: Positive
     fewest_objects: Annotated[int, Field(ge=2)]
     most_objects: Annotated[int, Field(ge=2, le=6)]
-    captions: Annotated[int, Field(ge=1, le=20)]
+    captions: Annotated[int, Field(ge=1, le=16)]
+
+    @field_validator("most_objects")
+    @classmethod
+    def _not_fewer_than_the_fewest(cls, most: int, info: ValidationInfo) -> int:
+        fewest = info.data.get("fewest_objects", most)
+        if most < fewest:
+            raise ValueError(f"allowed are numbers from fewest_objects ({fewest}) on")
+        return most
 
 
 class Folder(_Section):
@@ -75,6 +83,7 @@ class ModelParams(_Section):
     embedding_size: Positive
     state_size: Positive
     attention_size: Positive
+    spatial_encoding: Literal["none", "learned"]
 
 
 class Recipe(_Section):
