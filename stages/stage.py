@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-# a queued run is a copy of the checkout, while an installed package may be the main checkout's: a stage's own source first
+# a queued run is a copy of the checkout, while an installed package may be the main checkout's: its own source first
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from captioner import params as parameters

@@ -2,14 +2,13 @@
 
 import keras
 import numpy as np
-from stage import DATA, FEATURES, MODEL, RESULTS, VOCABULARY, run
+from stage import DATA, FEATURES, MODEL, RESULTS, VOCABULARY, main_checkout, run
 
-from captioner import encoders, images, training
+from captioner import encoders, files, images, tracking, training
 from captioner.batches import CaptionBatches, rows_of
 from captioner.datasets import pack
 from captioner.evaluation import references_by_image, true_captions
 from captioner.features import Features
-from captioner.files import replacing
 from captioner.generation import Generator
 from captioner.model import CaptionModel
 from captioner.params import Params
@@ -50,11 +49,22 @@ def train(params: Params) -> None:
     decoder = training.build(
         params.model, recipe, params.attention, len(vocabulary), features.channels, features.positions
     )
+
+    def note_learning_rate(_: int, logs: dict[str, float]) -> None:
+        logs["learning_rate"] = float(decoder.optimizer.learning_rate)
+
     names = list(references)
     rows = rows_of(features, names)
     greedy = Generator(decoder, beam=1, maximum=recipe.maximum_words, batch_size=min(64, len(names)))
     shown = np.stack([images.decode(data, encoders.IMAGE_SIZE) for data in pack.read_pictures(DATA, names[:SHOWN])])
-    with replacing(RESULTS / "train") as results:
+    identity = {
+        "data_sha256": files.sha256(DATA / pack.CAPTIONS),
+        "encoder_sha256": features.weights_sha256,
+    }
+    with (
+        files.replacing(RESULTS / "train") as results,
+        tracking.training(main_checkout(), params, RESULTS / "seconds", identity) as tracked,
+    ):
         results.mkdir()
         training.train(
             decoder,
@@ -64,10 +74,10 @@ def train(params: Params) -> None:
             [
                 training.Pace(len(splits["train"])),
                 training.GeneratedValidation(greedy, features.grid, rows, names, vocabulary, judge),
+                keras.callbacks.LambdaCallback(on_epoch_end=note_learning_rate),
                 keras.callbacks.CSVLogger(results / "history.csv"),
-                training.Summaries(
-                    results / "tensorboard", greedy, vocabulary, features.grid[rows[:SHOWN]], shown
-                ),
+                keras.callbacks.LambdaCallback(on_epoch_end=tracked.log_epoch),
+                training.Summaries(results / "tensorboard", greedy, vocabulary, features.grid[rows[:SHOWN]], shown),
             ],
         )
         encoder = {
@@ -75,7 +85,9 @@ def train(params: Params) -> None:
             "weights": features.weights,
             "weights_sha256": features.weights_sha256,
         }
-        CaptionModel(decoder, vocabulary, encoder, recipe.maximum_words, params.flat()).save(MODEL)
+        model = CaptionModel(decoder, vocabulary, encoder, recipe.maximum_words, params.flat())
+        model.save(MODEL)
+        tracked.log_training(results, MODEL, model.weights_sha256)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ def true_captions(captions: Mapping[str, str], objects: pd.DataFrame) -> float:
 
 
 def score(captions: Mapping[str, str], references: Mapping[str, Sequence[str]], objects: pd.DataFrame) -> Scores:
-    """Return all scores in percent: those of `captioner.scores`, `distinct-captions` and, on scenes, `true-captions`."""
+    """Return scores in percent: those of `captioner.scores`, `distinct-captions` and, on scenes, `true-captions`."""
     scores = Scorer(references).score(captions)
     scores.corpus["distinct-captions"] = distinct(captions.values())
     if not objects.empty:
@@ -68,4 +68,6 @@ def write_attention(
             caption = captions[image]
             lines = f"{caption.text}\n{references[image][0]}"
             figure = figures.attention_figure(images.decode(data), caption.words, caption.attention, lines)
-            figure.save(beside / f"{Path(image).stem}.png", optimize=True)
+            # the whole name, since a/dog.jpg, b/dog.jpg and b/dog.gif are three pictures
+            name = image.replace("/", "_").removesuffix(".png")
+            figure.save(beside / f"{name}.png", optimize=True)

@@ -5,7 +5,6 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
 from captioner.decoder import Captioner
 from captioner.search import Found, beam_search
@@ -47,9 +46,7 @@ class Generator(keras.Model):
         def step(words: Any, state: Any) -> tuple[Any, Any, Any]:
             return self.captioner.next_word(words, state, picture)
 
-        return beam_search(
-            step, state, pictures, positions, self.beam, self.maximum, self.length_normalization
-        )
+        return beam_search(step, state, pictures, positions, self.beam, self.maximum, self.length_normalization)
 
     def generate(self, features: np.ndarray, rows: np.ndarray | None = None) -> Found:
         """Return captions, as arrays, for the rows (all, if not given) of a map `[pictures, P, C]`, read in batches."""

@@ -1,7 +1,7 @@
 """A trained model as one directory, which needs nothing beside it.
 
-`model.json` (format, encoder with the hash of its weights, shape of its map, longest caption, hash of the decoder's
-weights, the experiment's parameters), `vocabulary.json` and `decoder.keras`.
+`model.json` (format, encoder with the hash of its weights, longest caption, hashes of the vocabulary's file and of the
+decoder's weights, the experiment's parameters), `vocabulary.json` and `decoder.keras`.
 """
 
 import json
@@ -15,15 +15,15 @@ from typing import Any
 import keras
 import numpy as np
 
-from captioner import encoders, images
+from captioner import encoders, files, images
 from captioner.decoder import Captioner
 from captioner.errors import CaptionerError
 from captioner.features import Extractor, Features
-from captioner.files import replacing
 from captioner.generation import Generator
 from captioner.vocabulary import Vocabulary
 
 FORMAT = 1
+DESCRIPTION, VOCABULARY, DECODER = "model.json", "vocabulary.json", "decoder.keras"
 
 
 @dataclass(frozen=True)
@@ -66,18 +66,19 @@ class CaptionModel:
 
     def save(self, directory: Path) -> None:
         """Write the model to a directory, whole or not at all."""
-        described = {
-            "format": FORMAT,
-            "encoder": self.encoder,
-            "maximum_words": self.maximum_words,
-            "weights_sha256": self.weights_sha256,
-            "params": self.params,
-        }
-        with replacing(directory) as beside:
+        with files.replacing(directory) as beside:
             beside.mkdir()
-            (beside / "model.json").write_text(json.dumps(described, indent=2) + "\n", "utf-8")
-            self.vocabulary.save(beside / "vocabulary.json")
-            self.decoder.save(beside / "decoder.keras")
+            self.vocabulary.save(beside / VOCABULARY)
+            self.decoder.save(beside / DECODER)
+            described = {
+                "format": FORMAT,
+                "encoder": self.encoder,
+                "maximum_words": self.maximum_words,
+                "vocabulary_sha256": files.sha256(beside / VOCABULARY),
+                "weights_sha256": self.weights_sha256,
+                "params": self.params,
+            }
+            (beside / DESCRIPTION).write_text(json.dumps(described, indent=2) + "\n", "utf-8")
 
     @classmethod
     def load(cls, directory: Path) -> "CaptionModel":
@@ -87,27 +88,28 @@ class CaptionModel:
             CaptionerError: a file is missing or damaged, it is of another version, or its parts do not fit together.
         """
         try:
-            described = json.loads((directory / "model.json").read_text("utf-8"))
+            described = json.loads((directory / DESCRIPTION).read_text("utf-8"))
             if described["format"] != FORMAT:
                 raise CaptionerError(
                     f"The model in {directory} has the format {described['format']}, this version reads {FORMAT}: "
                     "train it again with `dvc repro`."
                 )
-            vocabulary = Vocabulary.load(directory / "vocabulary.json")
-            decoder = keras.saving.load_model(directory / "decoder.keras", compile=False)
-            model = cls(
-                decoder, vocabulary, described["encoder"], described["maximum_words"], described["params"]
-            )
+            vocabulary = Vocabulary.load(directory / VOCABULARY)
+            decoder = keras.saving.load_model(directory / DECODER, compile=False)
+            model = cls(decoder, vocabulary, described["encoder"], described["maximum_words"], described["params"])
+            expected = {VOCABULARY: described["vocabulary_sha256"], DECODER: described["weights_sha256"]}
         except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
             reason = " ".join(str(error).split())[:200]
             raise CaptionerError(
                 f"{directory} holds no whole model ({type(error).__name__}: {reason}): make one with `dvc repro`."
             ) from None
-        if len(vocabulary) != decoder.config["vocabulary_size"]:
-            raise CaptionerError(
-                f"The vocabulary in {directory} has {len(vocabulary):,} words, its decoder was trained with "
-                f"{decoder.config['vocabulary_size']:,}: the files are of different models; make one with `dvc repro`."
-            )
+        found = {VOCABULARY: files.sha256(directory / VOCABULARY), DECODER: model.weights_sha256}
+        for file, identity in expected.items():
+            if found[file] != identity:
+                raise CaptionerError(
+                    f"{directory / file} is of another model than {DESCRIPTION} beside it ({found[file][:8]}, not "
+                    f"{identity[:8]}): make one with `dvc repro`."
+                )
         return model
 
     @property
@@ -156,7 +158,7 @@ class CaptionModel:
         extractor = Extractor(self.encoder["name"], self.encoder["weights"])
         if extractor.weights_sha256 != self.encoder["weights_sha256"]:
             raise CaptionerError(
-                f"The weights {self.encoder['weights']!r} of {self.encoder['name']} are not those the model was trained "
-                f"with ({extractor.weights_sha256[:8]}, not {self.encoder['weights_sha256'][:8]})."
+                f"The weights {self.encoder['weights']!r} of {self.encoder['name']} are not those the model was "
+                f"trained with ({extractor.weights_sha256[:8]}, not {self.encoder['weights_sha256'][:8]})."
             )
         return extractor

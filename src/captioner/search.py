@@ -21,7 +21,7 @@ class Found(NamedTuple):
     """The best caption of each picture.
 
     Attributes:
-        words: int32 `[B, T]`, closed by `END` unless cut at `T`, then `PAD`.
+        words: int32 `[B, T]`, closed by `END`, then `PAD`.
         log_probability: of these words and `END`, in nats, `[B]`.
         weights: the attention weights at each word, 0 behind the last, `[B, T, P]`.
     """
@@ -75,6 +75,7 @@ def beam_search(
         closed = ops.logical_or(ops.equal(last, END), ops.equal(last, PAD))  # [B*K]
         token = ops.expand_dims(ops.arange(size), 0)  # [1, V]
         forbidden = (token == PAD) | (token == UNKNOWN) | (token == START) | ((token == END) & (time == 0))
+        forbidden = forbidden | ((token != END) & (time == maximum))  # as long as allowed: it has to end here
         scores = ops.log_softmax(ops.cast(logits, "float32")) + ops.where(forbidden, NEVER, 0.0)
         # a finished candidate goes on in one way only, by padding, at no cost
         scores = ops.where(ops.expand_dims(closed, 1), ops.where(token == PAD, 0.0, 2 * NEVER), scores)

@@ -1,14 +1,17 @@
 """Training a decoder: loss under teacher forcing, early stopping by captions that the model generates itself."""
 
+import io
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
-from tensorboard.summary import Writer
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from captioner import figures
 from captioner.batches import CaptionBatches
@@ -19,11 +22,13 @@ from captioner.vocabulary import Vocabulary
 
 MONITOR = "val_CIDEr"
 
-Judge = Callable[[Mapping[str, str]], dict[str, float]]
+Judge = Callable[[dict[str, str]], dict[str, float]]
 """From generated captions, by picture, to scores by name."""
 
 
-def build(sizes: ModelParams, recipe: Recipe, attention: str, vocabulary: int, channels: int, positions: int) -> Captioner:
+def build(
+    sizes: ModelParams, recipe: Recipe, attention: str, vocabulary: int, channels: int, positions: int
+) -> Captioner:
     """Return an untrained decoder for `vocabulary` tokens and a map `[positions, channels]`."""
     captioner = Captioner(
         vocabulary,
@@ -106,9 +111,7 @@ class GeneratedValidation(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002
         """Generate, judge, and add the scores to the logs."""
         found = self.generator.generate(self.features, self.rows)
-        captions = {
-            image: self.vocabulary.decode(words) for image, words in zip(self.images, found.words, strict=True)
-        }
+        captions = {image: self.vocabulary.decode(words) for image, words in zip(self.images, found.words, strict=True)}
         assert logs is not None
         logs |= {f"val_{name}": score for name, score in self.judge(captions).items()}
 
@@ -160,20 +163,23 @@ class Summaries(keras.callbacks.Callback):
         pictures: np.ndarray,
     ):
         super().__init__()
-        self.writer = Writer(str(directory))
+        self.writer = EventFileWriter(str(directory))
         self.generator = generator
         self.vocabulary = vocabulary
         self.features, self.pictures = features, pictures
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Write the summaries of an epoch."""
-        for name, value in (logs or {}).items():
-            self.writer.add_scalar(name, float(value), epoch)
+        values = [Summary.Value(tag=name, simple_value=float(value)) for name, value in (logs or {}).items()]
         found = self.generator.generate(self.features)
         for number, picture in enumerate(self.pictures):
             words = self.vocabulary.decode_words(found.words[number])
             figure = figures.attention_figure(picture, words, found.weights[number, : len(words)])
-            self.writer.add_image(f"attention/{number}", np.asarray(figure)[None], epoch)
+            encoded = io.BytesIO()
+            figure.save(encoded, "PNG")
+            image = Summary.Image(height=figure.height, width=figure.width, encoded_image_string=encoded.getvalue())
+            values.append(Summary.Value(tag=f"attention/{number}", image=image))
+        self.writer.add_event(Event(wall_time=time.time(), step=epoch, summary=Summary(value=values)))
         self.writer.flush()
 
     def on_train_end(self, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002

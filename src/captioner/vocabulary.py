@@ -104,7 +104,7 @@ class Vocabulary:
         targets = words.copy()
         for row, caption in enumerate(captions):
             numbers = self.encode(caption)
-            spoken = [*numbers, END][: maximum + 1]
+            spoken = numbers[:maximum] if len(numbers) > maximum else [*numbers, END]
             targets[row, : len(spoken)] = spoken
             heard = [START, *numbers][: len(spoken)]
             words[row, : len(heard)] = heard
@@ -131,7 +131,7 @@ class Vocabulary:
 
 def _tokenizer(numbers: dict[str, int]) -> Tokenizer:
     tokenizer = Tokenizer(WordLevel(numbers, unk_token=SPECIAL_TOKENS[UNKNOWN]))
-    tokenizer.normalizer = Normalizers([NFKC(), Lowercase()])
+    tokenizer.normalizer = Normalizers([NFKC(), Lowercase(), NFKC()])  # lower case may leave parts to compose
     tokenizer.pre_tokenizer = Split(_WORD, behavior="removed", invert=True)
     return tokenizer
 
