@@ -1,0 +1,64 @@
+"""What all tests share."""
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from captioner.quiet import quiet
+
+with quiet():
+    import keras
+    import tensorflow
+import numpy as np
+import tiny
+
+from captioner.decoder import Captioner
+from captioner.generation import Generator
+from captioner.model import CaptionModel
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    keras.utils.set_random_seed(7)
+
+
+@pytest.fixture
+def eager() -> Iterator[None]:
+    """Nothing is compiled: for tests whose subject is not what the compiler makes."""
+    tensorflow.config.run_functions_eagerly(True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Even though the `tf.config.experimental_run_functions_eagerly`")
+        yield
+    tensorflow.config.run_functions_eagerly(False)
+
+
+@pytest.fixture(scope="session")
+def overfit() -> Captioner:
+    """A decoder that knows the tiny data set by heart. Shared: leave its weights as they are."""
+    return tiny.overfit()
+
+
+@pytest.fixture(scope="session")
+def generator(overfit: Captioner) -> Generator:
+    return Generator(overfit, beam=2, maximum=4, batch_size=3)
+
+
+@pytest.fixture(scope="session")
+def model(overfit: Captioner) -> CaptionModel:
+    features = tiny.features()
+    encoder = {"name": features.encoder, "weights": features.weights, "weights_sha256": features.weights_sha256}
+    return CaptionModel(overfit, tiny.vocabulary(), encoder, 4, {"attention": "bahdanau", "seed": 1})
+
+
+@pytest.fixture
+def saved(model: CaptionModel, tmp_path: Path) -> Path:
+    """A saved model that a test may damage."""
+    model.save(tmp_path / "captioner")
+    return tmp_path / "captioner"
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(3)

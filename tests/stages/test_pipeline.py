@@ -1,0 +1,285 @@
+"""What DVC is told of a stage is what the stage does."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+
+from captioner.datasets import pack
+from captioner.datasets.dataset import CAPTION_COLUMNS, Dataset
+
+CHECKOUT = Path(__file__).parents[2]
+SOURCE = CHECKOUT / "src"
+PIPELINE: dict[str, Any] = yaml.safe_load((CHECKOUT / "dvc.yaml").read_text("utf-8"))
+STAGES: dict[str, dict[str, Any]] = PIPELINE["stages"]
+EVERY = pytest.mark.parametrize("stage", STAGES)
+DERIVED = {"recipe": {"dataset", "train"}}  # properties of the parameters: what they read
+NO_INPUT = {"flat"}  # for the record only
+
+
+# --- what a script imports and reads ---------------------------------------------------------------------------------
+
+
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text("utf-8"))
+
+
+def executed(node: ast.AST) -> Iterator[ast.AST]:
+    """Every node but those for type checkers alone."""
+    if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+        return
+    yield node
+    for child in ast.iter_child_nodes(node):
+        yield from executed(child)
+
+
+def files_of(module: str) -> set[Path]:
+    """The files that importing a module of this project runs; none for other projects' modules, or no module."""
+    if module == "stage":
+        return {CHECKOUT / "stages/stage.py"}
+    names = module.split(".")
+    if names[0] != "captioner":
+        return set()
+    packages = {SOURCE.joinpath(*names[:depth], "__init__.py") for depth in range(1, len(names) + 1)}
+    return {path for path in (*packages, SOURCE.joinpath(*names).with_suffix(".py")) if path.exists()}
+
+
+def imported(path: Path) -> set[Path]:
+    found: set[Path] = set()
+    for node in executed(parsed(path)):
+        if isinstance(node, ast.Import):
+            found |= {file for alias in node.names for file in files_of(alias.name)}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module and not node.level, f"{path}: relative imports are not followed"
+            found |= files_of(node.module)
+            found |= {file for alias in node.names for file in files_of(f"{node.module}.{alias.name}")}
+    return found
+
+
+def closure(path: Path) -> set[str]:
+    found, waiting = set[Path](), {path}
+    while waiting:
+        found |= waiting
+        waiting = {file for one in waiting for file in imported(one)} - found
+    return {file.relative_to(CHECKOUT).as_posix() for file in found}
+
+
+def parameters_read(path: Path) -> set[str]:
+    """The sections of `params` that a script names."""
+    named = {
+        node.attr
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "params"
+    }
+    return {section for name in named - NO_INPUT for section in DERIVED.get(name, {name})}
+
+
+def test_the_closure_follows_every_form_of_import() -> None:
+    found = closure(CHECKOUT / "stages/features.py")
+    assert found >= {
+        "stages/features.py",
+        "stages/stage.py",
+        "src/captioner/__init__.py",
+        "src/captioner/datasets/__init__.py",
+        "src/captioner/datasets/pack.py",
+        "src/captioner/encoders.py",  # from captioner import encoders
+        "src/captioner/files.py",  # through another module
+    }
+    assert "src/captioner/decoder.py" not in found
+
+
+# --- dvc.yaml --------------------------------------------------------------------------------------------------------
+
+
+@EVERY
+def test_dependencies_on_code_are_what_the_script_imports(stage: str) -> None:
+    listed = {path for path in STAGES[stage]["deps"] if path.startswith(("src/", "stages/"))}
+    imports = closure(CHECKOUT / f"stages/{stage}.py")
+    assert {"missing": sorted(imports - listed), "superfluous": sorted(listed - imports)} == {
+        "missing": [],
+        "superfluous": [],
+    }, f"put right the deps of {stage} in dvc.yaml"
+
+
+@EVERY
+def test_dependencies_are_sorted_and_each_there_once(stage: str) -> None:
+    assert STAGES[stage]["deps"] == sorted(set(STAGES[stage]["deps"]))
+
+
+@EVERY
+def test_parameters_are_what_the_script_reads(stage: str) -> None:
+    listed = {name.split(".")[0] for name in STAGES[stage].get("params", [])}
+    assert listed == parameters_read(CHECKOUT / f"stages/{stage}.py")
+
+
+@EVERY
+def test_script_and_function_bear_the_name_of_the_stage(stage: str) -> None:
+    assert STAGES[stage]["cmd"] == f"python stages/{stage}.py"
+    functions = [
+        node.name for node in parsed(CHECKOUT / f"stages/{stage}.py").body if isinstance(node, ast.FunctionDef)
+    ]
+    assert stage in functions
+
+
+@EVERY
+def test_nothing_switches_off_the_run_cache(stage: str) -> None:
+    assert STAGES[stage]["deps"]
+    assert not STAGES[stage].keys() & {"metrics", "plots", "always_changed", "frozen"}
+    assert [out for out in STAGES[stage]["outs"] if not isinstance(out, str)] == []
+
+
+def test_data_dependencies_are_outputs_of_earlier_stages() -> None:
+    made: list[str] = []
+    for stage in STAGES.values():
+        for path in stage["deps"]:
+            if not path.startswith(("src/", "stages/")):
+                assert any(path == out or path.startswith(f"{out}/") for out in made), path
+        made += stage["outs"]
+    assert len(made) == len(set(made))
+    for shown in (*PIPELINE["metrics"], *(path for plot in PIPELINE["plots"] for path in _files(plot))):
+        assert any(shown == out or shown.startswith(f"{out}/") for out in made), shown
+
+
+def _files(plot: dict[str, Any]) -> list[str]:
+    return [path for described in plot.values() for path in described["y"]]
+
+
+# --- the scripts -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    """A directory with parameters and four captions."""
+    values = yaml.safe_load((CHECKOUT / "params.yaml").read_text("utf-8"))
+    values["vocabulary"]["minimum_count"] = 2
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values), "utf-8")
+    Image.new("RGB", (8, 8)).save(tmp_path / "picture.png")
+    rows = [("a.png", "train", "a dog runs"), ("b.png", "train", "a dog"), *[("c.png", "test", "a cat")] * 3]
+    pictures = [(name, (tmp_path / "picture.png").read_bytes()) for name in ("a.png", "b.png", "c.png")]
+    pack.write(Dataset(pd.DataFrame(rows, columns=CAPTION_COLUMNS), pictures), tmp_path / "data")
+    (tmp_path / "picture.png").unlink()
+    return tmp_path
+
+
+def run(*command: str, directory: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    variables = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "CAPTIONER_"))}
+    return subprocess.run(
+        [sys.executable, *command],
+        cwd=directory,
+        env=variables | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def script(stage: str, directory: Path) -> subprocess.CompletedProcess[str]:
+    return run(str(CHECKOUT / f"stages/{stage}.py"), directory=directory)
+
+
+def set_parameter(directory: Path, key: str, value: object) -> None:
+    values = section = yaml.safe_load((directory / "params.yaml").read_text("utf-8"))
+    *names, last = key.split(".")
+    for name in names:
+        section = section[name]
+    section[last] = value
+    (directory / "params.yaml").write_text(yaml.safe_dump(values), "utf-8")
+
+
+def files(directory: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def test_a_stage_writes_its_output_and_its_time(workspace: Path) -> None:
+    done = script("vocabulary", workspace)
+    assert (done.returncode, done.stderr) == (0, "")
+    written = json.loads((workspace / "data/vocabulary.json").read_text("utf-8"))
+    assert list(written["model"]["vocab"])[4:] == ["a", "dog"]  # "cat" stands in no training caption
+    assert json.loads((workspace / "results/seconds/vocabulary.json").read_text("utf-8"))["vocabulary"] >= 0
+
+
+@pytest.mark.parametrize("stage", ["download", "vocabulary", "features"])
+def test_an_unknown_attention_is_one_line_before_any_work(stage: str, workspace: Path) -> None:
+    set_parameter(workspace, "attention", "additive")
+    before = files(workspace)
+    done = script(stage, workspace)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (f"{stage}: params.yaml: attention is 'additive': allowed are uniform, bahdanau, dot.\n")
+    assert files(workspace) == before
+
+
+def test_a_failure_leaves_what_was_and_nothing_half_written(workspace: Path) -> None:
+    script("vocabulary", workspace)
+    set_parameter(workspace, "vocabulary.minimum_count", 99)
+    before = files(workspace)
+    done = script("vocabulary", workspace)
+    assert done.returncode == 1
+    assert done.stderr.startswith("vocabulary: No word stands 99 times or more") and done.stderr.count("\n") == 1
+    assert files(workspace) == before
+
+
+def test_without_parameters_or_data(tmp_path: Path) -> None:
+    done = script("vocabulary", tmp_path)
+    assert done.returncode == 1 and done.stderr.startswith("vocabulary: No file params.yaml")
+    (tmp_path / "params.yaml").write_bytes((CHECKOUT / "params.yaml").read_bytes())
+    done = script("vocabulary", tmp_path)
+    assert done.returncode == 1 and "data/captions.parquet" in done.stderr and done.stderr.count("\n") == 1
+    assert list(files(tmp_path)) == [str(tmp_path / "params.yaml")]
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            "OSError(28, 'No space left on device', 'data/x')",
+            "x: No space left on device (data/x); nothing was written.\n",
+        ),
+        ("KeyboardInterrupt()", "x: interrupted; nothing was written.\n"),
+    ],
+)
+def test_what_the_world_can_cause_is_one_line(error: str, line: str, workspace: Path) -> None:
+    before = files(workspace)
+    code = f"import stage\ndef x(params): raise {error}\nstage.run(x)"
+    done = run("-c", code, directory=workspace, PYTHONPATH=str(CHECKOUT / "stages"))
+    assert (done.returncode, done.stderr) == (1, line)
+    assert files(workspace) == before
+
+
+def test_a_fault_of_ours_keeps_its_trace(workspace: Path) -> None:
+    code = "import stage\ndef x(params): return 1 / 0\nstage.run(x)"
+    done = run("-c", code, directory=workspace, PYTHONPATH=str(CHECKOUT / "stages"))
+    assert done.returncode == 1 and "ZeroDivisionError" in done.stderr and "Traceback" in done.stderr
+
+
+def test_a_stage_takes_the_source_beside_it(tmp_path: Path) -> None:
+    for name in ("stages/stage.py", "params.yaml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes((CHECKOUT / name).read_bytes())
+    (tmp_path / "src").symlink_to(SOURCE)
+    code = "import stage, captioner; print(captioner.__file__)"
+    done = run("-c", code, directory=tmp_path, PYTHONPATH=str(tmp_path / "stages"))
+    assert done.stdout.strip() == str(tmp_path / "src/captioner/__init__.py")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [("../mirror", "{main}/../mirror"), ("/mirror", "/mirror"), ("", "None")]
+)
+def test_paths_in_the_environment_count_from_the_main_checkout(value: str, expected: str, tmp_path: Path) -> None:
+    code = "import stage; print(stage.from_environment('CAPTIONER_MIRROR'))"
+    variables = {
+        "PYTHONPATH": str(CHECKOUT / "stages"),
+        "DVC_ROOT": str(tmp_path / "main"),
+        "CAPTIONER_MIRROR": value,
+    }
+    done = run("-c", code, directory=tmp_path, **variables)
+    assert done.stdout.strip() == expected.format(main=tmp_path / "main")

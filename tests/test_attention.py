@@ -1,0 +1,220 @@
+"""Each attention is the equation that its name stands for."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from captioner import attention
+from captioner.attention import Attention
+from captioner.names import ATTENTIONS
+
+EVERY = pytest.mark.parametrize("name", ATTENTIONS)
+TRAINABLE = pytest.mark.parametrize("name", ["bahdanau", "dot"])
+B, P, E, H, A = 3, 4, 6, 8, 5
+
+Weights = dict[str, np.ndarray]
+
+
+def softmax(scores: np.ndarray) -> np.ndarray:
+    powers = np.exp(scores)
+    return powers / powers.sum()
+
+
+def uniform(x: np.ndarray, s: np.ndarray, weights: Weights) -> np.ndarray:
+    return np.zeros(len(x))
+
+
+def bahdanau(x: np.ndarray, s: np.ndarray, weights: Weights) -> np.ndarray:
+    hidden = [np.tanh(weights["U/kernel"].T @ s + weights["V/kernel"].T @ x_j + weights["V/bias"]) for x_j in x]
+    return np.array([weights["W/kernel"][:, 0] @ h + weights["W/bias"][0] for h in hidden])
+
+
+def dot(x: np.ndarray, s: np.ndarray, weights: Weights) -> np.ndarray:
+    return np.array([(weights["Q/kernel"].T @ s) @ (weights["K/kernel"].T @ x_j) for x_j in x])
+
+
+EQUATIONS: dict[str, Callable[[np.ndarray, np.ndarray, Weights], np.ndarray]] = {
+    "uniform": uniform,
+    "bahdanau": bahdanau,
+    "dot": dot,
+}
+
+
+def built(name: str, rng: np.random.Generator, units: int = A) -> Attention:
+    """An attention with random weights, biases included."""
+    layer = attention.create(name, units)
+    layer.build((None, P, E), (None, H))
+    layer.set_weights([rng.normal(size=weight.shape) for weight in layer.weights])
+    return layer
+
+
+@pytest.fixture
+def x(rng: np.random.Generator) -> np.ndarray:
+    return rng.normal(size=(B, P, E)).astype(np.float32)
+
+
+@pytest.fixture
+def s(rng: np.random.Generator) -> np.ndarray:
+    return rng.normal(size=(B, H)).astype(np.float32)
+
+
+def results(layer: Attention, *inputs: np.ndarray, **options: object) -> tuple[np.ndarray, np.ndarray]:
+    context, weights = layer(*inputs, **options)
+    return np.asarray(context), np.asarray(weights)
+
+
+@EVERY
+def test_equation(name: str, x: np.ndarray, s: np.ndarray, rng: np.random.Generator) -> None:
+    layer = built(name, rng)
+    weights = {"/".join(weight.path.split("/")[-2:]): np.asarray(weight) for weight in layer.weights}
+    alpha = [EQUATIONS[name](x[row], s[row], weights) for row in range(B)]
+    p = np.stack([softmax(scores) for scores in alpha])
+    z = np.stack([sum(p[row, j] * x[row, j] for j in range(P)) for row in range(B)])
+    found_z, found_p = results(layer, x, s)
+    np.testing.assert_allclose(found_p, p, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found_z, z, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "shapes"),
+    [
+        ("uniform", {}),
+        ("bahdanau", {"U/kernel": (H, A), "V/kernel": (E, A), "V/bias": (A,), "W/kernel": (A, 1), "W/bias": (1,)}),
+        ("dot", {"Q/kernel": (H, A), "K/kernel": (E, A)}),
+    ],
+)
+def test_weights_of_the_layer(name: str, shapes: dict[str, tuple], rng: np.random.Generator) -> None:
+    layer = built(name, rng)
+    found = {"/".join(weight.path.split("/")[-2:]): tuple(weight.shape) for weight in layer.trainable_weights}
+    assert found == shapes
+
+
+@EVERY
+def test_attention_weights_are_distributions(name: str, x: np.ndarray, s: np.ndarray, rng: np.random.Generator) -> None:
+    _, weights = results(built(name, rng), 10 * x, 10 * s)
+    assert (weights >= 0).all()
+    np.testing.assert_allclose(weights.sum(axis=1), 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("positions", [2, 4, 49])
+def test_uniform_is_exactly_even(positions: int, rng: np.random.Generator) -> None:
+    x = rng.normal(size=(2, positions, E)).astype(np.float32)
+    context, weights = results(attention.UniformAttention(), x, np.full((2, H), 1e9, np.float32))
+    assert (weights == np.float32(1) / np.float32(positions)).all()
+    np.testing.assert_allclose(context, x.mean(axis=1), rtol=1e-5, atol=1e-6)
+
+
+@TRAINABLE
+def test_weights_move_with_the_state(name: str, x: np.ndarray, s: np.ndarray, rng: np.random.Generator) -> None:
+    layer = built(name, rng)
+    _, before = results(layer, x, s)
+    _, after = results(layer, x, s + 1)
+    assert np.abs(after - before).max(axis=1).min() > 0.01
+
+
+@TRAINABLE
+def test_weights_move_with_the_state_of_a_new_layer(name: str, rng: np.random.Generator) -> None:
+    layer = attention.create(name)
+    x, s = rng.normal(size=(1, 49, 256)), np.tanh(rng.normal(size=(2, 1, 512)))
+    _, one = results(layer, x, s[0])
+    _, other = results(layer, x, s[1])
+    assert np.abs(one - other).max() > 1e-3
+
+
+def test_uniform_does_not_move(x: np.ndarray, s: np.ndarray) -> None:
+    layer = attention.UniformAttention()
+    for one, other in zip(results(layer, x, s), results(layer, x, s + 1), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@EVERY
+def test_each_row_for_itself(name: str, x: np.ndarray, s: np.ndarray, rng: np.random.Generator) -> None:
+    layer = built(name, rng)
+    context, weights = results(layer, x, s)
+    for row in range(B):
+        alone_context, alone_weights = results(layer, x[row : row + 1], s[row : row + 1])
+        np.testing.assert_allclose(alone_context[0], context[row], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(alone_weights[0], weights[row], rtol=1e-5, atol=1e-6)
+
+
+@EVERY
+def test_the_order_of_the_positions_is_no_information(
+    name: str, x: np.ndarray, s: np.ndarray, rng: np.random.Generator
+) -> None:
+    layer = built(name, rng)
+    order = np.array([2, 0, 3, 1])
+    context, weights = results(layer, x, s)
+    turned_context, turned_weights = results(layer, x[:, order], s)
+    np.testing.assert_allclose(turned_context, context, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(turned_weights, weights[:, order], rtol=1e-5, atol=1e-6)
+
+
+@EVERY
+def test_keys_change_nothing(name: str, x: np.ndarray, s: np.ndarray, rng: np.random.Generator) -> None:
+    layer = built(name, rng)
+    keys = layer.prepare(x)
+    for one, other in zip(results(layer, x, s), results(layer, x, s, keys=keys), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
+@EVERY
+def test_keys_of_a_picture_serve_each_of_its_captions(
+    name: str, x: np.ndarray, s: np.ndarray, rng: np.random.Generator
+) -> None:
+    layer = built(name, rng)
+    keys = np.repeat(np.asarray(layer.prepare(x[:1])), B, axis=0)
+    repeated = np.repeat(x[:1], B, axis=0)
+    for one, other in zip(results(layer, repeated, s), results(layer, repeated, s, keys=keys), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+@EVERY
+def test_shapes_of_the_design(name: str) -> None:
+    layer = attention.create(name)
+    assert layer.units == 256
+    context, weights = layer(np.zeros((2, 49, 256), np.float32), np.zeros((2, 512), np.float32))
+    assert (context.shape, weights.shape) == ((2, 256), (2, 49))
+    assert layer.compute_output_shape((None, 49, 256), (None, 512)) == ((None, 256), (None, 49))
+
+
+@EVERY
+def test_config_round_trip(name: str) -> None:
+    layer = attention.create(name, A)
+    again = type(layer).from_config(layer.get_config())
+    assert type(again) is type(layer) and again.get_config() == layer.get_config()
+    assert again.get_config()["units"] == A
+
+
+@EVERY
+def test_in_a_functional_model_saved_and_loaded(
+    name: str, x: np.ndarray, s: np.ndarray, tmp_path: Path, rng: np.random.Generator
+) -> None:
+    inputs = [keras.Input((P, E)), keras.Input((H,))]
+    context, weights = attention.create(name, A)(*inputs)
+    assert (context.shape, weights.shape) == ((None, E), (None, P))
+    model = keras.Model(inputs, [context, weights])
+    model.set_weights([rng.normal(size=weight.shape) for weight in model.weights])
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    for one, other in zip(model([x, s]), loaded([x, s]), strict=True):
+        np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
+
+
+def test_registry() -> None:
+    classes = {value.__name__ for value in vars(attention).values() if _is_attention(value)}
+    assert classes == set(ATTENTIONS.values())
+    assert len(set(ATTENTIONS.values())) == len(ATTENTIONS)
+    for name, class_name in ATTENTIONS.items():
+        layer = attention.create(name, A)
+        assert type(layer).__name__ == class_name and layer.units == A
+
+
+def test_every_attention_has_an_equation_here() -> None:
+    assert EQUATIONS.keys() == ATTENTIONS.keys()
+
+
+def _is_attention(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, Attention) and value is not Attention

@@ -1,0 +1,132 @@
+"""Every caption once an epoch, in batches of one shape."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from captioner.batches import CaptionBatches, rows_of
+from captioner.errors import CaptionerError
+from captioner.vocabulary import PAD, START
+
+Seen = list[tuple[int, str]]  # row of the picture's features, and caption
+
+
+def batches(
+    by_image: dict[str, list[str]], size: int = 2, together: int = 2, seed: int | None = None
+) -> CaptionBatches:
+    return CaptionBatches(
+        tiny.features(list(tiny.CAPTIONS)), tiny.captions(by_image), tiny.vocabulary(), size, together, 4, seed
+    )
+
+
+def seen(epoch: CaptionBatches) -> Seen:
+    """What an epoch shows, in its order."""
+    vocabulary, grid = tiny.vocabulary(), tiny.features().grid
+    found: Seen = []
+    for index in range(len(epoch)):
+        inputs, targets = epoch[index]
+        for picture, captions in zip(inputs["features"], targets, strict=True):
+            [row] = [number for number, known in enumerate(grid) if np.array_equal(known, picture)]
+            found += [(row, vocabulary.decode(caption)) for caption in captions if caption.any()]
+    return found
+
+
+def expected(by_image: dict[str, list[str]]) -> Seen:
+    rows = tiny.features().rows
+    return [(rows[image], text) for image, texts in by_image.items() for text in texts]
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    counts=st.lists(st.integers(0, 7), min_size=4, max_size=4).filter(any),
+    size=st.integers(1, 5),
+    together=st.integers(1, 5),
+    seed=st.none() | st.integers(0, 9),
+)
+def test_each_caption_once_an_epoch_with_its_picture(
+    counts: list[int], size: int, together: int, seed: int | None
+) -> None:
+    words = tiny.vocabulary().words[4:]
+    by_image = {
+        image: [f"{words[number]} {words[-1]}" for number in range(count)]
+        for image, count in zip(tiny.CAPTIONS, counts, strict=True)
+        if count
+    }
+    epoch = batches(by_image, size, together, seed)
+    for _ in range(2):
+        assert Counter(seen(epoch)) == Counter(expected(by_image))
+        epoch.on_epoch_end()
+
+
+@pytest.mark.parametrize("together", [1, 2, 5])
+def test_all_shapes_are_equal(together: int) -> None:
+    epoch = batches(tiny.CAPTIONS, size=3, together=together)
+    for index in range(len(epoch)):
+        inputs, targets = epoch[index]
+        assert inputs["features"].shape == (3, tiny.POSITIONS, tiny.CHANNELS)
+        assert inputs["words"].shape == targets.shape == (3, together, 5)
+        assert inputs["features"].dtype == np.float16 and inputs["words"].dtype == targets.dtype == np.int32
+
+
+def test_captions_of_a_picture_stand_together() -> None:
+    epoch = batches(tiny.CAPTIONS, size=10, together=2)
+    assert len(epoch) == 1
+    captions = (epoch[0][1] != PAD).any(axis=2).sum(axis=1)
+    assert captions.tolist() == [1, 2, 2, 1, 1, 0, 0, 0, 0, 0]
+
+
+def test_empty_places_are_padding_in_words_and_targets() -> None:
+    inputs, targets = batches(tiny.CAPTIONS, size=10)[0]
+    real = (targets != PAD).any(axis=2)
+    assert (inputs["words"][~real] == PAD).all()
+    assert (inputs["words"][real][:, 0] == START).all()
+
+
+def test_order_differs_by_epoch_and_seed_and_is_equal_for_equal_seeds() -> None:
+    def orders(seed: int | None) -> list[Seen]:
+        epoch = batches(tiny.CAPTIONS, size=1, together=1, seed=seed)
+        found = []
+        for _ in range(4):
+            found.append(seen(epoch))
+            epoch.on_epoch_end()
+        return found
+
+    first = orders(1)
+    assert first == orders(1)
+    assert len({tuple(order) for order in first}) > 1
+    assert first != orders(2)
+    assert orders(None) == [expected(tiny.CAPTIONS)] * 4
+
+
+def test_rows_of_an_index_with_gaps_are_found() -> None:
+    captions = tiny.captions()
+    part = captions[captions["image"] != "sun.png"]
+    epoch = CaptionBatches(tiny.features(), part, tiny.vocabulary(), 2, 2, 4)
+    assert seen(epoch) == expected({image: texts for image, texts in tiny.CAPTIONS.items() if image != "sun.png"})
+
+
+def test_interleaved_captions_of_a_picture_are_gathered() -> None:
+    captions = tiny.captions().sample(frac=1, random_state=1)
+    epoch = CaptionBatches(tiny.features(), captions, tiny.vocabulary(), 2, 2, 4)
+    assert sorted(seen(epoch)) == sorted(expected(tiny.CAPTIONS))
+    assert len(epoch) == 3
+
+
+def test_no_captions() -> None:
+    with pytest.raises(CaptionerError, match="no captions"):
+        batches({})
+
+
+def test_a_picture_without_features() -> None:
+    with pytest.raises(CaptionerError, match=r"'moon\.png' \(they have 4\).*dvc repro features"):
+        batches({"moon.png": ["a red circle"]})
+    with pytest.raises(CaptionerError, match=r"moon\.png"):
+        rows_of(tiny.features(), ["sun.png", "moon.png"])
+
+
+def test_rows() -> None:
+    assert rows_of(tiny.features(), ["tree.png", "sun.png"]).tolist() == [3, 0]

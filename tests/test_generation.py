@@ -1,0 +1,65 @@
+"""Captions of any number of pictures, always with the decoder's present weights."""
+
+import numpy as np
+import pytest
+import tiny
+
+from captioner.decoder import Captioner
+from captioner.generation import Generator
+from captioner.vocabulary import END, PAD
+
+
+@pytest.fixture(scope="module")
+def grid() -> np.ndarray:
+    return tiny.features().grid
+
+
+def test_the_last_batch_is_filled_up(generator: Generator, grid: np.ndarray) -> None:
+    found = generator.generate(grid)
+    assert found.words.shape == (4, 5) and found.weights.shape == (4, 5, tiny.POSITIONS)
+    for picture in range(4):
+        alone = generator.generate(grid[picture : picture + 1])
+        np.testing.assert_array_equal(alone.words[0], found.words[picture])
+        np.testing.assert_allclose(alone.log_probability[0], found.log_probability[picture], rtol=1e-5)
+        np.testing.assert_allclose(alone.weights[0], found.weights[picture], rtol=1e-4, atol=1e-6)
+
+
+def test_says_what_was_learnt(generator: Generator, grid: np.ndarray) -> None:
+    vocabulary = tiny.vocabulary()
+    said = [vocabulary.decode(words) for words in generator.generate(grid).words]
+    assert said == [texts[0] for texts in tiny.CAPTIONS.values()]
+
+
+def test_rows_in_any_order(generator: Generator, grid: np.ndarray) -> None:
+    rows = np.array([2, 0, 2, 1, 3])
+    np.testing.assert_array_equal(generator.generate(grid, rows).words, generator.generate(grid).words[rows])
+
+
+def test_attention_is_a_distribution_at_each_word(generator: Generator, grid: np.ndarray) -> None:
+    found = generator.generate(grid)
+    said = found.words != PAD
+    np.testing.assert_allclose(found.weights.sum(axis=-1), said.astype(float), atol=1e-5)
+    assert ((found.words == END).sum(axis=1) == 1).all()
+
+
+def test_captions_follow_the_weights(overfit: Captioner, grid: np.ndarray) -> None:
+    decoder = tiny.decoder("bahdanau")
+    generator = Generator(decoder, beam=1, maximum=4, batch_size=4)
+    before = generator.generate(grid)
+    decoder.set_weights(overfit.get_weights())
+    after = generator.generate(grid)
+    vocabulary = tiny.vocabulary()
+    assert [vocabulary.decode(words) for words in after.words] == [texts[0] for texts in tiny.CAPTIONS.values()]
+    assert (before.words != after.words).any()
+    assert (before.log_probability < after.log_probability).all()
+
+
+def test_log_probability_is_what_the_whole_sequence_form_gives(
+    overfit: Captioner, generator: Generator, grid: np.ndarray
+) -> None:
+    found = generator.generate(grid)
+    words, targets = tiny.vocabulary().encode_batch([tiny.vocabulary().decode(row) for row in found.words], 4)
+    logits = np.asarray(overfit({"features": grid, "words": words[:, None]}))[:, 0]  # [G, T, V]
+    log_probabilities = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    chosen = np.take_along_axis(log_probabilities, targets[..., None], axis=-1)[..., 0]
+    np.testing.assert_allclose((chosen * (targets != PAD)).sum(axis=1), found.log_probability, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,222 @@
+"""Experiments that are really queued, in a copy of the checkout with a data set of 40 pictures."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+EXPERIMENT = "of the copy"
+
+pytestmark = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs a git checkout to copy")
+
+
+@dataclass
+class Checkout:
+    """A copy of the checkout with a git history of its own."""
+
+    path: Path
+
+    def environment(self, **more: str) -> dict[str, str]:
+        own = {
+            name: value for name, value in os.environ.items() if not name.startswith(("CAPTIONER_", "DVC_", "MLFLOW_"))
+        }
+        # stages start `python`: the one that runs the tests
+        return own | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{own['PATH']}", "DVC_NO_ANALYTICS": "1"} | more
+
+    def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command, cwd=self.path, env=self.environment(**environment), text=True, capture_output=True, check=False
+        )
+
+    def must(self, *command: str) -> str:
+        done = self.run(*command)
+        assert done.returncode == 0, f"{' '.join(command)}:\n{done.stdout}\n{done.stderr}"
+        return done.stdout + done.stderr
+
+    def runs(self, name: str = EXPERIMENT) -> list[Any]:
+        import mlflow
+
+        client = mlflow.MlflowClient(f"sqlite:///{self.path / 'mlflow.db'}")
+        experiment = client.get_experiment_by_name(name)
+        return [] if experiment is None else list(client.search_runs([experiment.experiment_id]))
+
+    def trainings(self) -> dict[str, Any]:
+        return {run.info.run_id: run for run in self.runs() if "attention" in run.data.tags}
+
+
+def tiny(params: dict[str, Any]) -> None:
+    params["download"]["scenes"] |= {"train": 40, "validation": 6, "test": 6}
+    params["vocabulary"]["minimum_count"] = 1
+    params["model"] |= {"embedding_size": 8, "state_size": 16, "attention_size": 8}
+    # few words, since the compiler's time grows with them
+    params["train"]["scenes"] |= {"epochs": 1, "maximum_words": 3}
+    params["evaluate"] |= {"beam": 1, "attention_pictures": 2}
+
+
+def change_params(checkout: Checkout, change: Callable[[dict[str, Any]], None]) -> None:
+    path = checkout.path / "params.yaml"
+    params = yaml.safe_load(path.read_text("utf-8"))
+    change(params)
+    path.write_text(yaml.safe_dump(params, sort_keys=False), "utf-8")
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    copy = Checkout(tmp_path_factory.mktemp("queue") / "checkout")
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
+    for name in filter(None, listed.stdout.decode().split("\0")):
+        if (ROOT / name).is_file():
+            (copy.path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, copy.path / name)
+    (copy.path / "dvc.lock").unlink(missing_ok=True)
+    change_params(copy, tiny)
+    # tells this copy's source from the one that is installed
+    module = copy.path / "src/captioner/tracking.py"
+    source = module.read_text("utf-8")
+    assert 'EXPERIMENT = "captioner"' in source
+    module.write_text(source.replace('EXPERIMENT = "captioner"', f'EXPERIMENT = "{EXPERIMENT}"'), "utf-8")
+    for command in (
+        ["init", "--quiet", "--initial-branch", "main"],
+        ["config", "user.name", "tester"],
+        ["config", "user.email", "tester@example.org"],
+        ["add", "--all"],
+        ["commit", "--quiet", "--message", "tiny"],
+    ):
+        copy.must("git", *command)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def queued(checkout: Checkout) -> Iterator[tuple[Checkout, str]]:
+    """The copy after a sweep over two attentions, and what DVC said: the first things that the store ever holds."""
+    checkout.must("dvc", "exp", "run", "--queue", "-S", "attention=uniform,dot")
+    yield checkout, checkout.must("dvc", "exp", "run", "--run-all")
+
+
+def test_sweep(queued: tuple[Checkout, str]) -> None:
+    checkout, said = queued
+    trainings = checkout.trainings().values()
+    assert not checkout.runs("captioner")
+    assert {run.data.tags["attention"] for run in trainings} == {"uniform", "dot"}
+    assert all(run.info.status == "FINISHED" for run in checkout.runs())
+    assert all({"CIDEr", "val_CIDEr", "loss", "true-captions"} <= run.data.metrics.keys() for run in trainings)
+    assert said.count("Running stage 'features'") == 1
+    head = checkout.must("git", "rev-parse", "HEAD").strip()
+    assert {run.data.tags["git_sha"] for run in trainings} == {head}
+
+    shown = json.loads(checkout.must("dvc", "exp", "show", "--json"))
+    experiments = [each for row in shown for each in row["experiments"] or []]
+    assert {each["name"] for each in experiments} == {run.data.tags["dvc_experiment"] for run in trainings}
+    for each in experiments:
+        data = each["revs"][0]["data"]
+        assert "CIDEr" in data["metrics"]["results/evaluate/metrics.json"]["data"]
+        assert data["params"]["params.yaml"]["data"]["attention"] in {"uniform", "dot"}
+
+
+def test_logged_model_captions_pictures(queued: tuple[Checkout, str], tmp_path: Path) -> None:
+    checkout, _ = queued
+    place = checkout.path / "mlartifacts"
+    run_id, run = next(iter(checkout.trainings().items()))
+    assert Path(run.info.artifact_uri.removeprefix("file://")).is_relative_to(place)
+    assert len(list(place.glob(f"{run_id}/artifacts/*.png"))) == 2
+    script = """
+import sys
+from io import BytesIO
+import mlflow, pandas
+from PIL import Image
+Image.new("RGB", (40, 30), "red").save("red.png")
+with open("red.png", "rb") as file:
+    data = file.read()
+mlflow.set_tracking_uri(sys.argv[1])
+model = mlflow.pyfunc.load_model(sys.argv[2])
+answers = [model.predict(given) for given in (["red.png"], [data, data], pandas.DataFrame({"picture": ["red.png"]}))]
+import captioner
+assert captioner.__file__.startswith(sys.argv[3]) or "/code/" in captioner.__file__, captioner.__file__
+caption = answers[0][0]
+assert isinstance(caption, str), answers
+assert answers == [[caption], [caption, caption], [caption]], answers
+"""
+    arguments = [
+        f"sqlite:///{checkout.path / 'mlflow.db'}",
+        f"models:/{run.outputs.model_outputs[0].model_id}",
+        str(place),
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        cwd=tmp_path,
+        env=checkout.environment(),
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_going_back_trains_nothing(queued: tuple[Checkout, str]) -> None:
+    checkout, _ = queued
+    before = {run.info.run_id for run in checkout.runs()}
+    said = checkout.must("dvc", "exp", "run", "-S", "attention=uniform")
+    assert "Running stage" not in said
+    assert {run.info.run_id for run in checkout.runs()} == before
+    record = json.loads((checkout.path / "results/train/run.json").read_text("utf-8"))
+    assert checkout.trainings()[record["run_id"]].data.tags["attention"] == "uniform"
+
+
+def test_mirror_counts_from_the_main_checkout(checkout: Checkout) -> None:
+    (checkout.path / ".cache/mirror").mkdir(parents=True, exist_ok=True)
+    done = checkout.run("dvc", "exp", "run", "--temp", "-S", "dataset=flickr8k", CAPTIONER_MIRROR=".cache/mirror")
+    assert done.returncode != 0
+    assert str(checkout.path / ".cache/mirror") in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_terminated_training(queued: tuple[Checkout, str]) -> None:
+    checkout, _ = queued
+    kept = (checkout.path / "results/train/run.json").read_bytes()
+    before = checkout.trainings().keys()
+    change_params(checkout, lambda params: params["train"]["scenes"].update(epochs=100_000, patience=100_000))
+    process = subprocess.Popen(
+        [sys.executable, "stages/train.py"],
+        cwd=checkout.path,
+        env=checkout.environment(),
+        text=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        training = None
+        for _ in range(240):
+            started = [run for run_id, run in checkout.trainings().items() if run_id not in before]
+            if started and "val_CIDEr" in started[0].data.metrics:
+                training = started[0]
+                break
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.5)
+        assert training is not None
+        assert training.info.status == "RUNNING"
+        process.send_signal(signal.SIGTERM)
+        said = process.communicate(timeout=60)[1]
+    finally:
+        process.kill()
+    assert process.returncode == 1
+    assert said.splitlines()[-1] == "train: interrupted; nothing was written."
+    assert "Traceback" not in said
+    assert checkout.trainings()[training.info.run_id].info.status == "FAILED"
+    assert (checkout.path / "results/train/run.json").read_bytes() == kept
+    assert not list(checkout.path.glob("*/.*.part"))

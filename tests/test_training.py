@@ -1,0 +1,185 @@
+"""Training lowers the loss, is repeatable, and keeps the best epoch."""
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tiny
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from captioner import training
+from captioner.decoder import Captioner
+from captioner.generation import Generator
+from captioner.params import Recipe
+
+
+def short(**changes: Any) -> Recipe:
+    """A recipe for captions of one word, since all that is done word by word takes long uncompiled."""
+    return tiny.recipe(maximum_words=1, **changes)
+
+
+def fit(recipe: Recipe, *callbacks: keras.callbacks.Callback, scores: list[float] | None = None) -> Captioner:
+    keras.utils.set_random_seed(1)
+    decoder = tiny.decoder("dot", recipe)
+    judge = tiny.Scores(scores or [float(epoch) for epoch in range(recipe.epochs)])
+    training.train(decoder, tiny.batches(recipe), tiny.batches(recipe, None), recipe, [judge, *callbacks])
+    return decoder
+
+
+class Recorder(keras.callbacks.Callback):
+    """Notes each epoch's weights, logs and learning rate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights: list[list[np.ndarray]] = []
+        self.logs: list[dict[str, float]] = []
+        self.learning_rates: list[float] = []
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        self.weights.append(self.model.get_weights())
+        self.logs.append(dict(logs or {}))
+        self.learning_rates.append(float(self.model.optimizer.learning_rate))
+
+
+def assert_equal_weights(one: list[np.ndarray], other: list[np.ndarray]) -> None:
+    for mine, yours in zip(one, other, strict=True):
+        np.testing.assert_array_equal(mine, yours)
+
+
+# --- compiled, as in use ---------------------------------------------------------------------------------------------
+
+
+def test_the_same_twice_gives_equal_weights_and_captions(overfit: Captioner, generator: Generator) -> None:
+    again = tiny.overfit()
+    assert_equal_weights(again.get_weights(), overfit.get_weights())
+    grid = tiny.features().grid
+    other = Generator(again, generator.beam, generator.maximum, batch_size=generator.batch_size)
+    for one, two in zip(generator.generate(grid), other.generate(grid), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+# --- uncompiled, since the laws are the same -------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize(("scores", "best"), [([1.0, 9.0, 2.0, 3.0], 1), ([1.0, 2.0, 3.0, 4.0], 3), ([4.0] * 4, 0)])
+def test_keeps_the_weights_of_the_best_epoch(scores: list[float], best: int) -> None:
+    recorder = Recorder()
+    decoder = fit(short(epochs=4), recorder, scores=scores)
+    assert len(recorder.weights) == 4
+    assert_equal_weights(decoder.get_weights(), recorder.weights[best])
+
+
+@pytest.mark.usefixtures("eager")
+def test_stops_when_patience_is_over() -> None:
+    recorder = Recorder()
+    decoder = fit(short(epochs=9, patience=2), recorder, scores=[1, 5, 4, 3, 9, 9, 9, 9, 9])
+    assert len(recorder.logs) == 4
+    assert_equal_weights(decoder.get_weights(), recorder.weights[1])
+
+
+@pytest.mark.usefixtures("eager")
+def test_loss_falls_and_seeds_matter() -> None:
+    recorder = Recorder()
+    decoder = fit(short(epochs=4, word_dropout=0.3), recorder)
+    losses = [logs["loss"] for logs in recorder.logs]
+    assert losses[-1] < losses[0] and recorder.logs[-1]["val_loss"] < recorder.logs[0]["val_loss"]
+    assert_equal_weights(fit(short(epochs=4, word_dropout=0.3)).get_weights(), decoder.get_weights())
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [("constant", [0.05] * 4), ("cosine", [0.05 * (1 + np.cos(np.pi * done / 4)) / 2 for done in (1, 2, 3, 4)])],
+)
+def test_learning_rate(schedule: str, expected: list[float]) -> None:
+    recorder = Recorder()
+    fit(short(epochs=4, schedule=schedule), recorder)
+    assert recorder.learning_rates == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.usefixtures("eager")
+def test_gradients_are_clipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    applied: list[float] = []
+    original = keras.optimizers.Adam.update_step
+
+    def noting(self: Any, gradient: Any, *rest: Any) -> Any:
+        applied.append(float(np.sum(np.square(np.asarray(gradient)))))
+        return original(self, gradient, *rest)
+
+    monkeypatch.setattr(keras.optimizers.Adam, "update_step", noting)
+    fit(short(epochs=1, gradient_norm=0.01))
+    # Keras takes the norm of the embedding's gradient word by word, so a word that stands twice makes a difference
+    assert np.sqrt(sum(applied)) == pytest.approx(0.01, rel=0.05)
+
+
+def test_build_takes_sizes_and_dropouts() -> None:
+    recipe = tiny.recipe(word_dropout=0.3, output_dropout=0.2, feature_dropout=0.1)
+    decoder = tiny.decoder("uniform", recipe)
+    assert decoder.config == {
+        "vocabulary_size": len(tiny.vocabulary()),
+        "attention_name": "uniform",
+        **tiny.SIZES.model_dump(),
+        "word_dropout": 0.3,
+        "output_dropout": 0.2,
+        "feature_dropout": 0.1,
+    }
+
+
+# --- callbacks -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("eager")
+def test_callbacks_of_an_epoch(tmp_path: Path) -> None:
+    recipe = short(epochs=2)
+    decoder, features, vocabulary = tiny.decoder("dot", recipe), tiny.features(), tiny.vocabulary()
+    generator = Generator(decoder, beam=1, maximum=2, batch_size=2)
+    judged: list[dict[str, str]] = []
+
+    def judge(captions: Any) -> dict[str, float]:
+        judged.append(captions)
+        return {"CIDEr": 10.0 * len(judged), "true-captions": 50.0}
+
+    pictures = np.zeros((2, 8, 8, 3), np.uint8)
+    training.train(
+        decoder,
+        tiny.batches(recipe),
+        tiny.batches(recipe, None),
+        recipe,
+        [
+            training.Pace(7),
+            training.GeneratedValidation(
+                generator, features.grid, np.array([3, 0]), ["tree.png", "sun.png"], vocabulary, judge
+            ),
+            keras.callbacks.CSVLogger(tmp_path / "history.csv"),
+            training.Summaries(tmp_path / "tensorboard", generator, vocabulary, features.grid[:2], pictures),
+        ],
+    )
+
+    assert [list(captions) for captions in judged] == [["tree.png", "sun.png"]] * 2
+    rows = np.array([3, 0])
+    final = [vocabulary.decode(words) for words in generator.generate(features.grid, rows).words]
+    assert list(judged[-1].values()) == final and all(final)
+
+    with (tmp_path / "history.csv").open(encoding="utf-8") as file:
+        history = list(csv.DictReader(file))
+    assert [row["val_CIDEr"] for row in history] == ["10.0", "20.0"]
+    assert history[0].keys() == {
+        *("epoch", "loss", "val_loss", "val_CIDEr", "val_true-captions", "seconds", "captions_per_second")
+    }
+    for row in history:
+        assert float(row["seconds"]) > 0
+        assert float(row["captions_per_second"]) == pytest.approx(7 / float(row["seconds"]))
+
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert set(events.Tags()["scalars"]) == history[0].keys() - {"epoch"}
+    assert [event.step for event in events.Scalars("val_CIDEr")] == [0, 1]
+    assert [event.value for event in events.Scalars("val_CIDEr")] == [10, 20]
+    assert events.Tags()["images"] == ["attention/0", "attention/1"]
+    for shown in events.Images("attention/1"):
+        assert Image.open(io.BytesIO(shown.encoded_image_string)).size == (shown.width, shown.height)

@@ -1,0 +1,214 @@
+"""Words to numbers and back."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from captioner.errors import CaptionerError
+from captioner.vocabulary import END, PAD, SPECIAL_TOKENS, START, UNKNOWN, Vocabulary
+
+CAPTIONS = ["A dog runs", "a dog's ball", "A mid-air dog", "the cat"]
+
+WORDS = st.lists(st.sampled_from(["a", "dog", "runs", "dog's", "ball", "mid-air", "the", "cat"]), max_size=30)
+
+
+@pytest.fixture(scope="module")
+def vocabulary() -> Vocabulary:
+    return Vocabulary.build(CAPTIONS)
+
+
+def test_special_tokens_come_first_then_the_most_frequent(vocabulary: Vocabulary) -> None:
+    assert vocabulary.words == (
+        *("<pad>", "<unk>", "<start>", "<end>"),
+        *("a", "dog", "ball", "cat", "dog's", "mid-air", "runs", "the"),
+    )
+    assert len(vocabulary) == 12
+    assert [vocabulary.words[number] for number in (PAD, UNKNOWN, START, END)] == list(SPECIAL_TOKENS)
+
+
+@given(words=WORDS)
+def test_decode_is_the_inverse_of_encode_on_known_words(vocabulary: Vocabulary, words: list[str]) -> None:
+    text = " ".join(words)
+    numbers = vocabulary.encode(text)
+    assert vocabulary.decode(numbers) == text
+    assert vocabulary.decode_words(numbers) == words
+
+
+@given(numbers=st.lists(st.integers(4, 11), max_size=30))
+def test_encode_is_the_inverse_of_decode(vocabulary: Vocabulary, numbers: list[int]) -> None:
+    assert vocabulary.encode(vocabulary.decode(numbers)) == numbers
+
+
+@given(captions=st.lists(st.text(max_size=20), min_size=1, max_size=5))
+@example(captions=["J\u030c", "İ ẞ ϓ\u0301 ΣΑΣ"])
+def test_whatever_people_write_every_word_of_it_is_known_and_survives(captions: list[str]) -> None:
+    built = Vocabulary.build([*captions, "word"])
+    for caption in captions:
+        numbers = built.encode(caption)
+        assert all(number >= len(SPECIAL_TOKENS) for number in numbers)
+        assert built.encode(built.decode(numbers)) == numbers
+
+
+@pytest.mark.parametrize(
+    ("caption", "words"),
+    [
+        ("A Dog, running!", ["a", "dog", "running"]),
+        ("dog\r\nruns\ttwice\n", ["dog", "runs", "twice"]),
+        ("\ufeffa dog", ["a", "dog"]),
+        ("a dog's mid-air jump", ["a", "dog's", "mid-air", "jump"]),
+        ("ZÜRICH café 犬", ["zürich", "café", "犬"]),
+        ("cafe\u0301", ["café"]),
+        ("J\u030cedna", ["\u01f0edna"]),
+        ("ﬁsh", ["fish"]),
+        ("room 12 , floor 3", ["room", "12", "floor", "3"]),
+        ('- \' "dog" ...', ["dog"]),
+        ("<end> dog <pad>", ["end", "dog", "pad"]),
+        ("", []),
+        (" \r\n", []),
+    ],
+)
+def test_split(vocabulary: Vocabulary, caption: str, words: list[str]) -> None:
+    assert vocabulary.split(caption) == words
+
+
+def test_text_that_looks_like_a_special_token_is_a_word() -> None:
+    caption = "<start> a dog <end> of <unk> <pad>"
+    plain = Vocabulary.build(["a dog"])
+    numbers = plain.encode(caption)
+    assert len(numbers) == 7 and not {PAD, START, END} & set(numbers)
+    knowing = Vocabulary.build([caption])
+    assert knowing.decode(knowing.encode(caption)) == "start a dog end of unk pad"
+
+
+def test_unknown_words_are_encoded_so_and_never_decoded(vocabulary: Vocabulary) -> None:
+    numbers = vocabulary.encode("a purple dog")
+    assert numbers[1] == UNKNOWN
+    assert vocabulary.decode(numbers) == "a dog"
+
+
+def test_decode_stops_at_the_end_and_says_no_special_token(vocabulary: Vocabulary) -> None:
+    a, dog = vocabulary.encode("a dog")
+    assert vocabulary.decode([START, a, PAD, UNKNOWN, dog, END, dog]) == "a dog"
+    assert vocabulary.decode(np.array([a, dog, PAD, PAD], np.int32)) == "a dog"
+    assert vocabulary.decode([END, a]) == vocabulary.decode([]) == ""
+
+
+@pytest.mark.parametrize(
+    ("minimum", "words"),
+    [(1, ["b", "a", "c", "d"]), (2, ["b", "a", "c"]), (3, ["b"])],
+)
+def test_minimum_count_and_ties_by_the_alphabet(minimum: int, words: list[str]) -> None:
+    for captions in (["c b a", "b c a d", "b"], ["b", "a c b d", "a b c"]):
+        assert list(Vocabulary.build(captions, minimum).words[4:]) == words
+
+
+@pytest.mark.parametrize("captions", [[], [""], ["", " . "], ["a dog", "a cat"]])
+def test_no_word_at_all(captions: list[str]) -> None:
+    with pytest.raises(CaptionerError, match="No word stands 3 times or more"):
+        Vocabulary.build(captions, 3)
+
+
+def test_a_caption_of_ten_thousand_characters(vocabulary: Vocabulary) -> None:
+    assert vocabulary.encode("dog " * 2500) == vocabulary.encode("dog") * 2500
+    assert vocabulary.encode("x" * 10_000) == [UNKNOWN]
+    words, targets = vocabulary.encode_batch(["dog " * 2500], 5)
+    assert words.shape == targets.shape == (1, 6)
+
+
+# --- batches ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_reads_each_word_and_must_say_the_next(vocabulary: Vocabulary) -> None:
+    a, dog, runs = vocabulary.encode("a dog runs")
+    words, targets = vocabulary.encode_batch(["a dog", "a dog runs", "purple", ""], 3)
+    assert words.dtype == targets.dtype == np.int32
+    assert words.tolist() == [
+        [START, a, dog, PAD],
+        [START, a, dog, runs],
+        [START, UNKNOWN, PAD, PAD],
+        [START, PAD, PAD, PAD],
+    ]
+    assert targets.tolist() == [
+        [a, dog, END, PAD],
+        [a, dog, runs, END],
+        [UNKNOWN, END, PAD, PAD],
+        [END, PAD, PAD, PAD],
+    ]
+
+
+def test_a_cut_caption_has_the_maximum_of_words_and_no_end(vocabulary: Vocabulary) -> None:
+    a, dog = vocabulary.encode("a dog")
+    words, targets = vocabulary.encode_batch(["a dog runs"], 2)
+    assert words.tolist() == [[START, a, PAD]]
+    assert targets.tolist() == [[a, dog, PAD]]
+
+
+@given(captions=st.lists(WORDS.map(" ".join), min_size=1, max_size=4), maximum=st.integers(1, 12))
+def test_what_is_read_is_what_was_to_be_said_before(vocabulary: Vocabulary, captions: list[str], maximum: int) -> None:
+    words, targets = vocabulary.encode_batch(captions, maximum)
+    assert words.shape == targets.shape == (len(captions), maximum + 1)
+    for caption, read, said in zip(captions, words, targets, strict=True):
+        count = int((said != PAD).sum())
+        assert (said[count:] == PAD).all() and (read[count:] == PAD).all()
+        assert read[0] == START and read[1:count].tolist() == said[: count - 1].tolist()
+        spoken = caption.split()
+        assert vocabulary.decode_words(said) == spoken[:maximum]
+        assert (END in said) == (len(spoken) <= maximum)
+
+
+# --- the file --------------------------------------------------------------------------------------------------------
+
+
+def test_save_and_load(vocabulary: Vocabulary, tmp_path: Path) -> None:
+    vocabulary.save(tmp_path / "new" / "vocabulary.json")
+    loaded = Vocabulary.load(tmp_path / "new" / "vocabulary.json")
+    assert loaded.words == vocabulary.words
+    assert loaded.encode("A dog's <end> CAFE\u0301 犬 cat") == vocabulary.encode("A dog's <end> CAFE\u0301 犬 cat")
+    loaded.save(tmp_path / "again.json")
+    assert (tmp_path / "again.json").read_bytes() == (tmp_path / "new" / "vocabulary.json").read_bytes()
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["vocabulary.json"]
+
+
+def test_the_file_is_readable(vocabulary: Vocabulary, tmp_path: Path) -> None:
+    Vocabulary.build(["犬 dog"]).save(tmp_path / "vocabulary.json")
+    text = (tmp_path / "vocabulary.json").read_text("utf-8")
+    assert json.loads(text)["model"]["vocab"]["犬"] == 5
+    assert '"犬": 5' in text
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"a dog",
+        b"\xff\xfe",
+        b"{}",
+        json.dumps({"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}}).encode(),
+    ],
+)
+def test_a_damaged_file(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "vocabulary.json"
+    path.write_bytes(content)
+    with pytest.raises(CaptionerError) as error:
+        Vocabulary.load(path)
+    assert "\n" not in str(error.value) and "dvc repro vocabulary" in str(error.value)
+
+
+def test_a_file_cut_short(vocabulary: Vocabulary, tmp_path: Path) -> None:
+    path = tmp_path / "vocabulary.json"
+    vocabulary.save(path)
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(CaptionerError, match="is no vocabulary"):
+        Vocabulary.load(path)
+
+
+def test_no_file(tmp_path: Path) -> None:
+    with pytest.raises(CaptionerError, match=r"No vocabulary at .*none\.json"):
+        Vocabulary.load(tmp_path / "none.json")

@@ -1,0 +1,101 @@
+"""A data set and a decoder so small that they compile and train in seconds."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+
+from captioner import params, training
+from captioner.batches import CaptionBatches
+from captioner.decoder import Captioner
+from captioner.features import Features
+from captioner.params import ModelParams, Recipe
+from captioner.vocabulary import Vocabulary
+
+POSITIONS, CHANNELS = 4, 6
+OWN = params.load(Path(__file__).parents[1] / "params.yaml")
+SIZES = ModelParams(**OWN.model.model_dump() | {"embedding_size": 6, "state_size": 8, "attention_size": 5})
+CAPTIONS = {
+    "sun.png": ["a red circle"],
+    "sea.png": ["the blue square", "a blue square"],
+    "sky.png": ["two stars", "two small stars", "two red stars"],
+    "tree.png": ["a red square"],
+}
+
+
+def recipe(**changes: Any) -> Recipe:
+    values: dict[str, Any] = {
+        "epochs": 2,
+        "patience": 10,
+        "batch_size": 5,
+        "captions_a_picture": 2,
+        "maximum_words": 3,
+        "learning_rate": 0.05,
+        "schedule": "constant",
+        "gradient_norm": 5.0,
+        "label_smoothing": 0.0,
+        "feature_dropout": 0.0,
+        "word_dropout": 0.0,
+        "output_dropout": 0.0,
+    }
+    return Recipe(**OWN.train.scenes.model_dump() | values | changes)
+
+
+KNOWN_BY_HEART = {image: texts[:1] * 30 for image, texts in CAPTIONS.items()}
+
+
+def captions(by_image: dict[str, list[str]] = CAPTIONS) -> pd.DataFrame:
+    rows = [(image, text) for image, texts in by_image.items() for text in texts]
+    return pd.DataFrame(rows, columns=["image", "caption"])
+
+
+def features(images: list[str] | None = None, seed: int = 0) -> Features:
+    names = list(CAPTIONS) if images is None else images
+    grid = np.random.default_rng(seed).normal(size=(len(names), POSITIONS, CHANNELS)).astype(np.float16)
+    rows = {name: row for row, name in enumerate(names)}
+    return Features(grid, rows, encoder="efficientnet_lite0", weights="imagenet", weights_sha256="0123456789abcdef")
+
+
+def vocabulary() -> Vocabulary:
+    return Vocabulary.build(captions()["caption"])
+
+
+def batches(used: Recipe, seed: int | None = 1, by_image: dict[str, list[str]] = CAPTIONS) -> CaptionBatches:
+    return CaptionBatches(
+        features(),
+        captions(by_image),
+        vocabulary(),
+        used.batch_size,
+        used.captions_a_picture,
+        used.maximum_words,
+        seed,
+    )
+
+
+def decoder(attention: str = "dot", used: Recipe | None = None) -> Captioner:
+    return training.build(SIZES, used or recipe(), attention, len(vocabulary()), CHANNELS, POSITIONS)
+
+
+class Scores(keras.callbacks.Callback):
+    """Gives each epoch the CIDEr it is told to have."""
+
+    def __init__(self, scores: Sequence[float]):
+        super().__init__()
+        self.scores = scores
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        assert logs is not None
+        logs["val_CIDEr"] = self.scores[epoch]
+
+
+def overfit() -> Captioner:
+    """Train a decoder until it knows a caption of each picture by heart."""
+    keras.utils.set_random_seed(7)
+    used = recipe(epochs=4, word_dropout=0.05)
+    trained = decoder("bahdanau", used)
+    by_heart = batches(used, by_image=KNOWN_BY_HEART)
+    training.train(trained, by_heart, batches(used, None), used, [Scores(range(used.epochs))])
+    return trained
