@@ -86,6 +86,13 @@ def test_empty_places_are_padding_in_words_and_targets() -> None:
     assert (inputs["words"][real][:, 0] == START).all()
 
 
+def test_what_is_read_belongs_to_what_is_to_be_said() -> None:
+    inputs, targets = batches(tiny.CAPTIONS, size=10, seed=3)[0]
+    for read, said in zip(inputs["words"].reshape(-1, 5), targets.reshape(-1, 5), strict=True):
+        count = int((said != PAD).sum())
+        assert read[1:count].tolist() == said[: max(count - 1, 0)].tolist()
+
+
 def test_order_differs_by_epoch_and_seed_and_is_equal_for_equal_seeds() -> None:
     def orders(seed: int | None) -> list[Seen]:
         epoch = batches(tiny.CAPTIONS, size=1, together=1, seed=seed)

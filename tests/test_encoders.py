@@ -8,7 +8,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from captioner import encoders, images
+from captioner import encoders, images, names
 from captioner.errors import CaptionerError
 from captioner.quiet import quiet
 
@@ -257,3 +257,7 @@ def test_efficientnet_lite0_classifies(
     logits = pooled @ tensors["_fc.weight"].T + tensors["_fc.bias"]  # [B, 1000]
     top_five = np.argsort(-logits)[:, :5]
     assert np.isin(top_five, classes).any(axis=1).mean() > 0.8
+
+
+def test_every_encoder_has_a_name_to_choose_it_by() -> None:
+    assert tuple(encoders.ENCODERS) == names.ENCODERS

@@ -8,9 +8,8 @@ import pytest
 import yaml
 
 from captioner import params
-from captioner.encoders import ENCODERS
 from captioner.errors import CaptionerError
-from captioner.names import ATTENTIONS, DATASETS
+from captioner.names import ATTENTIONS, DATASETS, ENCODERS
 
 FILE = Path(__file__).parents[1] / "params.yaml"
 

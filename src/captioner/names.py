@@ -9,3 +9,6 @@ ATTENTIONS = {
 
 DATASETS = ("scenes", "flickr8k", "folder")
 """Data sets that the download stage knows."""
+
+ENCODERS = ("efficientnet_lite0", "mobilenet", "densenet121")
+"""Frozen networks that `captioner.encoders` builds."""

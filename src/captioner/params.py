@@ -7,9 +7,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from captioner.encoders import ENCODERS
 from captioner.errors import CaptionerError
-from captioner.names import ATTENTIONS, DATASETS
+from captioner.names import ATTENTIONS, DATASETS, ENCODERS
 
 
 def _one_of(names: Any) -> AfterValidator:

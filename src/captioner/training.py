@@ -56,7 +56,7 @@ def train(
         training: batches to learn from.
         validation: batches for the teacher-forced loss.
         recipe: passes, learning rate and the like.
-        callbacks: the first must add `MONITOR` to the logs, as `GeneratedValidation` does.
+        callbacks: one of them must add `MONITOR` to the logs, as `GeneratedValidation` does.
     """
     captioner.compile(
         optimizer=keras.optimizers.Adam(_learning_rate(recipe, len(training)), global_clipnorm=recipe.gradient_norm),
