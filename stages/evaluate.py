@@ -6,6 +6,10 @@ from pathlib import Path
 import numpy as np
 from stage import DATA, FEATURES, MODEL, RESULTS, main_checkout, run
 
+from captioner.quiet import quiet
+
+with quiet():
+    import keras  # noqa: F401
 from captioner import evaluation, tracking
 from captioner.batches import rows_of
 from captioner.datasets import pack

@@ -1,8 +1,12 @@
 """Train a decoder with one attention on the features."""
 
-import keras
 import numpy as np
 from stage import DATA, FEATURES, MODEL, RESULTS, VOCABULARY, main_checkout, run
+
+from captioner.quiet import quiet
+
+with quiet():
+    import keras
 
 from captioner import encoders, files, images, tracking, training
 from captioner.batches import CaptionBatches, rows_of
