@@ -35,7 +35,9 @@ def evaluate(params: Params) -> None:
         found = dict(zip(names, model.captions(generator, features.grid, rows_of(features, names)), strict=True))
         pace = len(names) / (time.perf_counter() - began)
         texts = {image: caption.text for image, caption in found.items()}
-        scores = evaluation.score(texts, references, pack.read_objects(DATA))
+        objects = pack.read_objects(DATA)
+        scores = evaluation.score(texts, references, objects)
+        scores.corpus.update(evaluation.attention_on_objects(found, objects))
 
         chosen = np.random.default_rng(params.seed).permutation(len(names))[: settings.attention_pictures]
         shown = [names[number] for number in sorted(chosen)]

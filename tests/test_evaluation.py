@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from captioner import evaluation
+from captioner.datasets import scenes
 from captioner.datasets.dataset import OBJECT_COLUMNS, no_objects
 from captioner.datasets.scenes import RELATIONS
 from captioner.errors import CaptionerError
@@ -156,3 +157,37 @@ def test_earlier_results_stay_when_writing_fails(scores: Scores, tmp_path: Path)
     with pytest.raises(CaptionerError):
         evaluation.write_attention({"one.png": b""}, captions, REFERENCES, tmp_path / "attention")
     assert {path.name: path.read_bytes() for path in (tmp_path / "attention").iterdir()} == before
+
+
+def boxes(*rows: tuple) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=OBJECT_COLUMNS)
+
+
+COLOUR, SHAPE = next(iter(scenes.COLOURS)), scenes.SHAPES[0]
+HALF = boxes(("a.png", SHAPE, COLOUR, "large", 0, 0, scenes.SIZE // 2, scenes.SIZE))
+
+
+@pytest.mark.parametrize(
+    ("weights", "mass"),
+    [([1, 0, 0, 0], 100), ([0, 0, 1, 0], 100), ([0, 1, 0, 0], 0), ([0.25] * 4, 50), ([0.5, 0.5, 0, 0], 50)],
+)
+def test_attention_on_the_left_half(weights: list[float], mass: float) -> None:
+    elsewhere = [0.0, 0.0, 0.0, 1.0]
+    caption = Caption(["a", COLOUR, SHAPE], -1.0, np.array([elsewhere, elsewhere, weights]))
+    found = evaluation.attention_on_objects({"a.png": caption}, HALF)
+    assert found == pytest.approx({"attention-mass": mass, "pointing-chance": 50})
+
+
+def test_a_box_that_covers_a_position_in_part_counts_in_part() -> None:
+    quarter = scenes.SIZE // 4
+    objects = boxes(("a.png", SHAPE, COLOUR, "small", 0, 0, quarter, quarter))
+    caption = Caption([COLOUR, SHAPE], -1.0, np.array([[0.0, 0, 0, 1], [1, 0, 0, 0]]))
+    assert evaluation.attention_on_objects({"a.png": caption}, objects) == pytest.approx(
+        {"attention-mass": 25, "pointing-chance": 6.25}
+    )
+
+
+@pytest.mark.parametrize("words", [[], [SHAPE], ["a", "dog"], ["no-colour", SHAPE]])
+def test_a_caption_that_names_no_object_says_nothing_of_attention(words: list[str]) -> None:
+    caption = Caption(words, -1.0, np.full((len(words), 4), 0.25))
+    assert evaluation.attention_on_objects({"a.png": caption}, HALF) == {}

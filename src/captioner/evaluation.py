@@ -1,7 +1,9 @@
 """A trained model's captions of pictures it never saw, and how good they are."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from math import isqrt
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +34,42 @@ def score(captions: Mapping[str, str], references: Mapping[str, Sequence[str]], 
     if not objects.empty:
         scores.corpus["true-captions"] = true_captions(captions, objects)
     return scores
+
+
+def attention_on_objects(captions: Mapping[str, Caption], objects: pd.DataFrame) -> dict[str, float]:
+    """Return how far the model looks at what it names, on scenes, in percent.
+
+    Returns:
+        `attention-mass`, the mean weight inside an object's box at the word for its shape, and `pointing-chance`, the
+        mean share of the picture that these boxes cover, which is what uniform attention comes to. A position that a
+        box covers in part counts in part. Nothing where no caption names an object of its picture.
+    """
+    things = scenes.things_by_image(objects)
+    looks = [look for image, caption in captions.items() for look in _looks(caption, things.get(image, []))]
+    if not looks:
+        return {}
+    mass, chance = 100 * np.mean(looks, axis=0)
+    return {"attention-mass": float(mass), "pointing-chance": float(chance)}
+
+
+def _looks(caption: Caption, things: Sequence[scenes.Thing]) -> Iterator[tuple[float, float]]:
+    """Yield weight on the box, and the box's share of the picture, of each object that the caption names."""
+    for (colour, shape), weights in zip(pairwise(caption.words), caption.attention[1:], strict=False):
+        for thing in things:
+            if thing.fits(None, colour, shape):
+                covered = _covered(thing.box, isqrt(len(weights)))
+                yield float(weights @ covered), float(covered.mean())
+
+
+def _covered(box: tuple[int, int, int, int], side: int) -> np.ndarray:
+    """Return the share of each position that a box covers, `[P]`, for a grid of `side` x `side` positions."""
+    edges = np.linspace(0, scenes.SIZE, side + 1)
+
+    def along(low: int, high: int) -> np.ndarray:
+        return np.clip(np.minimum(edges[1:], high) - np.maximum(edges[:-1], low), 0, None) / np.diff(edges)
+
+    left, top, right, bottom = box
+    return np.outer(along(top, bottom), along(left, right)).ravel()
 
 
 def write_metrics(scores: Scores, path: Path) -> None:
