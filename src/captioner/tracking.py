@@ -40,6 +40,7 @@ REQUIREMENTS = (
     "mlflow",
     "numpy",
     "pillow",
+    "psutil",
     "tensorflow",
     "tokenizers",
     "tqdm",
