@@ -10,6 +10,7 @@ from captioner.quiet import quiet
 
 with quiet():
     import keras  # noqa: F401
+
 from captioner import evaluation, tracking
 from captioner.batches import rows_of
 from captioner.datasets import pack

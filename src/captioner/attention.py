@@ -17,6 +17,9 @@ from captioner.names import ATTENTIONS
 class Attention(keras.layers.Layer):
     """What every attention has in common: its interface, and how weights become a context.
 
+    Args:
+        units: `A`, the size of the space in which state and positions are compared.
+
     Call arguments:
         feature_vectors: the places of a picture, `x_j`, `[B, P, E]`.
         state_output: the output of the decoder's state before this word, `s_t`, `[B, H]`.
@@ -27,6 +30,10 @@ class Attention(keras.layers.Layer):
         context_vector: `z_t`, `[B, E]`.
         attention_weights: `p_t`, not negative, each row sums to 1, `[B, P]`.
     """
+
+    def __init__(self, units: int = 256, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.units = units
 
     def prepare(self, feature_vectors: Any) -> Any:
         """Return what depends on the picture alone, to be computed once a picture and not once a word."""
@@ -54,6 +61,10 @@ class Attention(keras.layers.Layer):
         batch, positions, size = feature_vectors_shape
         return (batch, size), (batch, positions)
 
+    def get_config(self) -> dict:
+        """Return what `__init__` was given."""
+        return {**super().get_config(), "units": self.units}
+
 
 @keras.saving.register_keras_serializable("captioner")
 class UniformAttention(Attention):
@@ -62,10 +73,6 @@ class UniformAttention(Attention):
     Args:
         units: taken so that all attentions are made alike; without effect.
     """
-
-    def __init__(self, units: int = 256, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.units = units
 
     def build(self, feature_vectors_shape: tuple, state_output_shape: tuple, keys_shape: Any = None) -> None:
         """Make no weights."""
@@ -77,10 +84,6 @@ class UniformAttention(Attention):
     def attention_scores(self, keys: Any, state_output: Any) -> Any:  # noqa: ARG002
         """Return `alpha_tj = 0`, `[B, P]`."""
         return keys
-
-    def get_config(self) -> dict:
-        """Return what `__init__` was given."""
-        return {**super().get_config(), "units": self.units}
 
 
 @keras.saving.register_keras_serializable("captioner")
@@ -95,8 +98,7 @@ class BahdanauAttention(Attention):
     """
 
     def __init__(self, units: int = 256, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.units = units
+        super().__init__(units, **kwargs)
         self.state_projection = keras.layers.Dense(units, use_bias=False, name="U")
         self.feature_projection = keras.layers.Dense(units, name="V")  # its bias is b
         self.score = keras.layers.Dense(1, name="W")  # its bias is c
@@ -121,10 +123,6 @@ class BahdanauAttention(Attention):
         query = ops.expand_dims(self.state_projection(state_output), 1)  # [B, 1, A]
         return ops.squeeze(self.score(ops.tanh(query + keys)), -1)  # [B, P]
 
-    def get_config(self) -> dict:
-        """Return what `__init__` was given."""
-        return {**super().get_config(), "units": self.units}
-
 
 @keras.saving.register_keras_serializable("captioner")
 class DotProductAttention(Attention):
@@ -138,8 +136,7 @@ class DotProductAttention(Attention):
     """
 
     def __init__(self, units: int = 256, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.units = units
+        super().__init__(units, **kwargs)
         # the equation has no 1/sqrt(A); begun that much smaller, Q does not saturate the softmax before it has learnt
         small = keras.initializers.VarianceScaling(1 / units, mode="fan_avg", distribution="uniform")
         self.query_projection = keras.layers.Dense(units, use_bias=False, kernel_initializer=small, name="Q")
@@ -163,10 +160,6 @@ class DotProductAttention(Attention):
         """Return `(Q s_t)^T keys_j`, `[B, P]`."""
         query = ops.expand_dims(self.query_projection(state_output), -1)  # [B, A, 1]
         return ops.squeeze(ops.matmul(keys, query), -1)  # [B, P]
-
-    def get_config(self) -> dict:
-        """Return what `__init__` was given."""
-        return {**super().get_config(), "units": self.units}
 
 
 def create(name: str, units: int = 256) -> Attention:

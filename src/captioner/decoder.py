@@ -32,9 +32,9 @@ class Captioner(keras.Model):
     """A recurrent decoder that looks at a picture's feature vectors before each word.
 
     A learned projection turns the encoder's map, each position normalized, into feature vectors, to which their
-    positions are added; the mean gives the initial state. Before each
-    word an attention turns feature vectors and state into a context vector, which enters an LSTM together with the
-    previous word. State, context and previous word are summed before the vocabulary layer (a "deep output").
+    positions are added; the mean gives the initial state. Before each word an attention turns feature vectors and state
+    into a context vector, which enters an LSTM together with the previous word. State, context and previous word are
+    summed before the vocabulary layer (a "deep output").
 
     Source: Xu et al. 2015, "Show, Attend and Tell", section 3.1; LSTM: Hochreiter, Schmidhuber 1997, with the forget
     gate's bias begun at 1 (Jozefowicz et al. 2015).
