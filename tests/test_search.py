@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from keras import ops
 
@@ -86,6 +86,10 @@ def all_captions(table: np.ndarray, maximum: int, begun: Caption = NOTHING) -> l
     ]
 
 
+class TieError(Exception):
+    """Equally probable captions, as when the same steps follow in another order: no answer is the only right one."""
+
+
 def plain_beam_search(table: np.ndarray, beam: int, maximum: int, normalization: float) -> Caption:
     candidates = [NOTHING]
     while any(not one.words or one.words[-1] != END for one in candidates):
@@ -96,8 +100,14 @@ def plain_beam_search(table: np.ndarray, beam: int, maximum: int, normalization:
                 continue
             for word, value in extensions(table, one.words, maximum).items():
                 longer.append(Caption((*one.words, word), one.log_probability + value))
-        candidates = sorted(longer, key=lambda one: -one.log_probability)[:beam]
-    return max(candidates, key=lambda one: one.objective(normalization))
+        longer.sort(key=lambda one: -one.log_probability)
+        if len(longer) > beam and np.isclose(longer[beam - 1].log_probability, longer[beam].log_probability):
+            raise TieError
+        candidates = longer[:beam]
+    best, *others = sorted(candidates, key=lambda one: -one.objective(normalization))
+    if others and np.isclose(best.objective(normalization), others[0].objective(normalization)):
+        raise TieError
+    return best
 
 
 # --- a model that spells ---------------------------------------------------------------------------------------------
@@ -151,6 +161,7 @@ def test_beam_of_one_is_greedy(words: int, maximum: int, end: float) -> None:
 
 
 @settings(max_examples=25, deadline=None)
+@example(seed=3, words=3, beam=5, maximum=5, normalization=0.0)  # two orders of the same steps
 @given(
     seed=st.integers(0, 2**32 - 1),
     words=st.integers(1, 5),
@@ -162,7 +173,10 @@ def test_same_as_a_plain_beam_search(seed: int, words: int, beam: int, maximum: 
     tables = markov(5, words, seed)
     found = search(tables, beam, maximum, normalization)
     for picture, table in enumerate(tables):
-        expected = plain_beam_search(table, beam, maximum, normalization)
+        try:
+            expected = plain_beam_search(table, beam, maximum, normalization)
+        except TieError:
+            continue
         assert caption(found, picture).words == expected.words
         assert found.log_probability[picture] == pytest.approx(expected.log_probability, rel=1e-4)
 
