@@ -35,6 +35,7 @@ from pycocoevalcap.meteor import meteor
 from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer import ptbtokenizer
 
+from captioner.bootstrap import Statistics, columns, mean
 from captioner.errors import CaptionerError
 from captioner.vocabulary import SPECIAL_TOKENS
 
@@ -53,7 +54,7 @@ _TOKENIZER_OPTIONS = (*_JAVA_OPTIONS, "-XX:TieredStopAtLevel=1")
 
 _PUNCTUATION = frozenset(ptbtokenizer.PUNCTUATIONS)
 
-_Values = tuple[list[float], list[list[float]]]  # of each column: the corpus's, and each picture's
+_Values = tuple[list[float], list[list[float]], np.ndarray]  # of each column: the corpus's, each picture's; rows [I, S]
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,10 +66,65 @@ class Scores:
             far as asked for. BLEU and METEOR are computed from counts over the corpus: they are not a mean.
         by_image: one row a picture (the index `image`, in the order of the references), the same columns: the score
             of that picture's caption alone.
+        statistics: what the scores of the corpus are made of.
     """
 
     corpus: dict[str, float]
     by_image: pd.DataFrame
+    statistics: Statistics
+
+
+class _References:
+    """The tokenized captions of some pictures, prepared for BLEU, ROUGE-L and CIDEr."""
+
+    def __init__(self, tokenized: list[list[str]]):
+        self.tokenized = tokenized
+        self._for_bleu = [bleu_scorer.cook_refs(captions) for captions in tokenized]
+        counting = cider_scorer.CiderScorer()
+        counting.crefs = [cider_scorer.cook_refs(captions) for captions in tokenized]
+        counting.compute_doc_freq()
+        self._for_cider = counting.crefs
+        # a Counter, unlike the defaultdict it comes from, does not grow when it is asked for an unknown n-gram
+        self._document_frequency = Counter(counting.document_frequency)
+
+    def compute(self, metric: str, hypotheses: list[str]) -> _Values:
+        match metric:
+            case "BLEU":
+                return self._bleu(hypotheses)
+            case "METEOR":
+                return _meteor(hypotheses, self.tokenized)
+            case "ROUGE-L":
+                return self._rouge(hypotheses)
+            case _:
+                return self._cider(hypotheses)
+
+    def _bleu(self, hypotheses: list[str]) -> _Values:
+        scorer = bleu_scorer.BleuScorer(n=4)
+        scorer.crefs = self._for_bleu
+        scorer.ctest = [bleu_scorer.cook_test(*pair) for pair in zip(hypotheses, self._for_bleu, strict=True)]
+        rows = [
+            (
+                one["testlen"],
+                min((abs(length - one["testlen"]), length) for length in one["reflen"])[1],  # the closest
+                *one["guess"],
+                *one["correct"],
+            )
+            for one in scorer.ctest
+        ]
+        return *scorer.compute_score(option="closest"), np.array(rows, float)
+
+    def _rouge(self, hypotheses: list[str]) -> _Values:
+        scorer = Rouge()
+        values = [scorer.calc_score([one], many) for one, many in zip(hypotheses, self.tokenized, strict=True)]
+        return [np.mean(values)], [values], _rows_of_mean(values)
+
+    def _cider(self, hypotheses: list[str]) -> _Values:
+        scorer = cider_scorer.CiderScorer()
+        scorer.crefs = self._for_cider
+        scorer.document_frequency = self._document_frequency
+        scorer.ctest = [cider_scorer.cook_test(hypothesis) for hypothesis in hypotheses]
+        values = scorer.compute_cider()
+        return [np.mean(values)], [values], _rows_of_mean(values)
 
 
 class Scorer:
@@ -85,14 +141,7 @@ class Scorer:
         _check_references(references)
         self.images = list(references)
         tokenized = iter(_tokenize(caption for captions in references.values() for caption in captions))
-        self._references = [[next(tokenized) for _ in captions] for captions in references.values()]
-        self._bleu_references = [bleu_scorer.cook_refs(captions) for captions in self._references]
-        counting = cider_scorer.CiderScorer()
-        counting.crefs = [cider_scorer.cook_refs(captions) for captions in self._references]
-        counting.compute_doc_freq()
-        self._cider_references = counting.crefs
-        # a Counter, unlike the defaultdict it comes from, does not grow when it is asked for an unknown n-gram
-        self._document_frequency = Counter(counting.document_frequency)
+        self._references = _References([[next(tokenized) for _ in captions] for captions in references.values()])
 
     def score(self, hypotheses: Mapping[str, str], metrics: Collection[str] = ALL) -> Scores:
         """Score one caption a picture.
@@ -108,46 +157,65 @@ class Scorer:
                 metric, or a Java program that fails or does not answer.
         """
         _check_metrics(metrics)
-        _check_hypotheses(hypotheses, self.images)
-        tokenized = _tokenize(hypotheses[image] for image in self.images)
+        tokenized = self._tokenized(hypotheses)
         corpus: dict[str, float] = {}
         by_image: dict[str, list[float]] = {}
+        rows: dict[str, np.ndarray] = {}
         for metric in (name for name in ALL if name in metrics):
-            of_corpus, of_images = self._compute(metric, tokenized)
+            of_corpus, of_images, rows[metric] = self._references.compute(metric, tokenized)
             for column, value, values in zip(COLUMNS[metric], of_corpus, of_images, strict=True):
                 corpus[column] = 100 * float(value)
                 by_image[column] = [100 * float(one) for one in values]
-        return Scores(corpus, pd.DataFrame(by_image, index=pd.Index(self.images, name="image")))
+        index = pd.Index(self.images, name="image")
+        return Scores(corpus, pd.DataFrame(by_image, index=index), Statistics(self.images, rows))
 
-    def _compute(self, metric: str, hypotheses: list[str]) -> _Values:
-        match metric:
-            case "BLEU":
-                return self._bleu(hypotheses)
-            case "METEOR":
-                return _meteor(hypotheses, self._references)
-            case "ROUGE-L":
-                return self._rouge(hypotheses)
-            case _:
-                return self._cider(hypotheses)
+    def people(self, metrics: Collection[str] = ALL) -> Statistics:
+        """Score the references: each against the others of its picture.
 
-    def _bleu(self, hypotheses: list[str]) -> _Values:
-        scorer = bleu_scorer.BleuScorer(n=4)
-        scorer.crefs = self._bleu_references
-        scorer.ctest = [bleu_scorer.cook_test(*pair) for pair in zip(hypotheses, self._bleu_references, strict=True)]
-        return scorer.compute_score(option="closest")
+        The pairs of all pictures make one corpus. A picture with a single reference has none; without any, no scores.
+        """
+        return self._left_out([list(captions) for captions in self._references.tokenized], metrics)
 
-    def _rouge(self, hypotheses: list[str]) -> _Values:
-        scorer = Rouge()
-        values = [scorer.calc_score([one], many) for one, many in zip(hypotheses, self._references, strict=True)]
-        return [np.mean(values)], [values]
+    def like_a_person(self, hypotheses: Mapping[str, str], metrics: Collection[str] = ALL) -> Statistics:
+        """Score captions on the same terms as `people`: each as often as there are references, without one of them.
 
-    def _cider(self, hypotheses: list[str]) -> _Values:
-        scorer = cider_scorer.CiderScorer()
-        scorer.crefs = self._cider_references
-        scorer.document_frequency = self._document_frequency
-        scorer.ctest = [cider_scorer.cook_test(hypothesis) for hypothesis in hypotheses]
-        values = scorer.compute_cider()
-        return [np.mean(values)], [values]
+        Fewer references give lower scores; with these, a model stands beside a person.
+        """
+        captions = zip(self._tokenized(hypotheses), self._references.tokenized, strict=True)
+        return self._left_out([[caption] * len(references) for caption, references in captions], metrics)
+
+    def _tokenized(self, hypotheses: Mapping[str, str]) -> list[str]:
+        _check_hypotheses(hypotheses, self.images)
+        return _tokenize(hypotheses[image] for image in self.images)
+
+    def _left_out(self, hypotheses: list[list[str]], metrics: Collection[str]) -> Statistics:
+        """Score, for each picture and each of its references, a caption against the other references."""
+        _check_metrics(metrics)
+        references = self._references.tokenized
+        widths = {metric: len(columns(metric)) for metric in ALL if metric in metrics}
+        sums = {metric: np.zeros((len(self.images), width)) for metric, width in widths.items()}
+        chosen, captions, remaining = [], [], []
+        for place in range(max(map(len, references))):
+            here = [number for number, own in enumerate(references) if len(own) > max(place, 1)]
+            if not here:
+                continue
+            spoken = [hypotheses[number][place] for number in here]
+            others = [references[number][:place] + references[number][place + 1 :] for number in here]
+            prepared = _References(others)
+            for metric in sums.keys() - {"METEOR"}:
+                sums[metric][here] += prepared.compute(metric, spoken)[2]
+            chosen += here
+            captions += spoken
+            remaining += others
+        if not chosen:
+            return Statistics(self.images, {})
+        if "METEOR" in sums:  # all at once, since its program is slow to start
+            np.add.at(sums["METEOR"], chosen, _meteor(captions, remaining)[2])
+        return Statistics(self.images, sums)
+
+
+def _rows_of_mean(values: Sequence[float]) -> np.ndarray:
+    return mean(100 * float(value) for value in values)
 
 
 def distinct(captions: Collection[str]) -> float:
@@ -293,4 +361,8 @@ def _converse(process: "subprocess.Popen[str]", hypotheses: list[str], reference
         statistics.append(process.stdout.readline().strip())
     print("EVAL", *statistics, sep=" ||| ", file=process.stdin, flush=True)
     values = [float(process.stdout.readline()) for _ in hypotheses]
-    return [float(process.stdout.readline())], [values]
+    rows = np.array([line.split() for line in statistics], float)
+    length, reference, chunks, matched, reference_matched = rows[:, [0, 1, 20, 21, 22]].T
+    # the program counts no chunk of a caption that is a reference word for word, also when it adds captions up
+    rows[(chunks == 1) & (matched == length) & (reference_matched == reference), 20] = 0
+    return [float(process.stdout.readline())], [values], rows

@@ -1,0 +1,233 @@
+"""Scores of a whole split from what adds up over its pictures, and how sure they are.
+
+A metric keeps, for each picture, a row of numbers whose sums over the pictures determine its score: counts of n-grams
+for BLEU, matches and chunks for METEOR, a sum and a count for every score that is a mean. So each resample of the
+bootstrap computes the metrics of the corpus again; nothing is an average of averages.
+
+Legend: `I` pictures · `R` resamples · `S` numbers in a row.
+
+Sources: the bootstrap's percentile interval: Efron and Tibshirani 1993, chapter 13. Paired differences between systems:
+Koehn, EMNLP 2004, with the p-value of Riezler and Maxwell, 2005. Many comparisons: Holm 1979.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from captioner.errors import CaptionerError
+from captioner.files import replacing
+
+RESAMPLES = 1000
+CONFIDENCE = 0.95
+SEED = 1
+
+BLEU, METEOR = "BLEU", "METEOR"
+MEAN = ("sum", "count")
+_STAGES = ("exact", "stem", "synonym", "paraphrase")
+_MATCHES = ("content", "reference-content", "function", "reference-function")
+ROWS = {
+    BLEU: ("length", "reference-length", *(f"{kind}-{n}" for kind in ("possible", "correct") for n in range(1, 5))),
+    METEOR: (
+        *("length", "reference-length", "function", "reference-function"),
+        *(f"{stage}-{matches}" for stage in _STAGES for matches in _MATCHES),
+        *("chunks", "matches", "reference-matches"),
+    ),
+}
+"""What the numbers of a row are, where the score is no mean. METEOR's are those of its program, in its order."""
+
+# METEOR 1.5's parameters for English (Denkowski and Lavie, WMT 2014, table 1)
+_ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75
+_STAGE_WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """What the scores of a split are made of.
+
+    Attributes:
+        images: the pictures.
+        rows: by name, `[I, S]`. `BLEU` and `METEOR`, also with a suffix (`BLEU-constant`), have the columns of `ROWS`;
+            every other name is that of a score which is a mean, and has those of `MEAN`.
+    """
+
+    images: list[str]
+    rows: dict[str, np.ndarray]
+
+    def __or__(self, other: "Statistics") -> "Statistics":
+        """Return these and other statistics of the same pictures, in the order of these."""
+        _check_same(self, other)
+        order = pd.Index(other.images).get_indexer(pd.Index(self.images))
+        return Statistics(self.images, self.rows | {name: row[order] for name, row in other.rows.items()})
+
+    def suffixed(self, suffix: str) -> "Statistics":
+        """Return the same under other names: `BLEU` is then `BLEU-constant`, say, and its score `BLEU-4-constant`."""
+        return Statistics(self.images, {f"{name}-{suffix}": row for name, row in self.rows.items()})
+
+    def scores(self) -> dict[str, float]:
+        """Return each score; those of which nothing was counted are left out."""
+        every = self._scores_of(np.ones((1, len(self.images))))
+        return {name: float(values[0]) for name, values in every.items() if np.isfinite(values[0])}
+
+    def resampled(self, resamples: int = RESAMPLES, seed: int = SEED) -> dict[str, np.ndarray]:
+        """Return each score of each resample, `[R]`; equal seeds draw equal pictures, whatever was measured of them."""
+        return self._scores_of(_draws(len(self.images), resamples, seed))
+
+    def intervals(self, resamples: int = RESAMPLES, seed: int = SEED) -> dict[str, tuple[float, float]]:
+        """Return, for each score, the ends of its 95 % interval over pictures."""
+        return {name: _ends(values) for name, values in self.resampled(resamples, seed).items()}
+
+    def _scores_of(self, counts: np.ndarray) -> dict[str, np.ndarray]:
+        """Return each score `[R]` of resamples `[R, I]`, given as how often each picture stands in each."""
+        found: dict[str, np.ndarray] = {}
+        with np.errstate(invalid="ignore", divide="ignore"):
+            for name, rows in self.rows.items():
+                sums = counts @ rows  # [R, S]
+                if name == BLEU or name.startswith(f"{BLEU}-"):
+                    found |= {f"{BLEU}-{n}{name[4:]}": values for n, values in enumerate(_bleu(sums), 1)}
+                elif name == METEOR or name.startswith(f"{METEOR}-"):
+                    found[name] = _meteor(sums)
+                else:
+                    found[name] = sums[:, 0] / sums[:, 1]
+        return found
+
+    def write(self, path: Path) -> None:
+        """Write one Parquet table: a row a picture, columns named `METEOR/chunks` and the like."""
+        table = {
+            f"{name}/{column}": rows[:, number]
+            for name, rows in self.rows.items()
+            for number, column in enumerate(columns(name))
+        }
+        with replacing(path) as beside:
+            pd.DataFrame(table, index=pd.Index(self.images, name="image")).to_parquet(beside)
+
+    @classmethod
+    def read(cls, path: Path) -> "Statistics":
+        """Read what `write` wrote.
+
+        Raises:
+            CaptionerError: there is no such table, or it is damaged.
+        """
+        try:
+            table = pd.read_parquet(path)
+            names = dict.fromkeys(str(column).rpartition("/")[0] for column in table)
+            rows = {name: table[[f"{name}/{column}" for column in columns(name)]].to_numpy(float) for name in names}
+        except (OSError, ValueError, KeyError):
+            raise CaptionerError(f"{path} is missing or damaged: make it with `dvc repro`.") from None
+        return cls([str(image) for image in table.index], rows)
+
+
+def mean(sums: Iterable[float], counts: Iterable[float] | None = None) -> np.ndarray:
+    """Return the rows `[I, 2]` of a mean: each picture's sum of values, and how many they are (one, if not given)."""
+    summed = np.fromiter(sums, float)
+    return np.stack([summed, np.ones_like(summed) if counts is None else np.fromiter(counts, float)], axis=1)
+
+
+def columns(name: str) -> tuple[str, ...]:
+    """Return what the numbers of a row are."""
+    return next((names for family, names in ROWS.items() if name == family or name.startswith(f"{family}-")), MEAN)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much higher one system scores than another on the same pictures.
+
+    Attributes:
+        value: the difference of the scores.
+        low: lower end of its 95 % interval.
+        high: upper end.
+        p: probability of a difference at least as large if there were none, two-sided.
+    """
+
+    value: float
+    low: float
+    high: float
+    p: float
+
+
+def differences(one: Statistics, other: Statistics, resamples: int = RESAMPLES) -> dict[str, Difference]:
+    """Compare two systems, picture by picture, in every score that both have.
+
+    The p-value counts the resamples whose difference is as far from its mean as the observed one is from 0, plus one;
+    so it is never less than `1 / (R + 1)`.
+
+    Raises:
+        CaptionerError: they were not measured on the same pictures.
+    """
+    _check_same(one, other)
+    if one.images != other.images:
+        other = Statistics(one.images, {}) | other
+    first, second = one.scores(), other.scores()
+    drawn, drawn_other = one.resampled(resamples), other.resampled(resamples)
+    found = {}
+    for name in first.keys() & second.keys():
+        values = drawn[name] - drawn_other[name]
+        value = first[name] - second[name]
+        values = values[np.isfinite(values)]
+        # a hair of tolerance: systems that are equal differ by rounding alone
+        beyond = np.abs(values - values.mean()) >= abs(value) - 1e-9
+        found[name] = Difference(value, *_ends(values), float((beyond.sum() + 1) / (len(values) + 1)))
+    return {name: found[name] for name in first if name in found}
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Return p-values corrected for how many there are, so that the chance of any false finding stays bounded."""
+    corrected: dict[str, float] = {}
+    least = 0.0
+    for rank, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
+        least = max(least, min(1.0, (len(p_values) - rank) * p))
+        corrected[name] = least
+    return {name: corrected[name] for name in p_values}
+
+
+@cache
+def _draws(pictures: int, resamples: int, seed: int) -> np.ndarray:
+    """Return how often each picture stands in each resample, `[R, I]`."""
+    return np.random.default_rng(seed).multinomial(pictures, np.full(pictures, 1 / pictures), resamples).astype(float)
+
+
+def _ends(values: np.ndarray) -> tuple[float, float]:
+    finite = values[np.isfinite(values)]
+    if not len(finite):
+        return np.nan, np.nan
+    low, high = np.quantile(finite, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(low), float(high)
+
+
+def _bleu(sums: np.ndarray) -> np.ndarray:
+    """Return BLEU-1 to 4, `[4, R]`, in percent, of sums `[R, 10]`, as pycocoevalcap computes it."""
+    small, tiny = 1e-9, 1e-15  # its guards against zeros
+    length, reference = sums[:, 0], sums[:, 1]
+    precisions = (sums[:, 6:10] + tiny) / (sums[:, 2:6] + small)  # [R, 4]
+    bleu = np.cumprod(precisions, axis=1) ** (1 / np.arange(1, 5))
+    ratio = (length + tiny) / (reference + small)
+    penalty = np.where(ratio < 1, np.exp(1 - 1 / ratio), 1)
+    return 100 * (bleu * penalty[:, None]).T
+
+
+def _meteor(sums: np.ndarray) -> np.ndarray:
+    """Return METEOR 1.5, `[R]`, in percent, of sums `[R, 23]`: equations 1 to 4 of Denkowski and Lavie 2014."""
+    length, reference, function, reference_function = sums[:, :4].T
+    matches = sums[:, 4:20].reshape(-1, 4, 4)  # [R, stage, content | reference content | function | reference function]
+    chunks, matched, reference_matched = sums[:, 20:].T
+
+    def weighted(content: np.ndarray, of_function: np.ndarray) -> np.ndarray:
+        return _DELTA * content + (1 - _DELTA) * of_function
+
+    precision = weighted(matches[..., 0], matches[..., 2]) @ _STAGE_WEIGHTS / weighted(length - function, function)
+    recall = weighted(matches[..., 1], matches[..., 3]) @ _STAGE_WEIGHTS
+    recall = recall / weighted(reference - reference_function, reference_function)
+    mean = 1 / ((1 - _ALPHA) / precision + _ALPHA / recall)
+    fragmentation = chunks / ((matched + reference_matched) / 2)
+    return 100 * np.where(precision * recall > 0, mean * (1 - _GAMMA * fragmentation**_BETA), 0)
+
+
+def _check_same(one: Statistics, other: Statistics) -> None:
+    if set(one.images) != set(other.images):
+        raise CaptionerError(
+            f"received scores of different pictures ({len(one.images):,} and {len(other.images):,}, "
+            f"{len(set(one.images) & set(other.images)):,} in common); only the same pictures can be compared"
+        )

@@ -1,0 +1,167 @@
+"""Corpus scores from sums, their intervals, and paired differences."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from captioner import bootstrap
+from captioner.bootstrap import Statistics, differences, holm, mean
+from captioner.errors import CaptionerError
+from captioner.scores import Scorer, Scores
+
+REFERENCES = {
+    "dog.jpg": ["A brown dog runs across the grass .", "The dog is running."],
+    "bikes.jpg": ["Two men ride their bikes down a steep hill .", "Two cyclists are racing downhill."],
+    "girl.jpg": ["A little girl climbs the stairs .", "a small girl climbs into a wooden playhouse", "A girl ."],
+    "surfer.jpg": ["A surfer rides a large wave ."],
+}
+CAPTIONS = {
+    "dog.jpg": "a brown dog runs across the grass",
+    "bikes.jpg": "two men are riding bikes",
+    "girl.jpg": "",
+    "surfer.jpg": "a man surfing a big wave",
+}
+
+
+def means(values: list[float], counts: list[float] | None = None, name: str = "CIDEr") -> Statistics:
+    return Statistics([f"{n}.png" for n in range(len(values))], {name: mean(values, counts)})
+
+
+@pytest.fixture(scope="module")
+def scorer() -> Scorer:
+    return Scorer(REFERENCES)
+
+
+@pytest.fixture(scope="module")
+def scored(scorer: Scorer) -> Scores:
+    return scorer.score(CAPTIONS)
+
+
+def test_sums_give_the_scores_of_the_metrics_own_programs(scored: Scores) -> None:
+    assert scored.statistics.scores() == pytest.approx(scored.corpus, rel=1e-12, abs=1e-12)
+
+
+def test_a_resample_is_the_corpus_of_its_pictures(scored: Scores) -> None:
+    # pictures drawn twice stand in the corpus twice; CIDEr's document frequencies stay those of the whole split
+    counts = np.array([[2, 1, 0, 1]])
+    names = ["dog.jpg", "dog.jpg", "bikes.jpg", "surfer.jpg"]
+    drawn = Scorer({f"{n}{name}": REFERENCES[name] for n, name in enumerate(names)})
+    metrics = ["BLEU", "METEOR", "ROUGE-L"]
+    expected = drawn.score({f"{n}{name}": CAPTIONS[name] for n, name in enumerate(names)}, metrics).corpus
+    found = scored.statistics._scores_of(counts)
+    assert {name: values[0] for name, values in found.items() if name != "CIDEr"} == pytest.approx(expected, rel=1e-12)
+
+
+def test_people_and_those_on_their_terms(scorer: Scorer) -> None:
+    people = scorer.people().scores()
+    assert {"BLEU-4", "METEOR", "ROUGE-L", "CIDEr"} <= people.keys()
+    by_hand = [
+        Scorer({"x": others}).score({"x": own}, ["ROUGE-L"]).corpus["ROUGE-L"]
+        for captions in REFERENCES.values()
+        for place, own in enumerate(captions)
+        if (others := captions[:place] + captions[place + 1 :])
+    ]
+    assert len(by_hand) == 7  # the surfer's only caption has nothing to be held against
+    assert people["ROUGE-L"] == pytest.approx(np.mean(by_hand))
+    # a model that says what one person said scores as that person where they are held against the others
+    first = {image: captions[0] for image, captions in REFERENCES.items()}
+    alike = scorer.like_a_person(first, ["ROUGE-L", "BLEU"])
+    assert alike.rows["ROUGE-L"][:, 1].tolist() == [2, 2, 3, 0]
+    assert alike.scores()["BLEU-1"] <= scorer.score(first, ["BLEU"]).corpus["BLEU-1"]
+
+
+def test_nobody_has_two_captions() -> None:
+    assert Scorer({"a": ["a dog"], "b": ["a cat"]}).people().scores() == {}
+
+
+def test_the_interval_covers_as_often_as_it_says(rng: np.random.Generator) -> None:
+    covered = 0
+    for _ in range(200):
+        low, high = means(rng.normal(5, 1, 60).tolist()).intervals(resamples=200)["CIDEr"]
+        covered += low <= 5 <= high
+    assert 0.88 * 200 <= covered <= 200
+
+
+@given(st.lists(st.floats(-100, 100), min_size=1, max_size=20), st.integers(0, 5))
+def test_intervals_are_ordered_lie_within_the_values_and_are_the_same_twice(values: list[float], seed: int) -> None:
+    low, high = means(values).intervals(50, seed)["CIDEr"]
+    assert min(values) - 1e-9 <= low <= high <= max(values) + 1e-9
+    assert (low, high) == means(values).intervals(50, seed)["CIDEr"]
+
+
+def test_a_ratio_counts_what_was_counted_not_pictures() -> None:
+    statistics = means([10, 0, 2], [4, 0, 2], "nll")
+    assert statistics.scores() == {"nll": 2}
+    low, high = statistics.intervals()["nll"]
+    assert 1 <= low < high <= 2.5  # resamples of the middle picture alone count nothing, and are left out
+
+
+def test_of_nothing_counted_there_is_no_score() -> None:
+    statistics = means([0, 0], [0, 0])
+    assert statistics.scores() == {}
+    assert np.isnan(statistics.intervals()["CIDEr"]).all()
+
+
+def test_equal_systems_do_not_differ_and_unequal_ones_do(rng: np.random.Generator) -> None:
+    values = rng.normal(50, 10, 300)
+    one, same = means(values.tolist()), means(values.tolist())
+    assert differences(one, same)["CIDEr"] == bootstrap.Difference(0, 0, 0, 1)
+    # paired: a small gain on each picture is sure, although the pictures differ by far more
+    better = differences(means((values + rng.normal(0.5, 1, 300)).tolist()), one)["CIDEr"]
+    assert 0 < better.low < better.value < better.high and better.p == pytest.approx(1 / 1001)
+    noise = differences(means((values + rng.normal(0, 1, 300)).tolist()), one)["CIDEr"]
+    assert noise.low < 0 < noise.high and noise.p > 0.05
+    worse = differences(one, means((values + 1).tolist()))["CIDEr"]
+    assert worse.value == pytest.approx(-1)
+
+
+def test_pictures_are_paired_by_name_and_must_be_the_same() -> None:
+    one = means([1, 2, 3])
+    turned = Statistics(one.images[::-1], {"CIDEr": one.rows["CIDEr"][::-1]})
+    assert differences(one, turned)["CIDEr"].value == 0
+    assert differences(one, turned)["CIDEr"].high == 0
+    with pytest.raises(CaptionerError, match=r"different pictures \(3 and 2, 2 in common\)"):
+        differences(one, means([1, 2]))
+
+
+def test_suffixes_and_unions(scored: Scores) -> None:
+    statistics = Statistics(
+        scored.statistics.images, {name: scored.statistics.rows[name] for name in ("BLEU", "ROUGE-L")}
+    )
+    both = statistics | statistics.suffixed("constant")
+    assert list(both.scores())[4:] == ["ROUGE-L", *(f"BLEU-{n}-constant" for n in range(1, 5)), "ROUGE-L-constant"]
+    assert both.scores()["BLEU-2-constant"] == both.scores()["BLEU-2"]
+
+
+@pytest.mark.parametrize(
+    ("p_values", "expected"),
+    [
+        ([0.01, 0.04, 0.03], [0.03, 0.06, 0.06]),
+        ([0.5, 0.9], [1.0, 1.0]),
+        ([0.02], [0.02]),
+        ([0.01, 0.01], [0.02, 0.02]),
+        ([], []),
+    ],
+)
+def test_holm(p_values: list[float], expected: list[float]) -> None:
+    corrected = holm({str(number): p for number, p in enumerate(p_values)})
+    assert list(corrected.values()) == pytest.approx(expected)
+
+
+def test_what_is_written_is_read(scored: Scores, tmp_path: Path) -> None:
+    statistics = scored.statistics | scored.statistics.suffixed("constant")
+    statistics.write(tmp_path / "statistics.parquet")
+    read = Statistics.read(tmp_path / "statistics.parquet")
+    assert read.images == statistics.images and read.scores() == statistics.scores()
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 no table", None])
+def test_a_damaged_table_is_one_line(content: bytes | None, tmp_path: Path) -> None:
+    path = tmp_path / "statistics.parquet"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(CaptionerError, match="missing or damaged: make it with `dvc repro`"):
+        Statistics.read(path)
