@@ -20,6 +20,8 @@ VOCABULARY = DATA / "vocabulary.json"
 FEATURES = DATA / "features"
 MODEL = Path("models/captioner")
 RESULTS = Path("results")
+BLIND = RESULTS / "blind"
+BASELINES = RESULTS / "baselines"
 
 
 def main_checkout() -> Path:

@@ -9,9 +9,10 @@ with quiet():
     import keras
 
 from captioner import encoders, files, images, tracking, training
-from captioner.batches import CaptionBatches, rows_of
+from captioner.batches import rows_of
 from captioner.datasets import pack
-from captioner.evaluation import references_by_image, true_captions
+from captioner.datasets.dataset import captions_by_image
+from captioner.evaluation import shares
 from captioner.features import Features
 from captioner.generation import Generator
 from captioner.model import CaptionModel
@@ -28,27 +29,14 @@ def train(params: Params) -> None:
     recipe = params.recipe
     features, vocabulary = Features.open(FEATURES), Vocabulary.load(VOCABULARY)
     captions, objects = pack.read_captions(DATA), pack.read_objects(DATA)
-    splits = {split: captions[captions["split"] == split] for split in ("train", "validation")}
-
-    batches = {
-        split: CaptionBatches(
-            features,
-            part,
-            vocabulary,
-            recipe.batch_size,
-            recipe.captions_a_picture,
-            recipe.maximum_words,
-            seed=params.seed if split == "train" else None,
-        )
-        for split, part in splits.items()
-    }
-    references = references_by_image(splits["validation"])
+    batches = training.batches(features, captions, vocabulary, recipe, params.seed)
+    references = captions_by_image(captions[captions["split"] == "validation"])
     scorer = Scorer(references)
 
     def judge(generated: dict[str, str]) -> dict[str, float]:
         scores = scorer.score(generated, ["BLEU", "CIDEr"]).corpus
         chosen = {name: scores[name] for name in ("CIDEr", "BLEU-4")}
-        return chosen if objects.empty else chosen | {"true-captions": true_captions(generated, objects)}
+        return chosen | shares(generated, objects).scores()
 
     decoder = training.build(
         params.model, recipe, params.attention, len(vocabulary), features.channels, features.positions
@@ -76,7 +64,7 @@ def train(params: Params) -> None:
             batches["validation"],
             recipe,
             [
-                training.Pace(len(splits["train"])),
+                training.Pace(int((captions["split"] == "train").sum())),
                 training.GeneratedValidation(greedy, features.grid, rows, names, vocabulary, judge),
                 keras.callbacks.LambdaCallback(on_epoch_end=note_learning_rate),
                 keras.callbacks.CSVLogger(results / "history.csv"),

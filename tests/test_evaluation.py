@@ -2,6 +2,8 @@
 
 import io
 import json
+import math
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +12,13 @@ import pytest
 from PIL import Image
 
 from captioner import evaluation
-from captioner.datasets import scenes
+from captioner.bootstrap import Statistics, mean
 from captioner.datasets.dataset import OBJECT_COLUMNS, no_objects
 from captioner.datasets.scenes import RELATIONS
 from captioner.errors import CaptionerError
+from captioner.evaluation import Setting
 from captioner.model import Caption
-from captioner.scores import Scores
+from captioner.scores import Scorer, Scores
 
 LEFT, RIGHT = RELATIONS["left"][0], RELATIONS["right"][0]
 CAPTIONS = {
@@ -28,7 +31,7 @@ REFERENCES = {
     "two.png": [f"a red circle {RIGHT} a blue square"],
     "three.png": ["a star", "das Schöne 犬"],
 }
-NAMES = ["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr", "distinct-captions"]
+NAMES = ["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr"]
 
 
 def objects() -> pd.DataFrame:
@@ -57,15 +60,7 @@ def picture() -> bytes:
 
 @pytest.fixture(scope="module")
 def scores() -> Scores:
-    return evaluation.score(CAPTIONS, REFERENCES, objects())
-
-
-def test_references_by_image_as_published() -> None:
-    table = pd.DataFrame(
-        [("b.png", "Two ."), ("a.png", "One !"), ("b.png", "A dog")], columns=["image", "caption"], index=[7, 9, 11]
-    )
-    assert evaluation.references_by_image(table) == {"b.png": ["Two .", "A dog"], "a.png": ["One !"]}
-    assert evaluation.references_by_image(table[:0]) == {}
+    return Scorer(REFERENCES).score(CAPTIONS)
 
 
 @pytest.mark.parametrize(
@@ -78,32 +73,80 @@ def test_references_by_image_as_published() -> None:
     ],
 )
 def test_true_captions(captions: dict[str, str], share: float) -> None:
-    assert evaluation.true_captions(captions, objects()) == pytest.approx(share)
+    assert evaluation.shares(captions, objects()).scores()["true-captions"] == pytest.approx(share)
 
 
-def test_metrics_on_scenes(scores: Scores, tmp_path: Path) -> None:
-    evaluation.write_metrics(scores, tmp_path / "results" / "metrics.json")
-    metrics = json.loads((tmp_path / "results" / "metrics.json").read_text("utf-8"))
-    assert list(metrics) == [*NAMES, "true-captions"]
-    assert metrics["true-captions"] == 33.3333 and metrics["distinct-captions"] == 33.3333
-    assert 0 < metrics["BLEU-4"] < 100
+@pytest.mark.parametrize(
+    ("captions", "share"),
+    [
+        (["a", "a", "a"], 0),
+        (["a", "b", "c"], 100),
+        (["a", "b", "a", ""], 50),
+        (["a"], 100),
+    ],
+)
+def test_distinct_captions(captions: list[str], share: float) -> None:
+    found = evaluation.shares({str(number): text for number, text in enumerate(captions)}, no_objects())
+    assert found.scores() == {"distinct-captions": share}
 
 
-def test_metrics_of_photographs(monkeypatch: pytest.MonkeyPatch) -> None:
-    class OnlyOneScore:
-        def __init__(self, references: object):
-            pass
+OWN = Statistics(
+    ["one.png", "two.png", "three.png"],
+    {"CIDEr": mean([50, 60, 70]), "nll": mean([4.0, 9.0, 2.0], [2, 3, 1]), "distinct-captions": mean([100, 100, 0])},
+)
+BASELINES = Statistics(
+    ["two.png", "one.png", "three.png"],
+    {"CIDEr-constant": mean([1, 2, 3]), "nll-picture-blind": mean([12.0, 6.0, 4.0], [3, 2, 1])},
+)
+SETTING = Setting("4-6", 3, 5, 0.5, "0123456789abcdef")
 
-        def score(self, captions: object) -> Scores:
-            return Scores({"CIDEr": 50.0}, pd.DataFrame())
 
-    monkeypatch.setattr(evaluation, "Scorer", OnlyOneScore)
-    assert list(evaluation.score(CAPTIONS, REFERENCES, no_objects()).corpus) == ["CIDEr", "distinct-captions"]
+def test_scores_carry_how_they_were_made_and_how_sure_they_are(tmp_path: Path) -> None:
+    written = evaluation.write_scores(OWN, BASELINES, SETTING, tmp_path / "results")
+    assert json.loads((tmp_path / "results/scores.json").read_text("utf-8")) == written
+    metrics = json.loads((tmp_path / "results/metrics.json").read_text("utf-8"))
+    assert metrics == {name: entry["value"] for name, entry in written.items()}
+    assert metrics["CIDEr"] == 60 and metrics["nll"] == 2.5 and metrics["perplexity"] == round(math.exp(2.5), 4)
+    assert metrics["perplexity-picture-blind"] > metrics["perplexity"]
+    for entry in written.values():
+        assert entry["low"] <= entry["value"] <= entry["high"]
+    made = f"pycocoevalcap:{metadata.version('pycocoevalcap')}|tokenizer:PTB-3.4.1|references:4-6|split:test|pictures:3"
+    assert written["CIDEr"]["signature"] == f"CIDEr|{made}|beam:5|length-normalization:0.5|weights:0123456789ab"
+    assert written["CIDEr-constant"]["signature"] == f"CIDEr-constant|{made}"
+    assert written["nll"]["signature"].endswith("|references:4-6|split:test|pictures:3|weights:0123456789ab")
+    assert Statistics.read(tmp_path / "results/statistics.parquet").scores()["CIDEr-constant"] == 2
+
+
+def test_number_of_references() -> None:
+    assert evaluation.number_of_references({"a": ["x"] * 5, "b": ["x"] * 5}) == "5"
+    assert evaluation.number_of_references({"a": ["x"] * 5, "b": ["x"], "c": ["x"] * 3}) == "1-5"
+
+
+def test_in_words_what_a_model_beats() -> None:
+    assert evaluation.remarks(OWN, BASELINES) == [
+        "The model beats the decoder that never sees a picture: better by 1.17 nats a token "
+        "(95 % interval 1.00 to 2.00).",
+        "The model beats one constant caption for all pictures: better by 58.00 CIDEr (95 % interval 48.00 to 67.00).",
+    ]
+    worse = Statistics(OWN.images, {"nll": mean([6.1, 12.0, 4.0], [2, 3, 1])})
+    assert evaluation.remarks(worse, BASELINES)[0].startswith(
+        "The model does NOT beat the decoder that never sees a picture: better by -0.02 nats a token"
+    )
+
+
+def test_curves_stand_beside_the_baselines(tmp_path: Path) -> None:
+    (tmp_path / "history.csv").write_text("epoch,nll,val_nll,val_CIDEr\n0,4,3.5,20\n1,3,3.2,40\n")
+    scores = {"nll-unigram": {"value": 5.0}, "CIDEr-person": {"value": 82.0}, "CIDEr": {"value": 50.0}}
+    evaluation.write_curves(tmp_path / "history.csv", scores, tmp_path / "results")
+    table = pd.read_csv(tmp_path / "results/curves.csv")
+    assert list(table) == ["epoch", "nll", "val_nll", "val_CIDEr", "nll-unigram", "CIDEr-person"]
+    assert table["CIDEr-person"].tolist() == [82, 82]
+    assert Image.open(tmp_path / "results/curves.png").width > 600
 
 
 def test_a_row_a_picture(scores: Scores, tmp_path: Path) -> None:
     captions = {image: said(text) for image, text in CAPTIONS.items()}
-    evaluation.write_captions(captions, REFERENCES, scores, tmp_path / "captions.jsonl")
+    evaluation.write_captions(captions, REFERENCES, scores.by_image, tmp_path / "captions.jsonl")
     text = (tmp_path / "captions.jsonl").read_text("utf-8")
     rows = [json.loads(line) for line in text.splitlines()]
     assert [row["image"] for row in rows] == list(CAPTIONS)
@@ -111,7 +154,7 @@ def test_a_row_a_picture(scores: Scores, tmp_path: Path) -> None:
         assert list(row) == ["image", "caption", "references", "log_probability", "scores"]
         assert row["caption"] == CAPTIONS[row["image"]] and row["references"] == REFERENCES[row["image"]]
         assert row["log_probability"] == -1.2346
-        assert set(row["scores"]) == set(NAMES) - {"distinct-captions"}
+        assert set(row["scores"]) == set(NAMES)
     assert rows[0]["scores"]["BLEU-1"] > rows[2]["scores"]["BLEU-1"] == 0
     assert "das Schöne 犬" in text
 
@@ -141,12 +184,13 @@ def test_no_figures_asked_for(tmp_path: Path) -> None:
 
 
 def test_nothing_half_written(scores: Scores, tmp_path: Path) -> None:
+    by_image = scores.by_image
     captions = {"one.png": said("a red circle"), "two.png": said("a star")}
     broken = {"one.png": picture(), "two.png": b"no picture"}
     with pytest.raises(CaptionerError):
         evaluation.write_attention(broken, captions, REFERENCES, tmp_path / "attention")
     with pytest.raises(KeyError):
-        evaluation.write_captions(captions | {"four.png": said("a")}, REFERENCES, scores, tmp_path / "captions.jsonl")
+        evaluation.write_captions(captions | {"four.png": said("a")}, REFERENCES, by_image, tmp_path / "captions.jsonl")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -157,37 +201,3 @@ def test_earlier_results_stay_when_writing_fails(scores: Scores, tmp_path: Path)
     with pytest.raises(CaptionerError):
         evaluation.write_attention({"one.png": b""}, captions, REFERENCES, tmp_path / "attention")
     assert {path.name: path.read_bytes() for path in (tmp_path / "attention").iterdir()} == before
-
-
-def boxes(*rows: tuple) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=OBJECT_COLUMNS)
-
-
-COLOUR, SHAPE = next(iter(scenes.COLOURS)), scenes.SHAPES[0]
-HALF = boxes(("a.png", SHAPE, COLOUR, "large", 0, 0, scenes.SIZE // 2, scenes.SIZE))
-
-
-@pytest.mark.parametrize(
-    ("weights", "mass"),
-    [([1, 0, 0, 0], 100), ([0, 0, 1, 0], 100), ([0, 1, 0, 0], 0), ([0.25] * 4, 50), ([0.5, 0.5, 0, 0], 50)],
-)
-def test_attention_on_the_left_half(weights: list[float], mass: float) -> None:
-    elsewhere = [0.0, 0.0, 0.0, 1.0]
-    caption = Caption(["a", COLOUR, SHAPE], -1.0, np.array([elsewhere, elsewhere, weights]))
-    found = evaluation.attention_on_objects({"a.png": caption}, HALF)
-    assert found == pytest.approx({"attention-mass": mass, "pointing-chance": 50})
-
-
-def test_a_box_that_covers_a_position_in_part_counts_in_part() -> None:
-    quarter = scenes.SIZE // 4
-    objects = boxes(("a.png", SHAPE, COLOUR, "small", 0, 0, quarter, quarter))
-    caption = Caption([COLOUR, SHAPE], -1.0, np.array([[0.0, 0, 0, 1], [1, 0, 0, 0]]))
-    assert evaluation.attention_on_objects({"a.png": caption}, objects) == pytest.approx(
-        {"attention-mass": 25, "pointing-chance": 6.25}
-    )
-
-
-@pytest.mark.parametrize("words", [[], [SHAPE], ["a", "dog"], ["no-colour", SHAPE]])
-def test_a_caption_that_names_no_object_says_nothing_of_attention(words: list[str]) -> None:
-    caption = Caption(words, -1.0, np.full((len(words), 4), 0.25))
-    assert evaluation.attention_on_objects({"a.png": caption}, HALF) == {}

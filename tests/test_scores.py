@@ -15,7 +15,7 @@ from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
 from captioner import scores
 from captioner.errors import CaptionerError
-from captioner.scores import ALL, COLUMNS, Scorer, Scores, distinct, find_java
+from captioner.scores import ALL, COLUMNS, Scorer, Scores, find_java
 
 REFERENCES = {
     "dog.jpg": ["A brown dog runs across the grass .", "The dog is running.", "A dog is playing on a green lawn"],
@@ -230,16 +230,3 @@ def test_meteor_that_dies_is_reported(program: str, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(scores, "find_java", lambda: str(java))
     with pytest.raises(CaptionerError, match="METEOR ended or was silent"):
         scores._meteor(["a dog"], [["a dog"]])
-
-
-@pytest.mark.parametrize(
-    ("captions", "share"),
-    [(["a", "a", "b"], 100 / 3), (["a", "b"], 100), (["a", "a"], 0), (["a"], 100)],
-)
-def test_distinct(captions: list[str], share: float) -> None:
-    assert distinct(captions) == pytest.approx(share)
-
-
-def test_distinct_of_nothing_is_refused() -> None:
-    with pytest.raises(CaptionerError, match="no captions"):
-        distinct([])

@@ -51,6 +51,8 @@ def workspace(tmp_path: Path) -> Path:
     rows = [f"{number},{','.join(map(str, epoch.values()))}\n" for number, epoch in enumerate(EPOCHS)]
     (results / "train/history.csv").write_text(f"epoch,{','.join(EPOCHS[0])}\n{''.join(rows)}")
     (results / "evaluate/metrics.json").write_text(json.dumps(SCORES))
+    for file in tracking.EVALUATION_FILES:
+        (results / "evaluate" / file).write_text(f"this is {file}")
     row = {"image": "sun.png", "caption": "a sun", "references": ["the sun", "a star"], "scores": {}}
     (results / "evaluate/captions.jsonl").write_text(json.dumps(row) + "\n")
     Image.new("RGB", (4, 4)).save(results / "evaluate/attention/sun.png")

@@ -31,6 +31,9 @@ class CaptionBatches(keras.utils.PyDataset):
         maximum_words: longer captions are cut; `T` is one more.
         seed: of the order, which is another one each epoch; none keeps the order.
 
+    Attributes:
+        images: the picture of each example, an example being up to `N` captions of one picture.
+
     Raises:
         CaptionerError: there are no captions, or a picture has no features.
     """
@@ -53,11 +56,13 @@ class CaptionBatches(keras.utils.PyDataset):
         self.shape = (captions_a_picture, maximum_words + 1)
         self.words, self.targets = vocabulary.encode_batch(captions["caption"].tolist(), maximum_words)
         rows_by_image = captions.reset_index(drop=True).groupby("image", sort=False).indices
-        self.examples = [
-            (row_of(features, str(image)), rows[start : start + captions_a_picture])
+        chunks = [
+            (str(image), rows[start : start + captions_a_picture])
             for image, rows in rows_by_image.items()
             for start in range(0, len(rows), captions_a_picture)
         ]
+        self.images = [image for image, _ in chunks]
+        self.examples = [(row_of(features, image), rows) for image, rows in chunks]
         self.generator = None if seed is None else np.random.default_rng(seed)
         self.order = np.arange(len(self.examples))
         self.shuffle()
@@ -74,12 +79,15 @@ class CaptionBatches(keras.utils.PyDataset):
     def __len__(self) -> int:
         return math.ceil(len(self.examples) / self.batch_size)
 
+    def chosen(self, index: int) -> np.ndarray:
+        """Return which examples stand in a batch, in order."""
+        return self.order[index * self.batch_size : (index + 1) * self.batch_size]
+
     def __getitem__(self, index: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        chosen = self.order[index * self.batch_size : (index + 1) * self.batch_size]
         words = np.full((self.batch_size, *self.shape), PAD, np.int32)  # [G, N, T]
         targets = words.copy()
         rows = np.zeros(self.batch_size, int)
-        for place, example in enumerate(chosen):
+        for place, example in enumerate(self.chosen(index)):
             rows[place], captions = self.examples[example]
             words[place, : len(captions)] = self.words[captions]
             targets[place, : len(captions)] = self.targets[captions]

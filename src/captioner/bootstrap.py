@@ -25,6 +25,8 @@ RESAMPLES = 1000
 CONFIDENCE = 0.95
 SEED = 1
 
+STATISTICS = "statistics.parquet"
+
 BLEU, METEOR = "BLEU", "METEOR"
 MEAN = ("sum", "count")
 _STAGES = ("exact", "stem", "synonym", "paraphrase")

@@ -1,89 +1,166 @@
 """A trained model's captions of pictures it never saw, and how good they are."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
-from math import isqrt
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from captioner import figures, images
+from captioner.bootstrap import STATISTICS, Difference, Statistics, differences, mean
 from captioner.datasets import scenes
 from captioner.files import replacing
 from captioner.model import Caption
-from captioner.scores import Scorer, Scores, distinct
+from captioner.scores import COLUMNS
+
+METRICS, SCORES = "metrics.json", "scores.json"
+CURVES = "curves"
+_CAPTION_METRICS = frozenset(column for columns in COLUMNS.values() for column in columns)
 
 
-def references_by_image(captions: pd.DataFrame) -> dict[str, list[str]]:
-    """Return each picture's captions as published, from the columns `image` and `caption`."""
-    return {str(image): texts.tolist() for image, texts in captions.groupby("image", sort=False)["caption"]}
+def shares(captions: Mapping[str, str], objects: pd.DataFrame) -> Statistics:
+    """Return shares of captions, in percent.
 
-
-def true_captions(captions: Mapping[str, str], objects: pd.DataFrame) -> float:
-    """Return the share of captions, in percent, that are sentences of the scenes' grammar and true of their picture."""
-    things = scenes.things_by_image(objects)
-    return 100 * float(np.mean([scenes.is_true(text, things[image]) for image, text in captions.items()]))
-
-
-def score(captions: Mapping[str, str], references: Mapping[str, Sequence[str]], objects: pd.DataFrame) -> Scores:
-    """Return scores in percent: those of `captioner.scores`, `distinct-captions` and, on scenes, `true-captions`."""
-    scores = Scorer(references).score(captions)
-    scores.corpus["distinct-captions"] = distinct(captions.values())
+    `distinct-captions` have a caption that no other picture of these got. On scenes, `true-captions` are sentences of
+    the grammar and true of their picture. A resample leaves open what the captions of pictures outside it are, so a
+    caption that is distinct stays so.
+    """
+    counts = Counter(captions.values())
+    rows = {"distinct-captions": mean(100.0 * (counts[text] == 1) for text in captions.values())}
     if not objects.empty:
-        scores.corpus["true-captions"] = true_captions(captions, objects)
-    return scores
+        things = scenes.things_by_image(objects)
+        rows["true-captions"] = mean(100.0 * scenes.is_true(text, things[image]) for image, text in captions.items())
+    return Statistics(list(captions), rows)
 
 
-def attention_on_objects(captions: Mapping[str, Caption], objects: pd.DataFrame) -> dict[str, float]:
-    """Return how far the model looks at what it names, on scenes, in percent.
+@dataclass(frozen=True)
+class Setting:
+    """How scores came about: what stands in their signatures.
+
+    Attributes:
+        references: how many a picture has, `5` or `4-6`.
+        pictures: how many.
+        beam: width of the search.
+        length_normalization: of the search.
+        weights_sha256: hash of the values of the model's weights.
+        split: which pictures.
+    """
+
+    references: str
+    pictures: int
+    beam: int
+    length_normalization: float
+    weights_sha256: str
+    split: str = "test"
+
+    def signature(self, name: str, of_model: bool = True) -> str:
+        """Return in one line how a score was made, so that it can be held against others; baselines have no model."""
+        parts = [name]
+        if any(name == metric or name.startswith(f"{metric}-") for metric in _CAPTION_METRICS):
+            parts += [f"pycocoevalcap:{metadata.version('pycocoevalcap')}", "tokenizer:PTB-3.4.1"]
+        else:
+            parts += [f"captioner:{metadata.version('captioner')}"]
+        parts += [f"references:{self.references}", f"split:{self.split}", f"pictures:{self.pictures}"]
+        if of_model:
+            if not name.startswith(("nll", "perplexity")):
+                parts += [f"beam:{self.beam}", f"length-normalization:{self.length_normalization:g}"]
+            parts.append(f"weights:{self.weights_sha256[:12]}")
+        return "|".join(parts)
+
+
+def number_of_references(references: Mapping[str, Sequence[str]]) -> str:
+    """Return how many references a picture has, as a signature says it: `5`, or `4-6`."""
+    counts = {len(many) for many in references.values()}
+    return "-".join(map(str, sorted({min(counts), max(counts)})))
+
+
+def write_scores(own: Statistics, baselines: Statistics, setting: Setting, directory: Path) -> dict[str, dict]:
+    """Write what a model and its baselines reach on the test pictures.
+
+    - `metrics.json`: a flat object, score by name;
+    - `scores.json`: by name, `value`, the ends `low` and `high` of the 95 % bootstrap interval, and `signature`;
+    - `statistics.parquet`: what the scores are made of, picture by picture, see `captioner.bootstrap`.
+
+    Beside each negative log-likelihood (`nll`, nats a token) stands the same as `perplexity`.
 
     Returns:
-        `attention-mass`, the mean weight inside an object's box at the word for its shape, and `pointing-chance`, the
-        mean share of the picture that these boxes cover, which is what uniform attention comes to. A position that a
-        box covers in part counts in part. Nothing where no caption names an object of its picture.
+        What `scores.json` says.
     """
-    things = scenes.things_by_image(objects)
-    looks = [look for image, caption in captions.items() for look in _looks(caption, things.get(image, []))]
-    if not looks:
-        return {}
-    mass, chance = 100 * np.mean(looks, axis=0)
-    return {"attention-mass": float(mass), "pointing-chance": float(chance)}
+    written: dict[str, dict] = {}
+    for statistics, of_model in ((own, True), (baselines, False)):
+        intervals = statistics.intervals()
+        for name, value in statistics.scores().items():
+            entry = (value, *intervals[name])
+            _add(written, name, entry, setting.signature(name, of_model))
+            if name.startswith("nll"):
+                perplexity = f"perplexity{name.removeprefix('nll')}"
+                _add(written, perplexity, tuple(map(math.exp, entry)), setting.signature(perplexity, of_model))
+    (own | baselines).write(directory / STATISTICS)
+    with replacing(directory / SCORES) as beside:
+        beside.write_text(json.dumps(written, indent=2) + "\n", "utf-8")
+    with replacing(directory / METRICS) as beside:
+        flat = {name: entry["value"] for name, entry in written.items()}
+        beside.write_text(json.dumps(flat, indent=2) + "\n", "utf-8")
+    return written
 
 
-def _looks(caption: Caption, things: Sequence[scenes.Thing]) -> Iterator[tuple[float, float]]:
-    """Yield weight on the box, and the box's share of the picture, of each object that the caption names."""
-    for (colour, shape), weights in zip(pairwise(caption.words), caption.attention[1:], strict=False):
-        for thing in things:
-            if thing.fits(None, colour, shape):
-                covered = _covered(thing.box, isqrt(len(weights)))
-                yield float(weights @ covered), float(covered.mean())
+def _add(written: dict[str, dict], name: str, entry: tuple[float, ...], signature: str) -> None:
+    value, low, high = (round(number, 4) for number in entry)
+    written[name] = {"value": value, "low": low, "high": high, "signature": signature}
 
 
-def _covered(box: tuple[int, int, int, int], side: int) -> np.ndarray:
-    """Return the share of each position that a box covers, `[P]`, for a grid of `side` x `side` positions."""
-    edges = np.linspace(0, scenes.SIZE, side + 1)
+def remarks(own: Statistics, baselines: Statistics) -> list[str]:
+    """Say in words whether a model beats the decoder that never sees a picture, and the best constant caption."""
+    said = []
+    for name, baseline, title, unit, sign in (
+        ("nll", "nll-picture-blind", "the decoder that never sees a picture", " nats a token", -1),
+        ("CIDEr", "CIDEr-constant", "one constant caption for all pictures", " CIDEr", 1),
+    ):
+        if name in own.rows and baseline in baselines.rows:
+            against = Statistics(baselines.images, {name: baselines.rows[baseline]})
+            said.append(_remark(differences(own, against)[name], title, unit, sign))
+    return said
 
-    def along(low: int, high: int) -> np.ndarray:
-        return np.clip(np.minimum(edges[1:], high) - np.maximum(edges[:-1], low), 0, None) / np.diff(edges)
 
-    left, top, right, bottom = box
-    return np.outer(along(top, bottom), along(left, right)).ravel()
+def _remark(found: Difference, title: str, unit: str, sign: int) -> str:
+    gain, (least, most) = sign * found.value, sorted((sign * found.low, sign * found.high))
+    verdict = "beats" if least > 0 else "does NOT beat"
+    return f"The model {verdict} {title}: better by {gain:.2f}{unit} (95 % interval {least:.2f} to {most:.2f})."
 
 
-def write_metrics(scores: Scores, path: Path) -> None:
-    """Write the scores of the whole split as one flat JSON object."""
-    with replacing(path) as beside:
-        rounded = {name: round(value, 4) for name, value in scores.corpus.items()}
-        beside.write_text(json.dumps(rounded, indent=2) + "\n", "utf-8")
+def write_curves(history: Path, scores: Mapping[str, Mapping[str, float]], directory: Path) -> None:
+    """Write training by epoch beside the baselines: `curves.csv`, and `curves.png` with both kinds of validation.
+
+    Args:
+        history: the table that training wrote.
+        scores: by name, with their `value`.
+        directory: where to.
+    """
+    lines = {
+        name: scores[name]["value"] for name in (*_CURVE_BASELINES["nll"], *_CURVE_BASELINES["CIDEr"]) if name in scores
+    }
+    table = pd.read_csv(history).assign(**lines)
+    with replacing(directory / f"{CURVES}.csv") as beside:
+        table.to_csv(beside, index=False)
+    with replacing(directory / f"{CURVES}.png") as beside:
+        figures.learning_curves(table, _CURVE_BASELINES).save(beside, "PNG", optimize=True)
+
+
+_CURVE_BASELINES = {
+    "nll": ("nll-unigram", "nll-unigram-by-position", "nll-picture-blind"),
+    "CIDEr": ("CIDEr-constant", "CIDEr-person"),
+}
 
 
 def write_captions(
-    captions: Mapping[str, Caption], references: Mapping[str, Sequence[str]], scores: Scores, path: Path
+    captions: Mapping[str, Caption], references: Mapping[str, Sequence[str]], by_image: pd.DataFrame, path: Path
 ) -> None:
     """Write a JSON object a line and picture: `image`, `caption`, `references`, `log_probability`, `scores`."""
-    own = scores.by_image.round(4).to_dict("index")
+    own = by_image.round(4).to_dict("index")
     with replacing(path) as beside, beside.open("w", encoding="utf-8") as file:
         for image, caption in captions.items():
             row = {

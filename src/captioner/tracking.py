@@ -47,7 +47,8 @@ REQUIREMENTS = (
 )
 """What loading and calling the logged model imports."""
 
-COLUMNS = ("BLEU-4", "CIDEr", "METEOR", "ROUGE-L", "distinct-captions", "true-captions")
+COLUMNS = ("BLEU-4", "CIDEr", "METEOR", "ROUGE-L", "nll", "distinct-captions", "true-captions", "pointing-accuracy")
+EVALUATION_FILES = ("scores.json", "statistics.parquet", "curves.png")
 EXPERIMENT_TAGS = {
     "mlflow.experimentKind": "custom_model_development",
     # the view that `make ui` opens: of itself the UI's table shows no scores
@@ -432,6 +433,8 @@ def _log_evaluation(client: Any, record: Record, run_id: str, results: Path) -> 
         client.set_tag(each, "mlflow.loggedArtifacts", json.dumps([{"path": "captions.json", "type": "table"}]))
         # not in a folder: the UI's page of comparison sets files side by side, but opens no folders
         client.log_artifacts(each, str(results / "attention"))
+        for file in EVALUATION_FILES:
+            client.log_artifact(each, str(results / file))
 
 
 def _settings(params: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,18 +9,21 @@ from typing import Any
 
 import keras
 import numpy as np
+import pandas as pd
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from captioner import figures
 from captioner.batches import CaptionBatches
-from captioner.decoder import Captioner, TokenCrossEntropy
+from captioner.decoder import Captioner, TokenCrossEntropy, TokenNegativeLogLikelihood
+from captioner.features import Features
 from captioner.generation import Generator
 from captioner.params import ModelParams, Recipe
 from captioner.vocabulary import Vocabulary
 
-MONITOR = "val_CIDEr"
+MONITORS = {"val_CIDEr": "max", "val_nll": "min"}
+"""What can stop training early, and whether more or less of it is better."""
 
 Judge = Callable[[dict[str, str]], dict[str, float]]
 """From generated captions, by picture, to scores by name."""
@@ -42,12 +45,31 @@ def build(
     return captioner
 
 
+def batches(
+    features: Features, captions: pd.DataFrame, vocabulary: Vocabulary, recipe: Recipe, seed: int
+) -> dict[str, CaptionBatches]:
+    """Return the batches of the splits `train`, in another order each epoch, and `validation`."""
+    return {
+        split: CaptionBatches(
+            features,
+            captions[captions["split"] == split],
+            vocabulary,
+            recipe.batch_size,
+            recipe.captions_a_picture,
+            recipe.maximum_words,
+            seed=seed if split == "train" else None,
+        )
+        for split in ("train", "validation")
+    }
+
+
 def train(
     captioner: Captioner,
     training: CaptionBatches,
     validation: CaptionBatches,
     recipe: Recipe,
     callbacks: Sequence[keras.callbacks.Callback],
+    monitor: str = "val_CIDEr",
 ) -> None:
     """Fit a decoder in place, and leave it with the weights of its best epoch.
 
@@ -56,14 +78,18 @@ def train(
         training: batches to learn from.
         validation: batches for the teacher-forced loss.
         recipe: passes, learning rate and the like.
-        callbacks: one of them must add `MONITOR` to the logs, as `GeneratedValidation` does.
+        callbacks: one of them must add `val_CIDEr` to the logs, as `GeneratedValidation` does, if that is monitored.
+        monitor: by which of `MONITORS` the best epoch is known.
     """
     captioner.compile(
         optimizer=keras.optimizers.Adam(_learning_rate(recipe, len(training)), global_clipnorm=recipe.gradient_norm),
         loss=TokenCrossEntropy(recipe.label_smoothing),
+        metrics=[TokenNegativeLogLikelihood()],
         jit_compile=True,
     )
-    stopping = keras.callbacks.EarlyStopping(MONITOR, patience=recipe.patience, mode="max", restore_best_weights=True)
+    stopping = keras.callbacks.EarlyStopping(
+        monitor, patience=recipe.patience, mode=MONITORS[monitor], restore_best_weights=True
+    )
     captioner.fit(
         training,
         validation_data=validation,

@@ -149,8 +149,8 @@ def test_data_dependencies_are_outputs_of_earlier_stages() -> None:
         assert any(shown == out or shown.startswith(f"{out}/") for out in made), shown
 
 
-def _files(plot: dict[str, Any]) -> list[str]:
-    return [path for described in plot.values() for path in described["y"]]
+def _files(plot: str | dict[str, Any]) -> list[str]:
+    return [plot] if isinstance(plot, str) else [path for described in plot.values() for path in described["y"]]
 
 
 # --- the scripts -----------------------------------------------------------------------------------------------------

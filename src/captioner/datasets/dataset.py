@@ -15,6 +15,11 @@ def no_objects() -> pd.DataFrame:
     return pd.DataFrame(columns=OBJECT_COLUMNS)
 
 
+def captions_by_image(captions: pd.DataFrame) -> dict[str, list[str]]:
+    """Return each picture's captions as published, from the columns `image` and `caption`."""
+    return {str(image): texts.tolist() for image, texts in captions.groupby("image", sort=False)["caption"]}
+
+
 @dataclass(frozen=True)
 class Dataset:
     """Captions, and the encoded pictures that they describe.

@@ -1,0 +1,43 @@
+"""Score what a model has to beat, and what people reach, on the test captions."""
+
+import json
+
+from stage import BASELINES, DATA, VOCABULARY, run
+
+from captioner import baselines as simple
+from captioner import files
+from captioner.bootstrap import STATISTICS
+from captioner.datasets import pack
+from captioner.datasets.dataset import captions_by_image
+from captioner.errors import CaptionerError
+from captioner.params import Params
+from captioner.scores import Scorer
+from captioner.vocabulary import Vocabulary
+
+
+def baselines(params: Params) -> None:
+    """Write `results/baselines/`: statistics by picture, and in `baselines.json` the constant caption."""
+    vocabulary, captions = Vocabulary.load(VOCABULARY), pack.read_captions(DATA)
+    training = captions[captions["split"] == "train"]["caption"].tolist()
+    validation, test = (captions_by_image(captions[captions["split"] == split]) for split in ("validation", "test"))
+    if not training or not validation or not test:
+        raise CaptionerError("A split has no captions: give some to each of train, validation and test.")
+    constant = simple.best_constant(training, validation, vocabulary)
+    scorer = Scorer(test)
+    grams = simple.TrainingGrams(vocabulary.split(caption) for caption in training)
+    people = {image: [vocabulary.split(caption) for caption in many] for image, many in test.items()}
+    found = (
+        simple.nll_of_frequencies(training, test, vocabulary, params.recipe.maximum_words)
+        | scorer.score(dict.fromkeys(test, constant)).statistics.suffixed("constant")
+        | scorer.people().suffixed("person")
+        | grams.unseen(people).suffixed("person")
+    )
+    with files.replacing(BASELINES) as results:
+        results.mkdir()
+        found.write(results / STATISTICS)
+        described = json.dumps({"constant": constant}, indent=2, ensure_ascii=False)
+        (results / "baselines.json").write_text(described + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    run(baselines)

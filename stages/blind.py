@@ -1,0 +1,45 @@
+"""Train a decoder that never sees a picture: what a model has to beat to show that it looks."""
+
+from stage import BLIND, DATA, VOCABULARY, run
+
+from captioner.quiet import quiet
+
+with quiet():
+    import keras
+
+from captioner import files, training
+from captioner.batches import CaptionBatches
+from captioner.bootstrap import STATISTICS
+from captioner.datasets import pack
+from captioner.features import Features
+from captioner.likelihood import nll_of_decoder
+from captioner.params import Params
+from captioner.vocabulary import Vocabulary
+
+
+def blind(params: Params) -> None:
+    """Write `results/blind/`: the history of training, and the likelihood of the test captions."""
+    keras.utils.set_random_seed(params.seed)
+    recipe, vocabulary = params.recipe, Vocabulary.load(VOCABULARY)
+    captions = pack.read_captions(DATA)
+    blank = Features.blank(captions["image"])
+    batches = training.batches(blank, captions, vocabulary, recipe, params.seed)
+    test = CaptionBatches(
+        blank,
+        captions[captions["split"] == "test"],
+        vocabulary,
+        recipe.batch_size,
+        recipe.captions_a_picture,
+        recipe.maximum_words,
+    )
+    sizes = params.model.model_copy(update={"spatial_encoding": "none"})
+    decoder = training.build(sizes, recipe, "uniform", len(vocabulary), blank.channels, blank.positions)
+    with files.replacing(BLIND) as results:
+        results.mkdir()
+        history = keras.callbacks.CSVLogger(results / "history.csv")
+        training.train(decoder, batches["train"], batches["validation"], recipe, [history], "val_nll")
+        nll_of_decoder(decoder, test, "nll-picture-blind").write(results / STATISTICS)
+
+
+if __name__ == "__main__":
+    run(blind)

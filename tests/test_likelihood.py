@@ -1,0 +1,59 @@
+"""How surprised a decoder is, and what blinds it."""
+
+import keras
+import numpy as np
+import pytest
+import tiny
+
+from captioner import training
+from captioner.decoder import Captioner, TokenNegativeLogLikelihood
+from captioner.features import Features
+from captioner.likelihood import nll_of_decoder
+from captioner.vocabulary import PAD
+
+
+def by_hand(decoder: Captioner, image: str) -> tuple[float, int]:
+    """Sum of negative log-likelihoods and tokens of a picture's captions, one by one and unpadded."""
+    vocabulary, features = tiny.vocabulary(), tiny.features()
+    total, tokens = 0.0, 0
+    for caption in tiny.CAPTIONS[image]:
+        words, targets = vocabulary.encode_batch([caption], 3)
+        length = int((targets != PAD).sum())
+        grid = features.grid[[features.rows[image]]]
+        logits = np.asarray(decoder({"features": grid, "words": words[:, None, :length]}), np.float64)[0, 0]
+        log_probabilities = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+        total -= log_probabilities[np.arange(length), targets[0, :length]].sum()
+        tokens += length
+    return total, tokens
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 5])
+def test_likelihood_by_picture(overfit: Captioner, batch_size: int, eager: None) -> None:
+    batches = tiny.batches(tiny.recipe(batch_size=batch_size), None)
+    found = nll_of_decoder(overfit, batches)
+    assert found.images == list(tiny.CAPTIONS)  # one that has more captions than a batch holds stands here once
+    expected = [by_hand(overfit, image) for image in tiny.CAPTIONS]
+    assert found.rows["nll"] == pytest.approx(np.array(expected), rel=1e-4)
+
+
+def test_one_who_knows_by_heart_is_less_surprised_than_a_beginner(overfit: Captioner, eager: None) -> None:
+    batches = tiny.batches(tiny.recipe(), None)
+    assert nll_of_decoder(overfit, batches).scores()["nll"] < nll_of_decoder(tiny.decoder(), batches).scores()["nll"]
+
+
+def test_the_metric_of_training_is_the_same_number(overfit: Captioner, eager: None) -> None:
+    batches = tiny.batches(tiny.recipe(batch_size=2), None)
+    metric = TokenNegativeLogLikelihood()
+    for number in range(len(batches)):
+        inputs, targets = batches[number]
+        metric.update_state(targets, overfit(inputs))
+    assert float(metric.result()) == pytest.approx(nll_of_decoder(overfit, batches).scores()["nll"], rel=1e-5)
+
+
+def test_a_blank_shows_the_same_of_every_picture(eager: None) -> None:
+    blank = Features.blank(["a.png", "b.png"])
+    sizes = tiny.SIZES.model_copy(update={"spatial_encoding": "none"})
+    decoder = training.build(sizes, tiny.recipe(), "uniform", 9, blank.channels, blank.positions)
+    words = np.array([[[1, 4, 5]]])
+    views = [decoder({"features": blank.grid[[blank.rows[name]]], "words": words}) for name in blank.rows]
+    assert np.array_equal(*map(keras.ops.convert_to_numpy, views))
