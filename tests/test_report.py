@@ -458,6 +458,15 @@ def test_in_a_browser(tmp_path: Path, browser: Browser) -> None:
     browser.press(ESCAPE)
     browser.wait("!document.querySelector('.frame canvas')")
 
+    # one picture without scores, and without words
+    page(tmp_path, row("only.png", "", scores={}), title="One")
+    browser.driver.refresh()
+    browser.wait("document.title === 'One' && performance.getEntriesByName('ready').length")
+    assert browser.names() == ["only.png"]
+    assert browser.run("return document.getElementById('found').textContent") == "1 picture."
+    assert browser.run("return document.getElementById('show').disabled")
+    assert browser.run("return document.querySelector('.caption').textContent") == "The model said nothing."
+
     assert all(url.startswith(("file:", "data:", "blob:")) for url in browser.requested())
     assert not browser.driver.get_log("browser")
 
