@@ -1,9 +1,11 @@
 """Caption the test pictures, score the captions, and draw where the model looked."""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from stage import BASELINES, BLIND, DATA, FEATURES, MODEL, RESULTS, main_checkout, run
 
 from captioner.quiet import quiet
@@ -20,9 +22,10 @@ from captioner.datasets.dataset import captions_by_image
 from captioner.errors import CaptionerError
 from captioner.features import Features
 from captioner.likelihood import nll_of_decoder
-from captioner.model import CaptionModel
+from captioner.model import Caption, CaptionModel
 from captioner.params import Params
 from captioner.scores import Scorer
+from captioner.shares import shares
 
 NLL_BATCH = (16, 5)  # pictures, captions a picture
 
@@ -32,11 +35,10 @@ def evaluate(params: Params) -> None:
     settings = params.evaluate
     model, features = CaptionModel.load(MODEL), Features.open(FEATURES)
     model.check_features(features)
-    captions = pack.read_captions(DATA)
+    captions, objects = pack.read_captions(DATA), pack.read_objects(DATA)
     references = captions_by_image(captions[captions["split"] == "test"])
     if not references:
         raise CaptionerError("No picture is in the test split: give some to it.")
-    objects = pack.read_objects(DATA)
     names = list(references)
     generator = model.generator(settings.beam, settings.length_normalization, min(settings.batch_size, len(names)))
     setting = evaluation.Setting(
@@ -53,32 +55,49 @@ def evaluate(params: Params) -> None:
         texts = {image: caption.text for image, caption in found.items()}
         scorer = Scorer(references)
         scores = scorer.score(texts)
-        told = captions[captions["split"] == "test"]
-        batches = CaptionBatches(features, told, model.vocabulary, *NLL_BATCH, model.maximum_words)
-        grams = TrainingGrams(map(model.vocabulary.split, captions[captions["split"] == "train"]["caption"]))
         own = (
             scores.statistics
-            | evaluation.shares(texts, objects)
-            | nll_of_decoder(model.decoder, batches)
-            | grams.unseen({image: [caption.words] for image, caption in found.items()})
-            | looking.entropy(found, objects)
+            | shares(texts, objects)
+            | likelihood(model, features, captions)
+            | novelty(model, captions, found)
             | looking.attention_on_objects(found, objects)
+            | looking.entropy(found, objects)
             | scorer.like_a_person(texts).suffixed("like-a-person")
         )
         baselines = Statistics.read(BASELINES / STATISTICS) | Statistics.read(BLIND / STATISTICS)
+        remarks = evaluation.remarks(own, baselines)
 
-        chosen = np.random.default_rng(params.seed).permutation(len(names))[: settings.attention_pictures]
-        shown = [names[number] for number in sorted(chosen)]
-        pictures = dict(zip(shown, pack.read_pictures(DATA, shown), strict=True))
         directory = RESULTS / "evaluate"
+        shown = np.random.default_rng(params.seed).permutation(len(names))[: settings.attention_pictures]
+        drawn = [names[number] for number in sorted(shown)]
+        pictures = dict(zip(drawn, pack.read_pictures(DATA, drawn), strict=True))
         evaluation.write_attention(pictures, found, references, directory / "attention")
         evaluation.write_captions(found, references, scores.by_image, directory / "captions.jsonl")
         written = evaluation.write_scores(own, baselines, setting, directory)
         evaluation.write_curves(RESULTS / "train" / "history.csv", written, directory)
+        title = f"{model.decoder.config['attention_name']} attention, {len(names):,} test pictures"
+        every = pack.read_pictures(DATA, names)
+        page = directory / "report.html"
+        evaluation.write_report(title, written, remarks, every, found, references, scores.by_image, page)
         tracked.log_evaluation(directory, {"test_captions_per_second": pace})
     for name, entry in written.items():
         print(f"{name:32} {entry['value']:7.2f}  [{entry['low']:.2f}, {entry['high']:.2f}]  {entry['signature']}")
-    print(*evaluation.remarks(own, baselines), sep="\n")
+    print(*remarks, sep="\n")
+
+
+def likelihood(model: CaptionModel, features: Features, captions: pd.DataFrame) -> Statistics:
+    """Return how surprised the model is by the references of the test pictures."""
+    test = captions[captions["split"] == "test"]
+    return nll_of_decoder(
+        model.decoder, CaptionBatches(features, test, model.vocabulary, *NLL_BATCH, model.maximum_words)
+    )
+
+
+def novelty(model: CaptionModel, captions: pd.DataFrame, found: Mapping[str, Caption]) -> Statistics:
+    """Return how often the model says what no training caption says."""
+    training = captions[captions["split"] == "train"]["caption"]
+    seen = TrainingGrams(model.vocabulary.split(caption) for caption in training)
+    return seen.unseen({image: [caption.words] for image, caption in found.items()})
 
 
 if __name__ == "__main__":

@@ -12,12 +12,12 @@ from captioner import encoders, files, images, tracking, training
 from captioner.batches import rows_of
 from captioner.datasets import pack
 from captioner.datasets.dataset import captions_by_image
-from captioner.evaluation import shares
 from captioner.features import Features
 from captioner.generation import Generator
 from captioner.model import CaptionModel
 from captioner.params import Params
 from captioner.scores import Scorer
+from captioner.shares import shares
 from captioner.vocabulary import Vocabulary
 
 SHOWN = 3  # validation pictures whose attention is drawn after each epoch

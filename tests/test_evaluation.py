@@ -13,7 +13,6 @@ from PIL import Image
 
 from captioner import evaluation
 from captioner.bootstrap import Statistics, mean
-from captioner.datasets.dataset import OBJECT_COLUMNS, no_objects
 from captioner.datasets.scenes import RELATIONS
 from captioner.errors import CaptionerError
 from captioner.evaluation import Setting
@@ -34,19 +33,6 @@ REFERENCES = {
 NAMES = ["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr"]
 
 
-def objects() -> pd.DataFrame:
-    left, right = (10, 10, 50, 50), (100, 10, 140, 50)
-    rows = [
-        ("one.png", "circle", "red", "large", *left),
-        ("one.png", "square", "blue", "large", *right),
-        ("two.png", "circle", "red", "large", *right),
-        ("two.png", "square", "blue", "large", *left),
-        ("three.png", "star", "red", "large", *left),
-        ("three.png", "star", "blue", "large", *right),
-    ]
-    return pd.DataFrame(rows, columns=OBJECT_COLUMNS)
-
-
 def said(text: str, positions: int = 4) -> Caption:
     words = text.split()
     return Caption(words, -1.234567, np.full((len(words), positions), 1 / positions, np.float32))
@@ -61,33 +47,6 @@ def picture() -> bytes:
 @pytest.fixture(scope="module")
 def scores() -> Scores:
     return Scorer(REFERENCES).score(CAPTIONS)
-
-
-@pytest.mark.parametrize(
-    ("captions", "share"),
-    [
-        (CAPTIONS, 100 / 3),
-        ({"one.png": CAPTIONS["one.png"]}, 100),
-        ({"two.png": CAPTIONS["two.png"]}, 0),
-        ({"two.png": f"a blue square {LEFT} a red circle", "one.png": "", "three.png": "a b"}, 100 / 3),
-    ],
-)
-def test_true_captions(captions: dict[str, str], share: float) -> None:
-    assert evaluation.shares(captions, objects()).scores()["true-captions"] == pytest.approx(share)
-
-
-@pytest.mark.parametrize(
-    ("captions", "share"),
-    [
-        (["a", "a", "a"], 0),
-        (["a", "b", "c"], 100),
-        (["a", "b", "a", ""], 50),
-        (["a"], 100),
-    ],
-)
-def test_distinct_captions(captions: list[str], share: float) -> None:
-    found = evaluation.shares({str(number): text for number, text in enumerate(captions)}, no_objects())
-    assert found.scores() == {"distinct-captions": share}
 
 
 OWN = Statistics(

@@ -2,17 +2,16 @@
 
 import json
 import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from captioner import figures, images
-from captioner.bootstrap import STATISTICS, Difference, Statistics, differences, mean
-from captioner.datasets import scenes
+from captioner import figures, images, report
+from captioner.bootstrap import STATISTICS, Difference, Statistics, differences
 from captioner.files import replacing
 from captioner.model import Caption
 from captioner.scores import COLUMNS
@@ -20,21 +19,6 @@ from captioner.scores import COLUMNS
 METRICS, SCORES = "metrics.json", "scores.json"
 CURVES = "curves"
 _CAPTION_METRICS = frozenset(column for columns in COLUMNS.values() for column in columns)
-
-
-def shares(captions: Mapping[str, str], objects: pd.DataFrame) -> Statistics:
-    """Return shares of captions, in percent.
-
-    `distinct-captions` have a caption that no other picture of these got. On scenes, `true-captions` are sentences of
-    the grammar and true of their picture. A resample leaves open what the captions of pictures outside it are, so a
-    caption that is distinct stays so.
-    """
-    counts = Counter(captions.values())
-    rows = {"distinct-captions": mean(100.0 * (counts[text] == 1) for text in captions.values())}
-    if not objects.empty:
-        things = scenes.things_by_image(objects)
-        rows["true-captions"] = mean(100.0 * scenes.is_true(text, things[image]) for image, text in captions.items())
-    return Statistics(list(captions), rows)
 
 
 @dataclass(frozen=True)
@@ -171,6 +155,25 @@ def write_captions(
                 "scores": own[image],
             }
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def write_report(
+    title: str,
+    scores: Mapping[str, Mapping[str, Any]],
+    said: Sequence[str],
+    pictures: Iterable[bytes],
+    captions: Mapping[str, Caption],
+    references: Mapping[str, Sequence[str]],
+    by_image: pd.DataFrame,
+    path: Path,
+) -> None:
+    """Write the page that shows every picture; `pictures` come in the order of `by_image`."""
+    own: dict[Any, dict[Any, float]] = by_image.to_dict("index")
+    rows = (
+        report.Row(image, picture, captions[image].words, captions[image].attention, references[image], scored)
+        for (image, scored), picture in zip(own.items(), pictures, strict=True)
+    )
+    report.write(path, title, scores, rows, said)
 
 
 def write_attention(

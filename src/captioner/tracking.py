@@ -48,7 +48,7 @@ REQUIREMENTS = (
 """What loading and calling the logged model imports."""
 
 COLUMNS = ("BLEU-4", "CIDEr", "METEOR", "ROUGE-L", "nll", "distinct-captions", "true-captions", "pointing-accuracy")
-EVALUATION_FILES = ("scores.json", "statistics.parquet", "curves.png")
+EVALUATION_FILES = ("scores.json", "statistics.parquet", "curves.png", "report.html")
 EXPERIMENT_TAGS = {
     "mlflow.experimentKind": "custom_model_development",
     # the view that `make ui` opens: of itself the UI's table shows no scores

@@ -50,11 +50,14 @@ def files_of(module: str) -> set[Path]:
     if names[0] != "captioner":
         return set()
     packages = {SOURCE.joinpath(*names[:depth], "__init__.py") for depth in range(1, len(names) + 1)}
-    return {path for path in (*packages, SOURCE.joinpath(*names).with_suffix(".py")) if path.exists()}
+    own = (SOURCE.joinpath(*names).with_suffix(suffix) for suffix in (".py", ".html"))  # code, and a page's form
+    return {path for path in (*packages, *own) if path.exists()}
 
 
 def imported(path: Path) -> set[Path]:
     found: set[Path] = set()
+    if path.suffix != ".py":
+        return found
     for node in executed(parsed(path)):
         if isinstance(node, ast.Import):
             found |= {file for alias in node.names for file in files_of(alias.name)}
