@@ -27,8 +27,8 @@ def by_hand(decoder: Captioner, image: str) -> tuple[float, int]:
     return total, tokens
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 5])
-def test_likelihood_by_picture(overfit: Captioner, batch_size: int, eager: None) -> None:
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_likelihood_by_picture(overfit: Captioner, batch_size: int) -> None:
     batches = tiny.batches(tiny.recipe(batch_size=batch_size), None)
     found = nll_of_decoder(overfit, batches)
     assert found.images == list(tiny.CAPTIONS)  # one that has more captions than a batch holds stands here once

@@ -18,6 +18,7 @@ from captioner.scores import COLUMNS
 
 METRICS, SCORES = "metrics.json", "scores.json"
 CURVES = "curves"
+_SHARES = ("distinct-captions", "true-captions", "pointing-accuracy", "pointing-chance", "attention-mass")
 _CAPTION_METRICS = frozenset(column for columns in COLUMNS.values() for column in columns)
 
 
@@ -44,11 +45,13 @@ class Setting:
     def signature(self, name: str, of_model: bool = True) -> str:
         """Return in one line how a score was made, so that it can be held against others; baselines have no model."""
         parts = [name]
-        if any(name == metric or name.startswith(f"{metric}-") for metric in _CAPTION_METRICS):
+        caption_metric = any(name == metric or name.startswith(f"{metric}-") for metric in _CAPTION_METRICS)
+        if caption_metric:
             parts += [f"pycocoevalcap:{metadata.version('pycocoevalcap')}", "tokenizer:PTB-3.4.1"]
         else:
             parts += [f"captioner:{metadata.version('captioner')}"]
-        parts += [f"references:{self.references}", f"split:{self.split}", f"pictures:{self.pictures}"]
+        left_out = ",one-left-out" if caption_metric and name.endswith("-person") else ""
+        parts += [f"references:{self.references}{left_out}", f"split:{self.split}", f"pictures:{self.pictures}"]
         if of_model:
             if not name.startswith(("nll", "perplexity")):
                 parts += [f"beam:{self.beam}", f"length-normalization:{self.length_normalization:g}"]
@@ -98,7 +101,7 @@ def _add(written: dict[str, dict], name: str, entry: tuple[float, ...], signatur
 
 
 def remarks(own: Statistics, baselines: Statistics) -> list[str]:
-    """Say in words whether a model beats the decoder that never sees a picture, and the best constant caption."""
+    """Say in words whether a model beats its baselines, and how far people are."""
     said = []
     for name, baseline, title, unit, sign in (
         ("nll", "nll-picture-blind", "the decoder that never sees a picture", " nats a token", -1),
@@ -107,6 +110,12 @@ def remarks(own: Statistics, baselines: Statistics) -> list[str]:
         if name in own.rows and baseline in baselines.rows:
             against = Statistics(baselines.images, {name: baselines.rows[baseline]})
             said.append(_remark(differences(own, against)[name], title, unit, sign))
+    model, person = own.scores().get("CIDEr-like-a-person"), baselines.scores().get("CIDEr-person")
+    if model is not None and person is not None:
+        said.append(
+            f"Held against all references of a picture but one, the model reaches {model:.1f} CIDEr, "
+            f"and the people who wrote the one left out {person:.1f}."
+        )
     return said
 
 
@@ -173,7 +182,8 @@ def write_report(
         report.Row(image, picture, captions[image].words, captions[image].attention, references[image], scored)
         for (image, scored), picture in zip(own.items(), pictures, strict=True)
     )
-    report.write(path, title, scores, rows, said)
+    shown = {name: entry for name, entry in scores.items() if name in _CAPTION_METRICS or name in _SHARES}
+    report.write(path, title, shown, rows, said)
 
 
 def write_attention(

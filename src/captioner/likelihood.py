@@ -32,7 +32,7 @@ class _Surprise(keras.Model):
     """The negative log-likelihood of targets, `[G, N, T]`."""
 
     def __init__(self, decoder: Captioner):
-        super().__init__()
+        super().__init__(name="surprise")
         self.decoder = decoder
         self.built = True
         # read once: compiling would take longer than it saves
