@@ -92,6 +92,16 @@ def test_intervals_are_ordered_lie_within_the_values_and_are_the_same_twice(valu
     assert (low, high) == means(values).intervals(50, seed)["CIDEr"]
 
 
+def test_many_resamples_are_drawn_in_parts_that_are_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    statistics = means([1, 2, 3, 5, 8])
+    whole = statistics.resampled(50)["CIDEr"]
+    monkeypatch.setattr(bootstrap, "_AT_ONCE", 35)
+    assert len(list(bootstrap._draws(5, 50, 1))) == 8
+    assert statistics.resampled(50)["CIDEr"] == pytest.approx(whole)
+    monkeypatch.setattr(bootstrap, "_AT_ONCE", 1)  # fewer than a resample has pictures
+    assert statistics.resampled(50)["CIDEr"] == pytest.approx(whole)
+
+
 def test_a_ratio_counts_what_was_counted_not_pictures() -> None:
     statistics = means([10, 0, 2], [4, 0, 2], "nll")
     assert statistics.scores() == {"nll": 2}

@@ -10,9 +10,8 @@ Sources: the bootstrap's percentile interval: Efron and Tibshirani 1993, chapter
 Koehn, EMNLP 2004, with the p-value of Riezler and Maxwell, 2005. Many comparisons: Holm 1979.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +23,7 @@ from captioner.files import replacing
 RESAMPLES = 1000
 CONFIDENCE = 0.95
 SEED = 1
+_AT_ONCE = 4_000_000  # numbers drawn; bounds the memory of many resamples
 
 STATISTICS = "statistics.parquet"
 
@@ -76,11 +76,12 @@ class Statistics:
 
     def resampled(self, resamples: int = RESAMPLES, seed: int = SEED) -> dict[str, np.ndarray]:
         """Return each score of each resample, `[R]`; equal seeds draw equal pictures, whatever was measured of them."""
-        return self._scores_of(_draws(len(self.images), resamples, seed))
+        blocks = [self._scores_of(counts) for counts in _draws(len(self.images), resamples, seed)]
+        return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
     def intervals(self, resamples: int = RESAMPLES, seed: int = SEED) -> dict[str, tuple[float, float]]:
         """Return, for each score, the ends of its 95 % interval over pictures."""
-        return {name: _ends(values) for name, values in self.resampled(resamples, seed).items()}
+        return {name: ends(values) for name, values in self.resampled(resamples, seed).items()}
 
     def _scores_of(self, counts: np.ndarray) -> dict[str, np.ndarray]:
         """Return each score `[R]` of resamples `[R, I]`, given as how often each picture stands in each."""
@@ -153,9 +154,6 @@ class Difference:
 def differences(one: Statistics, other: Statistics, resamples: int = RESAMPLES) -> dict[str, Difference]:
     """Compare two systems, picture by picture, in every score that both have.
 
-    The p-value counts the resamples whose difference is as far from its mean as the observed one is from 0, plus one;
-    so it is never less than `1 / (R + 1)`.
-
     Raises:
         CaptionerError: they were not measured on the same pictures.
     """
@@ -164,15 +162,20 @@ def differences(one: Statistics, other: Statistics, resamples: int = RESAMPLES) 
         other = Statistics(one.images, {}) | other
     first, second = one.scores(), other.scores()
     drawn, drawn_other = one.resampled(resamples), other.resampled(resamples)
-    found = {}
-    for name in first.keys() & second.keys():
-        values = drawn[name] - drawn_other[name]
-        value = first[name] - second[name]
-        values = values[np.isfinite(values)]
-        # a hair of tolerance: systems that are equal differ by rounding alone
-        beyond = np.abs(values - values.mean()) >= abs(value) - 1e-9
-        found[name] = Difference(value, *_ends(values), float((beyond.sum() + 1) / (len(values) + 1)))
-    return {name: found[name] for name in first if name in found}
+    shared = [name for name in first if name in second]
+    return {name: difference(first[name] - second[name], drawn[name] - drawn_other[name]) for name in shared}
+
+
+def difference(value: float, resampled: np.ndarray) -> Difference:
+    """Say how sure a difference of scores is, given that of each resample, `[R]`.
+
+    The p-value counts the resamples whose difference is as far from its mean as the observed one is from 0, plus one;
+    so it is never less than `1 / (R + 1)`.
+    """
+    values = resampled[np.isfinite(resampled)]
+    # a hair of tolerance: systems that are equal differ by rounding alone
+    beyond = np.abs(values - values.mean()) >= abs(value) - 1e-9
+    return Difference(value, *ends(values), float((beyond.sum() + 1) / (len(values) + 1)))
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
@@ -185,18 +188,22 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return {name: corrected[name] for name in p_values}
 
 
-@cache
-def _draws(pictures: int, resamples: int, seed: int) -> np.ndarray:
-    """Return how often each picture stands in each resample, `[R, I]`."""
-    return np.random.default_rng(seed).multinomial(pictures, np.full(pictures, 1 / pictures), resamples).astype(float)
-
-
-def _ends(values: np.ndarray) -> tuple[float, float]:
+def ends(values: np.ndarray) -> tuple[float, float]:
+    """Return the ends of the 95 % interval of what resamples gave, `[R]`."""
     finite = values[np.isfinite(values)]
     if not len(finite):
         return np.nan, np.nan
     low, high = np.quantile(finite, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)
+
+
+def _draws(pictures: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield how often each picture stands in each resample, `[R, I]` in blocks."""
+    generator = np.random.default_rng(seed)
+    block = max(1, _AT_ONCE // pictures)
+    for first in range(0, resamples, block):
+        count = min(block, resamples - first)
+        yield generator.multinomial(pictures, np.full(pictures, 1 / pictures), count).astype(float)
 
 
 def _bleu(sums: np.ndarray) -> np.ndarray:
