@@ -18,7 +18,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
@@ -218,6 +218,44 @@ def restore(root: Path, workspace: Path) -> None:
             run_id = _create(client, experiment, record, parent)
             _log_evaluation(client, record, run_id, results)
             client.set_terminated(run_id, "FINISHED", record.ended)
+
+
+def find(root: Path, beginning: str = "", most: int = 5) -> dict[str, tuple[str, str]]:
+    """Return name and attention of the latest runs, by id, whose ids begin so; none where there is no store yet.
+
+    Raises:
+        CaptionerError: the store cannot be reached.
+    """
+    uri = store(root)
+    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).is_file():
+        return {}
+    client, experiment = _connect(root)
+    found = {}
+    condition = f"attributes.run_id LIKE '{beginning}%'"
+    for run in client.search_runs([experiment], condition, max_results=most, order_by=["attributes.start_time DESC"]):
+        tags, parent = run.data.tags, run.data.tags.get("mlflow.parentRunId")
+        if "attention" not in tags and parent:
+            tags = client.get_run(parent).data.tags
+        found[run.info.run_id] = (run.info.run_name, tags.get("attention", ""))
+    return found
+
+
+def fetch(root: Path, run_id: str, names: Collection[str], directory: Path) -> None:
+    """Copy a run's files of these names into a directory; those that it lacks are left out.
+
+    Raises:
+        CaptionerError: the store, or the place where it keeps files, cannot be reached.
+    """
+    client, _ = _connect(root)
+    try:
+        there = {each.path for each in client.list_artifacts(run_id)}
+        for name in there.intersection(names):
+            client.download_artifacts(run_id, name, str(directory))
+    except (_mlflow().exceptions.MlflowException, OSError) as error:
+        raise CaptionerError(
+            f"The files of the MLflow run {run_id} cannot be read ({_line(error)}): see whether its artifacts are "
+            "still where they were."
+        ) from None
 
 
 def serve(root: Path, port: int) -> None:
