@@ -15,7 +15,7 @@ from captioner.comparison import BASELINES, LOWER_IS_BETTER, Comparison, Pair, S
 
 _HEADINGS = {
     "scores": "Scores, with their 95 % intervals",
-    "baselines": "What is to be beaten: the same for every run",
+    "baselines": "What the data gives, whatever the run",
     "differences": "Differences",
     "words": "In words",
     "notes": "To know",
@@ -342,5 +342,11 @@ circle { fill: var(--card); stroke: var(--quiet); stroke-width: 2; }
   .pair { grid-template-columns: minmax(0, 1fr); gap: .15rem; padding: .6rem 0; }
   .pair h3 + svg + .figures { display: none; }
   .figures { grid-template-columns: auto auto 1fr; justify-content: start; }
+}
+@media (max-width: 32rem) {
+  .baselines thead { position: absolute; clip-path: inset(50%); width: 1px; height: 1px; overflow: hidden; }
+  .baselines tr { display: grid; grid-template-columns: minmax(0, 1fr) auto; border-top: 1px solid var(--line); }
+  .baselines th, .baselines td { border: 0; padding: .4rem 0 0; }
+  .baselines td:last-child { grid-column: 1 / -1; padding: 0 0 .5rem; color: var(--quiet); font-size: .875rem; }
 }
 """
