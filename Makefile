@@ -8,7 +8,7 @@ export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 
-.PHONY: help setup repro test check ui tensorboard clean
+.PHONY: help setup repro test check ui study tensorboard clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -35,6 +35,9 @@ check: setup ## lint and check types
 
 ui: setup ## show the runs in the MLflow UI, on http://127.0.0.1:$(PORT)
 	@PORT=$(PORT) python stages/ui.py
+
+study: setup ## train DATASET=scenes with ATTENTIONS=uniform,bahdanau,dot and SEEDS=1,2,3, and say what differs
+	@DATASET=$(DATASET) ATTENTIONS=$(ATTENTIONS) SEEDS=$(SEEDS) python stages/study.py
 
 tensorboard: setup ## show the training's summaries, on http://127.0.0.1:6006
 	tensorboard --logdir results/train/tensorboard --host 127.0.0.1

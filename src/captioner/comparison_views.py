@@ -94,7 +94,7 @@ def page(comparison: Comparison) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head>\n<body><main>\n"
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body><main>\n"
         + "\n".join(parts)
         + "\n</main></body></html>\n"
     )
@@ -283,7 +283,7 @@ def _pair(comparison: Comparison, pair: Pair, sentence: str, reach: float) -> st
     )
 
 
-_STYLE = """
+STYLE = """
 :root { color-scheme: light dark; --page: #f7f5f1; --card: #fff; --ink: #1e1c19; --quiet: #625d55; --line: #e2ddd4;
   --mark: #8c5000; --zero: #8a8479; }
 @media (prefers-color-scheme: dark) {

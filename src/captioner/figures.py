@@ -7,12 +7,14 @@ Source of the form: Xu et al., Show, Attend and Tell, 2015, figures 3 and 5. The
 import io
 from collections.abc import Mapping, Sequence
 from functools import cache
+from itertools import cycle
 from math import isqrt
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw, ImageFont
@@ -30,6 +32,7 @@ SCALE_SIZE = 16
 INK = (26, 26, 26)
 GREY = (110, 110, 110)
 PAPER = (255, 255, 255)
+COLOURS = ("#1f5fa8", "#c46a00", "#3c8031", "#8a3ea8", "#a8323e")  # of curves, told apart also when they look grey
 LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
 DARKEST, PLAIN, TINT = 0.3, 0.75, 0.6
 AMBER = np.array([255, 170, 0], np.float32)  # over grey it stands out, whatever the photograph's colours
@@ -92,19 +95,45 @@ def learning_curves(table: pd.DataFrame, baselines: Mapping[str, Sequence[str]])
             same in all rows.
         baselines: the baselines' columns, for `nll` and for `CIDEr`; those that the table lacks are left out.
     """
-    figure = Figure(figsize=(8, 7), dpi=120, layout="constrained")
-    above, below = figure.subplots(2, 1, sharex=True)
+    figure, above, below = _two_validations()
     epochs = table["epoch"] + 1
     above.plot(epochs, table["nll"], ".-", color="#8a8a8a", label="training, with dropout")
     above.plot(epochs, table["val_nll"], ".-", color="#1f5fa8", label="validation")
-    above.set_ylabel("negative log-likelihood,\nnats a token (teacher forcing)")
     below.plot(epochs, table["val_CIDEr"], ".-", color="#c46a00", label="validation")
-    below.set_ylabel("CIDEr of captions that\nthe model generates")
-    below.set_xlabel("epoch")
-    below.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes, names in ((above, baselines["nll"]), (below, baselines["CIDEr"])):
         for name, style in zip((name for name in names if name in table), (":", "--", "-."), strict=False):
             axes.axhline(table[name].iloc[0], linestyle=style, linewidth=1, color="#444444", label=f"{name} (test)")
+    return _drawn(figure)
+
+
+def study_curves(histories: Mapping[str, Sequence[pd.DataFrame]]) -> Image.Image:
+    """Both kinds of validation of several models, a thin line a seed and a thick one for their mean.
+
+    Args:
+        histories: by name of the model, of each seed a table with a row an epoch: `epoch`, `val_nll`, `val_CIDEr`.
+    """
+    figure, above, below = _two_validations()
+    for (name, tables), colour in zip(histories.items(), cycle(COLOURS)):
+        every = pd.concat(tables).groupby("epoch").mean()
+        for axes, column in ((above, "val_nll"), (below, "val_CIDEr")):
+            for table in tables:
+                axes.plot(table["epoch"] + 1, table[column], color=colour, linewidth=0.8, alpha=0.5)
+            axes.plot(every.index + 1, every[column], ".-", color=colour, linewidth=2, label=name)
+    return _drawn(figure)
+
+
+def _two_validations() -> tuple[Figure, Axes, Axes]:
+    figure = Figure(figsize=(8, 7), dpi=120, layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True)
+    above.set_ylabel("negative log-likelihood,\nnats a token (teacher forcing)")
+    below.set_ylabel("CIDEr of captions that\nthe model generates")
+    below.set_xlabel("epoch")
+    below.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure, above, below
+
+
+def _drawn(figure: Figure) -> Image.Image:
+    for axes in figure.axes:
         axes.legend(fontsize="small", frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#e4e4e4")

@@ -1,0 +1,97 @@
+"""Attentions by seeds, brought together."""
+
+from pathlib import Path
+
+import measured
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from captioner import study
+from captioner.errors import CaptionerError
+from captioner.runs import Run
+from captioner.study import Trained
+
+MEANS = {
+    "uniform": {1: 40.0, 2: 44.0},
+    "dot": {1: 80.0, 2: 84.0},
+    "bahdanau": {1: 80.4, 2: 83.0},
+}
+
+
+def trained(attention: str, seed: int, cider: float, **more: float) -> Trained:
+    noise = 100 * seed + len(attention)
+    scores = {"CIDEr": measured.values(cider, 10, noise), "nll": [3 - cider / 100] * measured.PICTURES}
+    scores |= {name.replace("_", "-"): [value] * measured.PICTURES for name, value in more.items()}
+    signatures = {name: dict(each.split(":") for each in measured.signature(name).split("|")[1:]) for name in scores}
+    run = Run(f"{attention}-{seed}", attention, measured.statistics(scores), signatures)
+    history = pd.DataFrame({"epoch": [0, 1], "val_nll": [4, 3], "val_CIDEr": [cider / 2, cider]})
+    return Trained(attention, seed, run, history)
+
+
+def everything(**more: float) -> list[Trained]:
+    return [trained(name, seed, cider, **more) for name, by_seed in MEANS.items() for seed, cider in by_seed.items()]
+
+
+def test_scores_are_means_over_seeds_and_pictures_give_the_interval() -> None:
+    found = study.analyse(everything())
+    result = found.results["dot"]["CIDEr"]
+    assert result.mean == pytest.approx(82) and result.deviation == pytest.approx(np.std([80, 84], ddof=1))
+    assert result.low < 82 < result.high
+    assert found.seeds == [1, 2] and list(found.results) == list(MEANS)
+
+
+def test_a_single_seed_has_no_deviation() -> None:
+    found = study.analyse([each for each in everything() if each.seed == 1])
+    assert found.results["dot"]["CIDEr"].deviation is None
+    assert "±" not in study.paragraphs(found, "scenes")[1]
+
+
+def test_what_is_said() -> None:
+    said = study.paragraphs(
+        study.analyse(everything(pointing_accuracy=50.0, pointing_chance=7.5, nll_picture_blind=2.9)), "scenes"
+    )
+    assert said[0].startswith("uniform, dot and bahdanau attention were trained on scenes with the seeds 1, 2,")
+    assert f"the same {measured.PICTURES} test pictures" in said[0]
+    assert said[1].startswith("By CIDEr: dot 82.0 ± 2.8, bahdanau 81.7 ± 1.8 and uniform 42.0 ± 2.8.")
+    assert "ot is better than uniform, with every seed (p" in said[1]
+    assert "ot and bahdanau cannot be told apart (p = " in said[1]
+    assert "needs 2.90 nats a token. Seeing it saves uniform 0.32, dot 0.72 and bahdanau 0.72 nats" in said[3]
+    assert (
+        "uniform in 50.0 %, dot in 50.0 % and bahdanau in 50.0 % of the cases; by chance it would in 7.5 %." in said[4]
+    )
+    assert said[5].startswith("With fewer than three seeds")
+
+
+def test_a_difference_that_not_every_seed_shows() -> None:
+    pairs = [("dot", 1, 80.0), ("dot", 2, 60.0), ("uniform", 1, 62.0), ("uniform", 2, 50.0)]
+    said = study.paragraphs(study.analyse([trained(*each) for each in pairs]), "scenes")
+    assert "ot is better than uniform, though not with every seed" in said[1]
+
+
+@pytest.mark.parametrize(
+    ("attentions", "problem"),
+    [
+        ([("dot", 1), ("dot", 2)], "received 1 attention; a study needs two or more"),
+        ([("dot", 1), ("dot", 2), ("uniform", 1)], r"received uniform with the seeds \[1\]; all need \[1, 2\]"),
+    ],
+)
+def test_what_cannot_be_brought_together(attentions: list[tuple[str, int]], problem: str) -> None:
+    with pytest.raises(CaptionerError, match=problem):
+        study.analyse([trained(name, seed, 50) for name, seed in attentions])
+
+
+def test_the_page_and_what_lies_beside_it(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "a b.png")
+    data = (tmp_path / "a b.png").read_bytes()
+    pictures = {name: {"a b.png": data} for name in MEANS} | {"dot": {"a b.png": data, "only-dot.png": data}}
+    study.write(study.analyse(everything()), "scenes", pictures, tmp_path / "study")
+    page = (tmp_path / "study/index.html").read_text("utf-8")
+    assert page.count("a%20b.png") == 3 and "only-dot.png" not in page
+    for link in ("comparison.html", "scores.csv", "curves.png", "attention/dot/a b.png"):
+        assert (tmp_path / "study" / link).stat().st_size
+    table = pd.read_csv(tmp_path / "study/scores.csv")
+    row = table[(table["attention"] == "dot") & (table["score"] == "CIDEr")].iloc[0]
+    assert (row["mean"], row["seed-1"], row["seed-2"]) == (82, 80, 84)
+    assert "http" not in page
