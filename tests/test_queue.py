@@ -116,7 +116,10 @@ def test_sweep(queued: tuple[Checkout, str]) -> None:
     assert {run.data.tags["attention"] for run in trainings} == {"uniform", "dot"}
     assert all(run.info.status == "FINISHED" for run in checkout.runs())
     assert all({"CIDEr", "val_CIDEr", "loss", "true-captions"} <= run.data.metrics.keys() for run in trainings)
-    assert said.count("Running stage 'features'") == 1
+    measured = {"nll", "nll-picture-blind", "nll-unigram", "CIDEr-constant", "CIDEr-person", "unseen-4-grams"}
+    assert all(measured <= run.data.metrics.keys() for run in trainings)
+    # what does not depend on the attention is made once
+    assert all(said.count(f"Running stage '{stage}'") == 1 for stage in ("features", "blind", "baselines"))
     head = checkout.must("git", "rev-parse", "HEAD").strip()
     assert {run.data.tags["git_sha"] for run in trainings} == {head}
 
@@ -134,7 +137,7 @@ def test_logged_model_captions_pictures(queued: tuple[Checkout, str], tmp_path: 
     place = checkout.path / "mlartifacts"
     run_id, run = next(iter(checkout.trainings().items()))
     assert Path(run.info.artifact_uri.removeprefix("file://")).is_relative_to(place)
-    assert len(list(place.glob(f"{run_id}/artifacts/*.png"))) == 2
+    assert len(list(place.glob(f"{run_id}/artifacts/test-*.png"))) == 2
     script = """
 import sys
 from io import BytesIO
@@ -176,6 +179,35 @@ def test_going_back_trains_nothing(queued: tuple[Checkout, str]) -> None:
     assert {run.info.run_id for run in checkout.runs()} == before
     record = json.loads((checkout.path / "results/train/run.json").read_text("utf-8"))
     assert checkout.trainings()[record["run_id"]].data.tags["attention"] == "uniform"
+
+
+def test_a_study_takes_what_was_trained_and_does_not_do_it_twice(queued: tuple[Checkout, str]) -> None:
+    checkout, _ = queued
+    before = checkout.trainings().keys()
+    asked = {"ATTENTIONS": "uniform,dot", "SEEDS": "1"}
+    done = checkout.run("python", "stages/study.py", **asked)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Running stage 'train'" not in done.stdout and checkout.trainings().keys() == before
+    page = (checkout.path / "results/study/index.html").read_text("utf-8")
+    assert "uniform and dot attention were trained on scenes with the seeds 1" in page
+    again = checkout.run("python", "stages/study.py", **asked)
+    assert again.returncode == 0 and "dvc exp" not in again.stdout and "Reproducing" not in again.stdout
+    refused = checkout.run("python", "stages/study.py", ATTENTIONS="dot,additive")
+    assert refused.returncode == 1
+    assert refused.stderr == "study: ATTENTIONS has 'additive': allowed are uniform, bahdanau, dot.\n"
+
+
+def test_compare_finds_runs_wherever_they_are(queued: tuple[Checkout, str]) -> None:
+    checkout, _ = queued
+    run_id = next(iter(checkout.trainings()))
+    (experiment,) = [line for line in checkout.must("dvc", "exp", "list", "--name-only").split() if "study-" in line][
+        :1
+    ]
+    done = checkout.run("python", "-m", "captioner", "compare", "--json", "workspace", run_id[:10], experiment)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [each["name"] for each in found["runs"]] == ["workspace", run_id[:8], experiment]
+    assert all(each["scores"].keys() >= {"CIDEr", "nll"} for each in found["runs"])
 
 
 def test_mirror_counts_from_the_main_checkout(checkout: Checkout) -> None:
