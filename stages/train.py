@@ -77,7 +77,9 @@ def train(params: Params) -> None:
             "weights": features.weights,
             "weights_sha256": features.weights_sha256,
         }
-        model = CaptionModel(decoder, vocabulary, encoder, recipe.maximum_words, params.flat())
+        # how it is evaluated is no part of the model, and may change
+        made_with = {name: value for name, value in params.flat().items() if not name.startswith("evaluate.")}
+        model = CaptionModel(decoder, vocabulary, encoder, recipe.maximum_words, made_with)
         model.save(MODEL)
         tracked.log_training(results, MODEL, model.weights_sha256)
 
