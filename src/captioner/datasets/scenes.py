@@ -12,8 +12,10 @@ the large thing first, and to the thing on its left once it said "to the right o
 
 import io
 import itertools
+import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,6 +47,7 @@ _WORDING = {wording: relation for relation, wordings in RELATIONS.items() for wo
 _NOUN = rf"an? (?:({'|'.join(RADII)}) )?({'|'.join(COLOURS)}) ({'|'.join(SHAPES)})"
 _SENTENCE = re.compile(rf"{_NOUN} (?:is )?({'|'.join(_WORDING)}) {_NOUN}")
 _OVERSAMPLING = 2
+_AT_A_TIME = 256
 
 
 @dataclass(frozen=True)
@@ -84,12 +87,24 @@ def load(pictures: dict[str, int], objects: tuple[int, int], captions: int, seed
     marked = [
         (name, thing.shape, thing.colour, thing.size, *thing.box) for name, things in scenes.items() for thing in things
     ]
-    drawn = ((name, draw(things, generators[name])) for name, things in scenes.items())
     return Dataset(
         captions=pd.DataFrame(rows, columns=["image", "split", "caption"]),
-        pictures=drawn,
+        pictures=_drawn(scenes, generators),
         objects=pd.DataFrame(marked, columns=OBJECT_COLUMNS),
     )
+
+
+def _drawn(
+    scenes: Mapping[str, Sequence[Thing]], generators: Mapping[str, np.random.Generator]
+) -> Iterator[tuple[str, bytes]]:
+    """Yield the pictures, drawn by a thread a core; a few at a time, so that memory does not grow."""
+    names = list(scenes)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(names), _AT_A_TIME):
+            part = names[start : start + _AT_A_TIME]
+            yield from zip(
+                part, pool.map(draw, [scenes[each] for each in part], [generators[each] for each in part]), strict=True
+            )
 
 
 def compose(generator: np.random.Generator, objects: tuple[int, int]) -> list[Thing]:
