@@ -20,7 +20,8 @@ from captioner.vocabulary import Vocabulary
 def blind(params: Params) -> None:
     """Write `results/blind/`: the history of training, and the likelihood of the test captions."""
     keras.utils.set_random_seed(params.seed)
-    recipe, vocabulary = params.recipe, Vocabulary.load(VOCABULARY)
+    recipe = params.recipe.model_copy(update={"epochs": params.recipe.blind_epochs})
+    vocabulary = Vocabulary.load(VOCABULARY)
     captions = pack.read_captions(DATA)
     blank = Features.blank(captions["image"])
     batches = training.batches(blank, captions, vocabulary, recipe, params.seed)

@@ -170,7 +170,8 @@ def test_callbacks_of_an_epoch(tmp_path: Path) -> None:
         history = list(csv.DictReader(file))
     assert [row["val_CIDEr"] for row in history] == ["10.0", "20.0"]
     assert history[0].keys() == {
-        *("epoch", "loss", "val_loss", "val_CIDEr", "val_true-captions", "seconds", "captions_per_second")
+        *("epoch", "loss", "nll", "val_loss", "val_nll"),
+        *("val_CIDEr", "val_true-captions", "seconds", "captions_per_second"),
     }
     for row in history:
         assert float(row["seconds"]) > 0
@@ -183,3 +184,18 @@ def test_callbacks_of_an_epoch(tmp_path: Path) -> None:
     assert events.Tags()["images"] == ["attention/0", "attention/1"]
     for shown in events.Images("attention/1"):
         assert Image.open(io.BytesIO(shown.encoded_image_string)).size == (shown.width, shown.height)
+
+
+def test_the_best_epoch_by_likelihood(eager: None) -> None:
+    recipe = tiny.recipe(epochs=3, learning_rate=3.0)  # far too fast: it gets worse
+    decoder = tiny.decoder(used=recipe)
+    history: list[float] = []
+
+    def note(_: int, logs: dict[str, float]) -> None:
+        history.append(logs["val_nll"])
+
+    noting = keras.callbacks.LambdaCallback(on_epoch_end=note)
+    training.train(decoder, tiny.batches(recipe), tiny.batches(recipe, None), recipe, [noting], "val_nll")
+    (loss, nll) = decoder.evaluate(tiny.batches(recipe, None), verbose=0)
+    assert min(history) < history[-1]
+    assert nll == pytest.approx(min(history), rel=1e-4) and loss == pytest.approx(nll, rel=0.1)

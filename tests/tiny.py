@@ -29,6 +29,7 @@ CAPTIONS = {
 def recipe(**changes: Any) -> Recipe:
     values: dict[str, Any] = {
         "epochs": 2,
+        "blind_epochs": 1,
         "patience": 10,
         "batch_size": 5,
         "captions_a_picture": 2,

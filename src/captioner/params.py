@@ -89,6 +89,7 @@ class Recipe(_Section):
     """How a decoder is trained on one kind of data."""
 
     epochs: Positive
+    blind_epochs: Positive
     patience: Positive
     batch_size: Positive
     captions_a_picture: Positive
