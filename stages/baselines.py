@@ -23,15 +23,15 @@ def baselines(params: Params) -> None:
     if not training or not validation or not test:
         raise CaptionerError("A split has no captions: give some to each of train, validation and test.")
     constant = simple.best_constant(training, validation, vocabulary)
-    scorer = Scorer(test)
     grams = simple.TrainingGrams(vocabulary.split(caption) for caption in training)
     people = {image: [vocabulary.split(caption) for caption in many] for image, many in test.items()}
-    found = (
-        simple.nll_of_frequencies(training, test, vocabulary, params.recipe.maximum_words)
-        | scorer.score(dict.fromkeys(test, constant)).statistics.suffixed("constant")
-        | scorer.people().suffixed("person")
-        | grams.unseen(people).suffixed("person")
-    )
+    with Scorer(test) as scorer:
+        found = (
+            simple.nll_of_frequencies(training, test, vocabulary, params.recipe.maximum_words)
+            | scorer.score(dict.fromkeys(test, constant)).statistics.suffixed("constant")
+            | scorer.people().suffixed("person")
+            | grams.unseen(people).suffixed("person")
+        )
     with files.replacing(BASELINES) as results:
         results.mkdir()
         found.write(results / STATISTICS)

@@ -53,8 +53,8 @@ def evaluate(params: Params) -> None:
         found = dict(zip(names, model.captions(generator, features.grid, rows_of(features, names)), strict=True))
         pace = len(names) / (time.perf_counter() - began)
         texts = {image: caption.text for image, caption in found.items()}
-        scorer = Scorer(references)
-        scores = scorer.score(texts)
+        with Scorer(references) as scorer:
+            scores, like_a_person = scorer.score(texts), scorer.like_a_person(texts)
         own = (
             scores.statistics
             | shares(texts, objects)
@@ -62,7 +62,7 @@ def evaluate(params: Params) -> None:
             | novelty(model, captions, found)
             | looking.attention_on_objects(found, objects)
             | looking.entropy(found, objects)
-            | scorer.like_a_person(texts).suffixed("like-a-person")
+            | like_a_person.suffixed("like-a-person")
         )
         baselines = Statistics.read(BASELINES / STATISTICS) | Statistics.read(BLIND / STATISTICS)
         remarks = evaluation.remarks(own, baselines)

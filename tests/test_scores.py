@@ -219,7 +219,7 @@ def test_java_on_path_is_the_second_choice(fresh_java: None, monkeypatch: pytest
 def test_meteor_that_hangs_is_ended(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scores, "_limit", lambda captions: 1.0)
     with pytest.raises(CaptionerError, match="METEOR ended or was silent"):
-        scores._meteor(["a dog"], [["a dog"]])
+        scores._Meteor().ask(["a dog"], [["a dog"]])
 
 
 @pytest.mark.parametrize("program", ["exit 1", "echo nonsense; cat", "echo 1.0"])
@@ -229,4 +229,22 @@ def test_meteor_that_dies_is_reported(program: str, monkeypatch: pytest.MonkeyPa
     java.chmod(0o755)
     monkeypatch.setattr(scores, "find_java", lambda: str(java))
     with pytest.raises(CaptionerError, match="METEOR ended or was silent"):
-        scores._meteor(["a dog"], [["a dog"]])
+        scores._Meteor().ask(["a dog"], [["a dog"]])
+
+
+def test_meteor_is_started_once_in_a_block_and_ends_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Any] = []
+    start = scores._Meteor._start
+
+    def counted(program: Any) -> Any:
+        started.append(start(program))
+        return started[-1]
+
+    monkeypatch.setattr(scores._Meteor, "_start", counted)
+    with Scorer(REFERENCES) as scorer:
+        inside = scorer.score(HYPOTHESES, ["METEOR"]).corpus
+        assert inside == scorer.score(HYPOTHESES, ["METEOR"]).corpus
+        assert len(started) == 1 and started[0].poll() is None
+    assert started[0].poll() is not None
+    assert scorer.score(HYPOTHESES, ["METEOR"]).corpus == inside
+    assert len(started) == 2 and started[1].poll() is not None

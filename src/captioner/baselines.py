@@ -14,7 +14,7 @@ from captioner.scores import Scorer
 from captioner.vocabulary import PAD, Vocabulary
 
 UNSEEN = (2, 3, 4)
-CANDIDATES = 8
+CANDIDATES = 4
 
 
 class WordFrequencies:

