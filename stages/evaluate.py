@@ -54,7 +54,7 @@ def evaluate(params: Params) -> None:
         pace = len(names) / (time.perf_counter() - began)
         texts = {image: caption.text for image, caption in found.items()}
         with Scorer(references) as scorer:
-            scores, like_a_person = scorer.score(texts), scorer.like_a_person(texts)
+            scores, leave_one_out = scorer.score(texts), scorer.leave_one_out(texts)
         own = (
             scores.statistics
             | shares(texts, objects)
@@ -62,7 +62,7 @@ def evaluate(params: Params) -> None:
             | novelty(model, captions, found)
             | looking.attention_on_objects(found, objects)
             | looking.entropy(found, objects)
-            | like_a_person.suffixed("like-a-person")
+            | leave_one_out.suffixed("leave-one-out")
         )
         baselines = Statistics.read(BASELINES / STATISTICS) | Statistics.read(BLIND / STATISTICS)
         remarks = evaluation.remarks(own, baselines)

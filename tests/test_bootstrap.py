@@ -68,7 +68,7 @@ def test_people_and_those_on_their_terms(scorer: Scorer) -> None:
     assert people["ROUGE-L"] == pytest.approx(np.mean(by_hand))
     # a model that says what one person said scores as that person where they are held against the others
     first = {image: captions[0] for image, captions in REFERENCES.items()}
-    alike = scorer.like_a_person(first, ["ROUGE-L", "BLEU"])
+    alike = scorer.leave_one_out(first, ["ROUGE-L", "BLEU"])
     assert alike.rows["ROUGE-L"][:, 1].tolist() == [2, 2, 3, 0]
     assert alike.scores()["BLEU-1"] <= scorer.score(first, ["BLEU"]).corpus["BLEU-1"]
 

@@ -83,12 +83,12 @@ def test_number_of_references() -> None:
 
 def test_people_are_held_against_one_reference_less() -> None:
     assert "|references:4-6,one-left-out|" in SETTING.signature("CIDEr-person", of_model=False)
-    assert "|references:4-6,one-left-out|" in SETTING.signature("BLEU-4-like-a-person")
+    assert "|references:4-6,one-left-out|" in SETTING.signature("BLEU-4-leave-one-out")
     assert "|references:4-6|" in SETTING.signature("unseen-2-grams-person", of_model=False)
 
 
 def test_how_far_people_are() -> None:
-    own = Statistics(OWN.images, {"CIDEr-like-a-person": mean([40, 50, 60])})
+    own = Statistics(OWN.images, {"CIDEr-leave-one-out": mean([40, 50, 60])})
     people = Statistics(OWN.images, {"CIDEr-person": mean([240, 240, 246], [3, 3, 3])})
     assert evaluation.remarks(own, people) == [
         "Held against all references of a picture but one, the model reaches 50.0 CIDEr, "

@@ -50,7 +50,7 @@ class Setting:
             parts += [f"pycocoevalcap:{metadata.version('pycocoevalcap')}", "tokenizer:PTB-3.4.1"]
         else:
             parts += [f"captioner:{metadata.version('captioner')}"]
-        left_out = ",one-left-out" if caption_metric and name.endswith("-person") else ""
+        left_out = ",one-left-out" if caption_metric and name.endswith(("-person", "-leave-one-out")) else ""
         parts += [f"references:{self.references}{left_out}", f"split:{self.split}", f"pictures:{self.pictures}"]
         if of_model:
             if not name.startswith(("nll", "perplexity")):
@@ -110,7 +110,7 @@ def remarks(own: Statistics, baselines: Statistics) -> list[str]:
         if name in own.rows and baseline in baselines.rows:
             against = Statistics(baselines.images, {name: baselines.rows[baseline]})
             said.append(_remark(differences(own, against)[name], title, unit, sign))
-    model, person = own.scores().get("CIDEr-like-a-person"), baselines.scores().get("CIDEr-person")
+    model, person = own.scores().get("CIDEr-leave-one-out"), baselines.scores().get("CIDEr-person")
     if model is not None and person is not None:
         said.append(
             f"Held against all references of a picture but one, the model reaches {model:.1f} CIDEr, "

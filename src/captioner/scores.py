@@ -188,7 +188,7 @@ class Scorer:
         """
         return self._left_out([list(captions) for captions in self._references.tokenized], metrics)
 
-    def like_a_person(self, hypotheses: Mapping[str, str], metrics: Collection[str] = ALL) -> Statistics:
+    def leave_one_out(self, hypotheses: Mapping[str, str], metrics: Collection[str] = ALL) -> Statistics:
         """Score captions on the same terms as `people`: each as often as there are references, without one of them.
 
         Fewer references give lower scores; with these, a model stands beside a person.

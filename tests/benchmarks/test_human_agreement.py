@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from captioner import scores
+from captioner.bootstrap import ROWS
 from captioner.datasets.flickr8k import CAPTIONS
 from captioner.errors import CaptionerError
 from captioner.scores import Scorer
@@ -71,9 +72,12 @@ def archive(tmp_path: Path) -> Path:
 @pytest.fixture
 def no_meteor(monkeypatch: pytest.MonkeyPatch) -> None:
     """The length of a caption in METEOR's place, which takes seconds to start."""
-    monkeypatch.setattr(
-        scores, "_meteor", lambda captions, references: ([0.0], [[float(len(caption)) for caption in captions]])
-    )
+
+    def lengths(_: object, captions: list[str], __: object) -> tuple[list[float], list[list[float]], np.ndarray]:
+        rows = np.zeros((len(captions), len(ROWS["METEOR"])))
+        return [0.0], [[float(len(caption)) for caption in captions]], rows
+
+    monkeypatch.setattr(scores._Meteor, "ask", lengths)
 
 
 # --- what is read -----------------------------------------------------------------------------------------------------
