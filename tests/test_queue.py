@@ -189,7 +189,7 @@ def test_a_study_takes_what_was_trained_and_does_not_do_it_twice(queued: tuple[C
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Running stage 'train'" not in done.stdout and checkout.trainings().keys() == before
     page = (checkout.path / "results/study/index.html").read_text("utf-8")
-    assert "uniform and dot attention were trained on scenes with the seeds 1" in page
+    assert "uniform and dot attention were trained on scenes with the seed 1" in page
     again = checkout.run("python", "stages/study.py", **asked)
     assert again.returncode == 0 and "dvc exp" not in again.stdout and "Reproducing" not in again.stdout
     refused = checkout.run("python", "stages/study.py", ATTENTIONS="dot,additive")

@@ -18,7 +18,7 @@ from captioner.scores import COLUMNS
 
 METRICS, SCORES = "metrics.json", "scores.json"
 CURVES = "curves"
-_SHARES = ("distinct-captions", "true-captions", "pointing-accuracy", "pointing-chance", "attention-mass")
+_SHARES = ("distinct-captions", "true-captions", "pointing-accuracy", "pointing-chance", "attention-mass", "box-share")
 _CAPTION_METRICS = frozenset(column for columns in COLUMNS.values() for column in columns)
 
 

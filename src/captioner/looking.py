@@ -45,11 +45,12 @@ def attention_on_objects(captions: Mapping[str, Caption], objects: pd.DataFrame)
       object's box; positions that share the highest weight count in part, so that even weights come to chance;
     - `attention-mass`: the weight inside the box at the shape's word; a position that the box covers in part counts so;
     - the same with `-colour`, at the colour's word;
-    - `pointing-chance`: the share of the picture that the box covers.
+    - `pointing-chance`: the share of positions whose centre lies in the box, to which a position taken at random comes;
+    - `box-share`: the share of the picture that the box covers, to which the mass of even attention comes.
     """
     things = scenes.things_by_image(objects)
     names = [f"{name}{word}" for word in ("", "-colour") for name in ("pointing-accuracy", "attention-mass")]
-    names.append("pointing-chance")
+    names += ["pointing-chance", "box-share"]
     looks = {image: _looks(caption, things.get(image, [])) for image, caption in captions.items()}
     sums = np.array([100 * np.sum(each, axis=0) if each else np.zeros(len(names)) for each in looks.values()])
     counts = [len(each) for each in looks.values()]
@@ -87,7 +88,7 @@ def _looks(caption: Caption, things: Sequence[scenes.Thing]) -> list[tuple[float
             shares = [
                 share for weights in (of_shape, of_colour) for share in (_pointing(weights, inside), weights @ covered)
             ]
-            found.append((*map(float, shares), float(covered.mean())))
+            found.append((*map(float, shares), float(inside.mean()), float(covered.mean())))
     return found
 
 

@@ -151,9 +151,9 @@ def write(study: Study, dataset: str, pictures: Mapping[str, Mapping[str, bytes]
 def paragraphs(study: Study, dataset: str) -> list[str]:
     """Return what may be said of a study; every number in it is one that was measured."""
     compared, names = study.compared, list(study.results)
-    seeds = ", ".join(map(str, study.seeds))
+    seeds = f"seed{'s' if len(study.seeds) > 1 else ''} {', '.join(map(str, study.seeds))}"
     said = [
-        f"{_listed(names)} attention were trained on {dataset} with the seeds {seeds}, all else being equal, and "
+        f"{_listed(names)} attention were trained on {dataset} with the {seeds}, all else being equal, and "
         f"captioned the same {compared.pictures:,} test pictures. Scores are means over the seeds, ± their standard "
         f"deviation; the interval says how far other test pictures would move them."
     ]
