@@ -8,7 +8,6 @@ with quiet():
     import keras
 
 from captioner import files, training
-from captioner.batches import CaptionBatches
 from captioner.bootstrap import STATISTICS
 from captioner.datasets import pack
 from captioner.features import Features
@@ -24,21 +23,15 @@ def blind(params: Params) -> None:
     vocabulary = Vocabulary.load(VOCABULARY)
     captions = pack.read_captions(DATA)
     blank = Features.blank(captions["image"])
-    batches = training.batches(blank, captions, vocabulary, recipe, params.seed)
-    test = CaptionBatches(
-        blank,
-        captions[captions["split"] == "test"],
-        vocabulary,
-        recipe.batch_size,
-        recipe.captions_a_picture,
-        recipe.maximum_words,
-    )
+    learnt_from = training.batches(blank, captions, "train", vocabulary, recipe, params.seed)
+    validation = training.batches(blank, captions, "validation", vocabulary, recipe)
+    test = training.batches(blank, captions, "test", vocabulary, recipe)
     sizes = params.model.model_copy(update={"spatial_encoding": "none"})
     decoder = training.build(sizes, recipe, "uniform", len(vocabulary), blank.channels, blank.positions)
     with files.replacing(BLIND) as results:
         results.mkdir()
         history = keras.callbacks.CSVLogger(results / "history.csv")
-        training.train(decoder, batches["train"], batches["validation"], recipe, [history], "val_nll")
+        training.train(decoder, learnt_from, validation, recipe, [history], "val_nll")
         nll_of_decoder(decoder, test, "nll-picture-blind").write(results / STATISTICS)
 
 

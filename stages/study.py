@@ -85,7 +85,7 @@ def _git(*arguments: str) -> str:
 
 
 def _listed(name: str, default: str, allowed: Any) -> list[str]:
-    values = list(dict.fromkeys(filter(None, (os.environ.get(name) or default).replace(",", " ").split())))
+    values = list(dict.fromkeys((os.environ.get(name) or default).replace(",", " ").split()))
     for value in values:
         if value not in allowed:
             raise CaptionerError(f"{name} has {value!r}: allowed are {', '.join(allowed)}.")

@@ -29,7 +29,8 @@ def train(params: Params) -> None:
     recipe = params.recipe
     features, vocabulary = Features.open(FEATURES), Vocabulary.load(VOCABULARY)
     captions, objects = pack.read_captions(DATA), pack.read_objects(DATA)
-    batches = training.batches(features, captions, vocabulary, recipe, params.seed)
+    learnt_from = training.batches(features, captions, "train", vocabulary, recipe, params.seed)
+    validation = training.batches(features, captions, "validation", vocabulary, recipe)
     references = captions_by_image(captions[captions["split"] == "validation"])
     scorer = Scorer(references)
 
@@ -60,8 +61,8 @@ def train(params: Params) -> None:
         results.mkdir()
         training.train(
             decoder,
-            batches["train"],
-            batches["validation"],
+            learnt_from,
+            validation,
             recipe,
             [
                 training.Pace(int((captions["split"] == "train").sum())),

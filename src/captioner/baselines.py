@@ -103,14 +103,14 @@ def best_constant(candidates: Sequence[str], references: Mapping[str, Sequence[s
 
 
 class TrainingGrams:
-    """The runs of up to 4 words that stand in the training captions.
+    """The runs of 2, 3 and 4 words that stand in the training captions.
 
     Args:
         captions: their words.
     """
 
     def __init__(self, captions: Iterable[Sequence[str]]):
-        self.seen = {run for words in captions for run in _runs(words)}
+        self.seen = {run for words in captions for run in _runs(words, UNSEEN)}
 
     def unseen(self, captions: Mapping[str, Sequence[Sequence[str]]]) -> Statistics:
         """Return, in percent of captions, how many have a run of words that training never showed.

@@ -25,7 +25,7 @@ CONFIDENCE = 0.95
 SEED = 1
 _AT_ONCE = 4_000_000  # numbers drawn; bounds the memory of many resamples
 
-STATISTICS = "statistics.parquet"
+STATISTICS, SCORES = "statistics.parquet", "scores.json"  # the files of an evaluation that comparisons read
 
 BLEU, METEOR = "BLEU", "METEOR"
 MEAN = ("sum", "count")
@@ -89,12 +89,14 @@ class Statistics:
         with np.errstate(invalid="ignore", divide="ignore"):
             for name, rows in self.rows.items():
                 sums = counts @ rows  # [R, S]
-                if name == BLEU or name.startswith(f"{BLEU}-"):
-                    found |= {f"{BLEU}-{n}{name[4:]}": values for n, values in enumerate(_bleu(sums), 1)}
-                elif name == METEOR or name.startswith(f"{METEOR}-"):
-                    found[name] = _meteor(sums)
-                else:
-                    found[name] = sums[:, 0] / sums[:, 1]
+                match _family(name):
+                    case "BLEU":
+                        suffix = name.removeprefix(BLEU)
+                        found |= {f"{BLEU}-{n}{suffix}": values for n, values in enumerate(_bleu(sums), 1)}
+                    case "METEOR":
+                        found[name] = _meteor(sums)
+                    case _:
+                        found[name] = sums[:, 0] / sums[:, 1]
         return found
 
     def write(self, path: Path) -> None:
@@ -131,7 +133,12 @@ def mean(sums: Iterable[float], counts: Iterable[float] | None = None) -> np.nda
 
 def columns(name: str) -> tuple[str, ...]:
     """Return what the numbers of a row are."""
-    return next((names for family, names in ROWS.items() if name == family or name.startswith(f"{family}-")), MEAN)
+    return ROWS.get(_family(name), MEAN)
+
+
+def _family(name: str) -> str:
+    """Return which of `ROWS` is kept under a name; of a mean, nothing."""
+    return next((family for family in ROWS if name == family or name.startswith(f"{family}-")), "")
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from typing import Any
 import pandas as pd
 
 from captioner import figures, images, report
-from captioner.bootstrap import STATISTICS, Difference, Statistics, differences
+from captioner.bootstrap import SCORES, STATISTICS, Difference, Statistics, differences
 from captioner.files import replacing
 from captioner.model import Caption
 from captioner.scores import COLUMNS
 
-METRICS, SCORES = "metrics.json", "scores.json"
+METRICS = "metrics.json"
 CURVES = "curves"
 _SHARES = ("distinct-captions", "true-captions", "pointing-accuracy", "pointing-chance", "attention-mass", "box-share")
 _CAPTION_METRICS = frozenset(column for columns in COLUMNS.values() for column in columns)
@@ -108,12 +108,13 @@ def remarks(own: Statistics, baselines: Statistics) -> list[str]:
         ("CIDEr", "CIDEr-constant", "one constant caption for all pictures", " CIDEr", 1),
     ):
         if name in own.rows and baseline in baselines.rows:
+            model = Statistics(own.images, {name: own.rows[name]})
             against = Statistics(baselines.images, {name: baselines.rows[baseline]})
-            said.append(_remark(differences(own, against)[name], title, unit, sign))
-    model, person = own.scores().get("CIDEr-leave-one-out"), baselines.scores().get("CIDEr-person")
-    if model is not None and person is not None:
+            said.append(_remark(differences(model, against)[name], title, unit, sign))
+    reached, person = own.scores().get("CIDEr-leave-one-out"), baselines.scores().get("CIDEr-person")
+    if reached is not None and person is not None:
         said.append(
-            f"Held against all references of a picture but one, the model reaches {model:.1f} CIDEr, "
+            f"Held against all references of a picture but one, the model reaches {reached:.1f} CIDEr, "
             f"and the people who wrote the one left out {person:.1f}."
         )
     return said

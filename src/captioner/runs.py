@@ -8,10 +8,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from captioner import tracking
-from captioner.bootstrap import Statistics
+from captioner.bootstrap import SCORES, STATISTICS, Statistics
 from captioner.errors import CaptionerError
 
-STATISTICS, SCORES = "statistics.parquet", "scores.json"
 WORKSPACE = "workspace"
 SHOWN = 5
 _EVALUATED, _TRAINED = Path("results/evaluate"), Path("results/train") / tracking.RECORD

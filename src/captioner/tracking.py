@@ -27,6 +27,7 @@ from typing import Any
 
 import psutil
 
+from captioner.bootstrap import SCORES, STATISTICS
 from captioner.errors import CaptionerError
 from captioner.files import replacing
 from captioner.params import Params
@@ -48,7 +49,7 @@ REQUIREMENTS = (
 """What loading and calling the logged model imports."""
 
 COLUMNS = ("BLEU-4", "CIDEr", "METEOR", "ROUGE-L", "nll", "distinct-captions", "true-captions", "pointing-accuracy")
-EVALUATION_FILES = ("scores.json", "statistics.parquet", "curves.png", "report.html")
+EVALUATION_FILES = (SCORES, STATISTICS, "curves.png", "report.html")
 EXPERIMENT_TAGS = {
     "mlflow.experimentKind": "custom_model_development",
     # the view that `make ui` opens: of itself the UI's table shows no scores

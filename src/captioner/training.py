@@ -46,21 +46,23 @@ def build(
 
 
 def batches(
-    features: Features, captions: pd.DataFrame, vocabulary: Vocabulary, recipe: Recipe, seed: int
-) -> dict[str, CaptionBatches]:
-    """Return the batches of the splits `train`, in another order each epoch, and `validation`."""
-    return {
-        split: CaptionBatches(
-            features,
-            captions[captions["split"] == split],
-            vocabulary,
-            recipe.batch_size,
-            recipe.captions_a_picture,
-            recipe.maximum_words,
-            seed=seed if split == "train" else None,
-        )
-        for split in ("train", "validation")
-    }
+    features: Features,
+    captions: pd.DataFrame,
+    split: str,
+    vocabulary: Vocabulary,
+    recipe: Recipe,
+    seed: int | None = None,
+) -> CaptionBatches:
+    """Return the batches of a split, with a seed in another order each epoch."""
+    return CaptionBatches(
+        features,
+        captions[captions["split"] == split],
+        vocabulary,
+        recipe.batch_size,
+        recipe.captions_a_picture,
+        recipe.maximum_words,
+        seed,
+    )
 
 
 def train(
