@@ -22,7 +22,7 @@ from captioner.datasets.dataset import captions_by_image
 from captioner.errors import CaptionerError
 from captioner.features import Features
 from captioner.likelihood import nll_of_decoder
-from captioner.model import Caption, CaptionModel
+from captioner.model import Caption, Captioner
 from captioner.params import Params
 from captioner.scores import Scorer
 from captioner.shares import shares
@@ -33,7 +33,7 @@ NLL_BATCH = (16, 5)  # pictures, captions a picture
 def evaluate(params: Params) -> None:
     """Write `results/evaluate/`."""
     settings = params.evaluate
-    model, features = CaptionModel.load(MODEL), Features.open(FEATURES)
+    model, features = Captioner.load(MODEL), Features.open(FEATURES)
     model.check_features(features)
     captions, objects = pack.read_captions(DATA), pack.read_objects(DATA)
     references = captions_by_image(captions[captions["split"] == "test"])
@@ -85,7 +85,7 @@ def evaluate(params: Params) -> None:
     print(*remarks, sep="\n")
 
 
-def likelihood(model: CaptionModel, features: Features, captions: pd.DataFrame) -> Statistics:
+def likelihood(model: Captioner, features: Features, captions: pd.DataFrame) -> Statistics:
     """Return how surprised the model is by the references of the test pictures."""
     test = captions[captions["split"] == "test"]
     return nll_of_decoder(
@@ -93,7 +93,7 @@ def likelihood(model: CaptionModel, features: Features, captions: pd.DataFrame) 
     )
 
 
-def novelty(model: CaptionModel, captions: pd.DataFrame, found: Mapping[str, Caption]) -> Statistics:
+def novelty(model: Captioner, captions: pd.DataFrame, found: Mapping[str, Caption]) -> Statistics:
     """Return how often the model says what no training caption says."""
     training = captions[captions["split"] == "train"]["caption"]
     seen = TrainingGrams(model.vocabulary.split(caption) for caption in training)

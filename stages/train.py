@@ -14,7 +14,7 @@ from captioner.datasets import pack
 from captioner.datasets.dataset import captions_by_image
 from captioner.features import Features
 from captioner.generation import Generator
-from captioner.model import CaptionModel
+from captioner.model import Captioner
 from captioner.params import Params
 from captioner.scores import Scorer
 from captioner.shares import shares
@@ -80,7 +80,7 @@ def train(params: Params) -> None:
         }
         # how it is evaluated is no part of the model, and may change
         made_with = {name: value for name, value in params.flat().items() if not name.startswith("evaluate.")}
-        model = CaptionModel(decoder, vocabulary, encoder, recipe.maximum_words, made_with)
+        model = Captioner(decoder, vocabulary, encoder, recipe.maximum_words, made_with)
         model.save(MODEL)
         tracked.log_training(results, MODEL, model.weights_sha256)
 

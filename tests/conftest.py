@@ -14,9 +14,9 @@ with quiet():
 import numpy as np
 import tiny
 
-from captioner.decoder import Captioner
+from captioner.decoder import Decoder
 from captioner.generation import Generator
-from captioner.model import CaptionModel
+from captioner.model import Captioner
 
 
 @pytest.fixture(autouse=True)
@@ -35,25 +35,25 @@ def eager() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def overfit() -> Captioner:
+def overfit() -> Decoder:
     """A decoder that knows the tiny data set by heart. Shared: leave its weights as they are."""
     return tiny.overfit()
 
 
 @pytest.fixture(scope="session")
-def generator(overfit: Captioner) -> Generator:
+def generator(overfit: Decoder) -> Generator:
     return Generator(overfit, beam=2, maximum=4, batch_size=3)
 
 
 @pytest.fixture(scope="session")
-def model(overfit: Captioner) -> CaptionModel:
+def model(overfit: Decoder) -> Captioner:
     features = tiny.features()
     encoder = {"name": features.encoder, "weights": features.weights, "weights_sha256": features.weights_sha256}
-    return CaptionModel(overfit, tiny.vocabulary(), encoder, 4, {"attention": "bahdanau", "seed": 1})
+    return Captioner(overfit, tiny.vocabulary(), encoder, 4, {"attention": "bahdanau", "seed": 1})
 
 
 @pytest.fixture
-def saved(model: CaptionModel, tmp_path: Path) -> Path:
+def saved(model: Captioner, tmp_path: Path) -> Path:
     """A saved model that a test may damage."""
     model.save(tmp_path / "captioner")
     return tmp_path / "captioner"

@@ -9,7 +9,7 @@ import pytest
 import tensorflow
 import tiny
 
-from captioner.decoder import Captioner, State, TokenCrossEntropy
+from captioner.decoder import Decoder, State, TokenCrossEntropy
 from captioner.names import ATTENTIONS
 from captioner.vocabulary import END, PAD, START
 
@@ -19,14 +19,14 @@ P, C, E, H = tiny.POSITIONS, tiny.CHANNELS, 6, 8
 SIZES: dict[str, Any] = {"embedding_size": E, "state_size": H, "attention_size": 5}
 
 
-def decoder(attention: str = "bahdanau", dropout: float = 0.0, **options: Any) -> Captioner:
+def decoder(attention: str = "bahdanau", dropout: float = 0.0, **options: Any) -> Decoder:
     """A decoder with large random weights, biases included, so that everything has a say."""
     dropouts: dict[str, Any] = dict.fromkeys(("feature_dropout", "word_dropout", "output_dropout"), dropout)
-    captioner = Captioner(V, attention, **SIZES, **dropouts, **options)
-    captioner.build({"features": (None, P, C), "words": (None, N, T)})
+    model = Decoder(V, attention, **SIZES, **dropouts, **options)
+    model.build({"features": (None, P, C), "words": (None, N, T)})
     random = np.random.default_rng(0)
-    captioner.set_weights([random.normal(scale=0.7, size=weight.shape) for weight in captioner.weights])
-    return captioner
+    model.set_weights([random.normal(scale=0.7, size=weight.shape) for weight in model.weights])
+    return model
 
 
 @pytest.fixture
@@ -50,16 +50,16 @@ def targets(words: np.ndarray) -> np.ndarray:
     return shifted
 
 
-def logits_of(captioner: Captioner, features: np.ndarray, words: np.ndarray, **options: Any) -> np.ndarray:
-    return np.asarray(captioner({"features": features, "words": words}, **options))
+def logits_of(model: Decoder, features: np.ndarray, words: np.ndarray, **options: Any) -> np.ndarray:
+    return np.asarray(model({"features": features, "words": words}, **options))
 
 
 def loss_and_gradients(
-    captioner: Captioner, features: np.ndarray, words: np.ndarray, targets: np.ndarray
+    model: Decoder, features: np.ndarray, words: np.ndarray, targets: np.ndarray
 ) -> tuple[float, list[np.ndarray]]:
     with tensorflow.GradientTape() as tape:
-        loss = TokenCrossEntropy(0.1)(targets, captioner({"features": features, "words": words}, training=True))
-    gradients = tape.gradient(loss, captioner.trainable_weights, unconnected_gradients="zero")
+        loss = TokenCrossEntropy(0.1)(targets, model({"features": features, "words": words}, training=True))
+    gradients = tape.gradient(loss, model.trainable_weights, unconnected_gradients="zero")
     return float(loss), [np.asarray(tensorflow.convert_to_tensor(gradient)) for gradient in gradients]
 
 
@@ -70,27 +70,27 @@ def loss_and_gradients(
 def test_stepped_form_gives_the_logits_of_the_whole_sequence(
     attention: str, features: np.ndarray, words: np.ndarray
 ) -> None:
-    captioner = decoder(attention)
-    whole = logits_of(captioner, features, words)
-    picture, state = captioner.look(features, captions=N)
+    model = decoder(attention)
+    whole = logits_of(model, features, words)
+    picture, state = model.look(features, captions=N)
     for step in range(T):
-        logits, state, weights = captioner.next_word(words[:, :, step].reshape(-1), state, picture)
+        logits, state, weights = model.next_word(words[:, :, step].reshape(-1), state, picture)
         np.testing.assert_allclose(np.asarray(logits).reshape(G, N, V), whole[:, :, step], rtol=1e-5, atol=1e-5)
         assert weights.shape == (G * N, P)
 
 
 def test_the_cell_is_keras_own(rng: np.random.Generator) -> None:
-    captioner = decoder()
+    model = decoder()
     word, output, cell = (rng.normal(size=(2, size)).astype(np.float32) for size in (E, H, H))
     features = rng.normal(size=(2, P, C)).astype(np.float32)
-    picture, _ = captioner.look(features)
-    after, looked, _ = captioner.step(captioner.word_gates(word), State(output, cell), picture)
+    picture, _ = model.look(features)
+    after, looked, _ = model.step(model.word_gates(word), State(output, cell), picture)
 
     reference = keras.layers.LSTMCell(H)
     reference.build((None, 2 * E))
-    recurrent = np.asarray(captioner.recurrent_gates.kernel)
-    kernel = np.concatenate([np.asarray(captioner.word_gates.kernel), recurrent[:E]])
-    reference.set_weights([kernel, recurrent[E:], np.asarray(captioner.word_gates.bias)])
+    recurrent = np.asarray(model.recurrent_gates.kernel)
+    kernel = np.concatenate([np.asarray(model.word_gates.kernel), recurrent[:E]])
+    reference.set_weights([kernel, recurrent[E:], np.asarray(model.word_gates.bias)])
     _, [expected_output, expected_cell] = reference(np.concatenate([word, np.asarray(looked)], axis=1), [output, cell])
     np.testing.assert_allclose(after.output, expected_output, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(after.cell, expected_cell, rtol=1e-5, atol=1e-6)
@@ -100,25 +100,25 @@ def test_the_cell_is_keras_own(rng: np.random.Generator) -> None:
 def test_captions_of_a_picture_together_are_as_each_alone(
     attention: str, features: np.ndarray, words: np.ndarray
 ) -> None:
-    captioner = decoder(attention)
-    together = logits_of(captioner, features, words)
+    model = decoder(attention)
+    together = logits_of(model, features, words)
     assert together.shape == (G, N, T, V)
-    apart = logits_of(captioner, np.repeat(features, N, axis=0), words.reshape(G * N, 1, T))
+    apart = logits_of(model, np.repeat(features, N, axis=0), words.reshape(G * N, 1, T))
     np.testing.assert_allclose(apart.reshape(together.shape), together, rtol=1e-5, atol=1e-5)
 
 
 def test_look_repeats_each_picture_for_its_captions(features: np.ndarray) -> None:
-    captioner = decoder()
-    once, repeated = captioner.look(features), captioner.look(features, captions=3)
+    model = decoder()
+    once, repeated = model.look(features), model.look(features, captions=3)
     for one, many in zip(keras.tree.flatten(once), keras.tree.flatten(repeated), strict=True):
         np.testing.assert_array_equal(np.repeat(np.asarray(one), 3, axis=0), np.asarray(many))
 
 
 def test_initial_state_is_that_of_the_mean_feature_vector(features: np.ndarray) -> None:
-    captioner = decoder()
-    picture, state = captioner.look(features)
+    model = decoder()
+    picture, state = model.look(features)
     mean = np.asarray(picture.feature_vectors).mean(axis=1)
-    for layer, found in ((captioner.initial_output, state.output), (captioner.initial_cell, state.cell)):
+    for layer, found in ((model.initial_output, state.output), (model.initial_cell, state.cell)):
         expected = np.tanh(mean @ np.asarray(layer.kernel) + np.asarray(layer.bias))
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
@@ -128,11 +128,11 @@ def test_initial_state_is_that_of_the_mean_feature_vector(features: np.ndarray) 
 
 @EVERY
 def test_later_words_have_no_say(attention: str, features: np.ndarray, words: np.ndarray) -> None:
-    captioner = decoder(attention)
+    model = decoder(attention)
     changed = words.copy()
     changed[:, :, 2:] = END + 1 + (changed[:, :, 2:] - END) % (V - END - 1)
     assert (changed[:, :, 2:] != words[:, :, 2:]).all()
-    before, after = logits_of(captioner, features, words), logits_of(captioner, features, changed)
+    before, after = logits_of(model, features, words), logits_of(model, features, changed)
     np.testing.assert_array_equal(before[:, :, :2], after[:, :, :2])
     assert (before[:, :, 2:] != after[:, :, 2:]).any(axis=(1, 2, 3)).all()
 
@@ -141,21 +141,21 @@ def test_later_words_have_no_say(attention: str, features: np.ndarray, words: np
 def test_an_untrained_decoder_hears_earlier_words_and_sees_the_picture(
     attention: str, features: np.ndarray, words: np.ndarray
 ) -> None:
-    captioner = tiny.decoder(attention)
+    model = tiny.decoder(attention)
     words = words % len(tiny.vocabulary())
-    logits = logits_of(captioner, features, words)
+    logits = logits_of(model, features, words)
     heard = words.copy()
     heard[:, :, 1] = (heard[:, :, 1] + 1) % len(tiny.vocabulary())
-    assert np.abs(logits_of(captioner, features, heard) - logits)[:, :, 2:].max() > 1e-5
-    assert np.abs(logits_of(captioner, features[::-1], words) - logits)[0].max() > 1e-5
+    assert np.abs(logits_of(model, features, heard) - logits)[:, :, 2:].max() > 1e-5
+    assert np.abs(logits_of(model, features[::-1], words) - logits)[0].max() > 1e-5
 
 
 @pytest.mark.parametrize("attention", ["bahdanau", "dot"])
 def test_an_untrained_decoder_looks_elsewhere_in_another_state(attention: str, features: np.ndarray) -> None:
-    captioner = tiny.decoder(attention)
-    picture, state = captioner.look(features)
+    model = tiny.decoder(attention)
+    picture, state = model.look(features)
     looks = [
-        np.asarray(captioner.next_word(np.full(G, 5), State(output, state.cell), picture)[2])
+        np.asarray(model.next_word(np.full(G, 5), State(output, state.cell), picture)[2])
         for output in (state.output, -state.output)
     ]
     assert np.abs(looks[0] - looks[1]).max() > 1e-4
@@ -163,9 +163,9 @@ def test_an_untrained_decoder_looks_elsewhere_in_another_state(attention: str, f
 
 @EVERY
 def test_every_weight_learns(attention: str, features: np.ndarray, words: np.ndarray, targets: np.ndarray) -> None:
-    captioner = decoder(attention)
-    _, gradients = loss_and_gradients(captioner, features, words, targets)
-    for weight, gradient in zip(captioner.trainable_weights, gradients, strict=True):
+    model = decoder(attention)
+    _, gradients = loss_and_gradients(model, features, words, targets)
+    for weight, gradient in zip(model.trainable_weights, gradients, strict=True):
         # a constant added to all scores changes no softmax: c of the additive attention has nothing to learn
         if not weight.path.endswith("W/bias"):
             assert np.abs(gradient).max() > 0, weight.path
@@ -175,11 +175,11 @@ def test_every_weight_learns(attention: str, features: np.ndarray, words: np.nda
 def test_padding_changes_neither_loss_nor_gradients(
     attention: str, features: np.ndarray, words: np.ndarray, targets: np.ndarray
 ) -> None:
-    captioner = decoder(attention)
-    loss, gradients = loss_and_gradients(captioner, features, words, targets)
+    model = decoder(attention)
+    loss, gradients = loss_and_gradients(model, features, words, targets)
     wider = ((0, 1), (0, 2), (0, 3))  # a picture without captions, captions of padding alone, longer captions
     padded = loss_and_gradients(
-        captioner,
+        model,
         np.concatenate([features, features[:1]]),
         np.pad(words, wider, constant_values=PAD),
         np.pad(targets, wider, constant_values=PAD),
@@ -192,11 +192,11 @@ def test_padding_changes_neither_loss_nor_gradients(
 def test_words_read_behind_the_caption_have_no_say(
     features: np.ndarray, words: np.ndarray, targets: np.ndarray
 ) -> None:
-    captioner = decoder()
+    model = decoder()
     hidden = np.where(targets == PAD, PAD, words)
     assert (hidden != words).any()
-    one = loss_and_gradients(captioner, features, words, targets)
-    other = loss_and_gradients(captioner, features, hidden, targets)
+    one = loss_and_gradients(model, features, words, targets)
+    other = loss_and_gradients(model, features, hidden, targets)
     assert one[0] == pytest.approx(other[0], rel=1e-6)
     for before, after in zip(one[1], other[1], strict=True):
         np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-6)
@@ -207,8 +207,8 @@ def test_words_read_behind_the_caption_have_no_say(
 def test_where_a_feature_stands_is_known_by_looking_at_its_spatial_encoding(
     attention: str, encoding: str, features: np.ndarray, words: np.ndarray
 ) -> None:
-    captioner = decoder(attention, spatial_encoding=encoding)
-    moved = logits_of(captioner, features[:, [2, 0, 3, 1]], words) - logits_of(captioner, features, words)
+    model = decoder(attention, spatial_encoding=encoding)
+    moved = logits_of(model, features[:, [2, 0, 3, 1]], words) - logits_of(model, features, words)
     # what is added to a position stays the same in the mean, whatever feature stands there
     knows = encoding == "learned" and attention != "uniform"
     assert bool(np.abs(moved).max() > 0.01) is knows
@@ -226,9 +226,9 @@ def test_dropout_in_training_only(features: np.ndarray, words: np.ndarray) -> No
 @pytest.mark.parametrize("place", ["feature_dropout", "word_dropout", "output_dropout"])
 def test_each_dropout_has_its_place(place: str, features: np.ndarray, words: np.ndarray) -> None:
     dropouts = {"feature_dropout": 0.0, "word_dropout": 0.0, "output_dropout": 0.0, place: 0.5}
-    captioner = Captioner(V, "dot", **SIZES | dropouts)
-    still = logits_of(captioner, features, words)
-    assert np.abs(logits_of(captioner, features, words, training=True) - still).max() > 1e-4
+    model = Decoder(V, "dot", **SIZES | dropouts)
+    still = logits_of(model, features, words)
+    assert np.abs(logits_of(model, features, words, training=True) - still).max() > 1e-4
 
 
 def test_the_forget_gate_begins_open() -> None:
@@ -243,17 +243,17 @@ def test_the_forget_gate_begins_open() -> None:
 def test_a_saved_decoder_gives_the_same_logits(
     attention: str, features: np.ndarray, words: np.ndarray, tmp_path: Path
 ) -> None:
-    captioner = decoder(attention, dropout=0.3)
-    captioner.save(tmp_path / "decoder.keras")
+    model = decoder(attention, dropout=0.3)
+    model.save(tmp_path / "decoder.keras")
     loaded = keras.saving.load_model(tmp_path / "decoder.keras")
-    assert loaded.get_config() == captioner.get_config()
-    np.testing.assert_array_equal(logits_of(loaded, features, words), logits_of(captioner, features, words))
+    assert loaded.get_config() == model.get_config()
+    np.testing.assert_array_equal(logits_of(loaded, features, words), logits_of(model, features, words))
 
 
 def test_config_has_every_argument() -> None:
-    captioner = decoder("dot", dropout=0.3)
-    again = Captioner.from_config(captioner.get_config())
-    assert again.config == captioner.config
+    model = decoder("dot", dropout=0.3)
+    again = Decoder.from_config(model.get_config())
+    assert again.config == model.config
     assert {"feature_dropout", "word_dropout", "output_dropout", "attention_name", *SIZES} < again.config.keys()
 
 

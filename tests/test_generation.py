@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tiny
 
-from captioner.decoder import Captioner
+from captioner.decoder import Decoder
 from captioner.generation import Generator
 from captioner.vocabulary import END, PAD
 
@@ -42,7 +42,7 @@ def test_attention_is_a_distribution_at_each_word(generator: Generator, grid: np
     assert ((found.words == END).sum(axis=1) == 1).all()
 
 
-def test_captions_follow_the_weights(overfit: Captioner, grid: np.ndarray) -> None:
+def test_captions_follow_the_weights(overfit: Decoder, grid: np.ndarray) -> None:
     decoder = tiny.decoder("bahdanau")
     generator = Generator(decoder, beam=1, maximum=4, batch_size=4)
     before = generator.generate(grid)
@@ -55,7 +55,7 @@ def test_captions_follow_the_weights(overfit: Captioner, grid: np.ndarray) -> No
 
 
 def test_log_probability_is_what_the_whole_sequence_form_gives(
-    overfit: Captioner, generator: Generator, grid: np.ndarray
+    overfit: Decoder, generator: Generator, grid: np.ndarray
 ) -> None:
     found = generator.generate(grid)
     words, targets = tiny.vocabulary().encode_batch([tiny.vocabulary().decode(row) for row in found.words], 4)

@@ -6,13 +6,13 @@ import pytest
 import tiny
 
 from captioner import training
-from captioner.decoder import Captioner, TokenNegativeLogLikelihood
+from captioner.decoder import Decoder, TokenNegativeLogLikelihood
 from captioner.features import Features
 from captioner.likelihood import nll_of_decoder
 from captioner.vocabulary import PAD
 
 
-def by_hand(decoder: Captioner, image: str) -> tuple[float, int]:
+def by_hand(decoder: Decoder, image: str) -> tuple[float, int]:
     """Sum of negative log-likelihoods and tokens of a picture's captions, one by one and unpadded."""
     vocabulary, features = tiny.vocabulary(), tiny.features()
     total, tokens = 0.0, 0
@@ -28,7 +28,7 @@ def by_hand(decoder: Captioner, image: str) -> tuple[float, int]:
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_likelihood_by_picture(overfit: Captioner, batch_size: int) -> None:
+def test_likelihood_by_picture(overfit: Decoder, batch_size: int) -> None:
     batches = tiny.batches(tiny.recipe(batch_size=batch_size), None)
     found = nll_of_decoder(overfit, batches)
     assert found.images == list(tiny.CAPTIONS)  # one that has more captions than a batch holds stands here once
@@ -36,12 +36,12 @@ def test_likelihood_by_picture(overfit: Captioner, batch_size: int) -> None:
     assert found.rows["nll"] == pytest.approx(np.array(expected), rel=1e-4)
 
 
-def test_one_who_knows_by_heart_is_less_surprised_than_a_beginner(overfit: Captioner, eager: None) -> None:
+def test_one_who_knows_by_heart_is_less_surprised_than_a_beginner(overfit: Decoder, eager: None) -> None:
     batches = tiny.batches(tiny.recipe(), None)
     assert nll_of_decoder(overfit, batches).scores()["nll"] < nll_of_decoder(tiny.decoder(), batches).scores()["nll"]
 
 
-def test_the_metric_of_training_is_the_same_number(overfit: Captioner, eager: None) -> None:
+def test_the_metric_of_training_is_the_same_number(overfit: Decoder, eager: None) -> None:
     batches = tiny.batches(tiny.recipe(batch_size=2), None)
     metric = TokenNegativeLogLikelihood()
     for number in range(len(batches)):

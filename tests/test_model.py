@@ -16,19 +16,19 @@ from PIL import Image
 from captioner.encoders import ENCODERS
 from captioner.errors import CaptionerError
 from captioner.features import Extractor
-from captioner.model import FORMAT, Caption, CaptionModel
+from captioner.model import FORMAT, Caption, Captioner
 from captioner.vocabulary import Vocabulary
 
 LITE0 = "efficientnet_lite0"
 
 
-def texts(model: CaptionModel) -> list[str]:
+def texts(model: Captioner) -> list[str]:
     return [caption.text for caption in model.captions(model.generator(1, batch_size=4), tiny.features().grid)]
 
 
 def refusal(directory: Path) -> str:
     with pytest.raises(CaptionerError) as error:
-        CaptionModel.load(directory)
+        Captioner.load(directory)
     assert "\n" not in str(error.value) and "dvc repro" in str(error.value)
     return str(error.value)
 
@@ -42,20 +42,20 @@ def rewrite(directory: Path, change: Callable[[dict], object]) -> None:
 # --- saving and loading ----------------------------------------------------------------------------------------------
 
 
-def test_a_loaded_model_says_the_same(model: CaptionModel, saved: Path) -> None:
-    loaded = CaptionModel.load(saved)
+def test_a_loaded_model_says_the_same(model: Captioner, saved: Path) -> None:
+    loaded = Captioner.load(saved)
     assert texts(loaded) == texts(model) == [captions[0] for captions in tiny.CAPTIONS.values()]
     assert (loaded.encoder, loaded.maximum_words, loaded.params) == (model.encoder, model.maximum_words, model.params)
     assert loaded.vocabulary.words == model.vocabulary.words
     assert loaded.weights_sha256 == model.weights_sha256
 
 
-def test_the_directory_can_be_moved(model: CaptionModel, saved: Path, tmp_path: Path) -> None:
+def test_the_directory_can_be_moved(model: Captioner, saved: Path, tmp_path: Path) -> None:
     shutil.move(saved, tmp_path / "elsewhere")
-    assert CaptionModel.load(tmp_path / "elsewhere").weights_sha256 == model.weights_sha256
+    assert Captioner.load(tmp_path / "elsewhere").weights_sha256 == model.weights_sha256
 
 
-def test_identity_is_that_of_the_weights(model: CaptionModel, saved: Path, tmp_path: Path) -> None:
+def test_identity_is_that_of_the_weights(model: Captioner, saved: Path, tmp_path: Path) -> None:
     model.save(tmp_path / "again")
     one, other = (json.loads((path / "model.json").read_text("utf-8")) for path in (saved, tmp_path / "again"))
     assert one == other and one["weights_sha256"] == model.weights_sha256
@@ -72,7 +72,7 @@ def test_files(saved: Path) -> None:
 
 
 def test_saving_replaces_and_a_failure_leaves_what_was(
-    model: CaptionModel, saved: Path, monkeypatch: pytest.MonkeyPatch
+    model: Captioner, saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {path.name: path.read_bytes() for path in saved.iterdir()}
 
@@ -86,7 +86,7 @@ def test_saving_replaces_and_a_failure_leaves_what_was(
     assert [path.name for path in saved.parent.iterdir()] == ["captioner"]
     monkeypatch.undo()
     model.save(saved)
-    assert CaptionModel.load(saved).weights_sha256 == model.weights_sha256
+    assert Captioner.load(saved).weights_sha256 == model.weights_sha256
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------
@@ -144,7 +144,7 @@ def test_a_keras_model_that_is_no_captioner(saved: Path) -> None:
     refusal(saved)
 
 
-def test_features_of_another_encoder(model: CaptionModel) -> None:
+def test_features_of_another_encoder(model: Captioner) -> None:
     model.check_features(tiny.features())
     other = dataclasses.replace(tiny.features(), encoder="mobilenet", weights_sha256="fedcba98" * 8)
     with pytest.raises(CaptionerError, match=r"efficientnet_lite0 \(01234567\).*mobilenet \(fedcba98\).*dvc repro"):
@@ -154,7 +154,7 @@ def test_features_of_another_encoder(model: CaptionModel) -> None:
 # --- captions --------------------------------------------------------------------------------------------------------
 
 
-def test_captions_of_chosen_rows(model: CaptionModel) -> None:
+def test_captions_of_chosen_rows(model: Captioner) -> None:
     found = model.captions(model.generator(2, batch_size=2), tiny.features().grid, np.array([3, 0, 1]))
     expected = list(tiny.CAPTIONS.values())
     assert [caption.text for caption in found] == [expected[3][0], expected[0][0], expected[1][0]]
@@ -175,13 +175,13 @@ def jpeg(colour: str) -> bytes:
     return buffer.getvalue()
 
 
-def test_captions_of_encoded_pictures_with_the_real_encoder(model: CaptionModel) -> None:
+def test_captions_of_encoded_pictures_with_the_real_encoder(model: Captioner) -> None:
     extractor = Extractor(LITE0, batch_size=1)
     decoder = tiny.training.build(
         tiny.SIZES, tiny.recipe(), "dot", len(model.vocabulary), ENCODERS[LITE0].channels, extractor.positions
     )
     encoder = {"name": LITE0, "weights": "imagenet", "weights_sha256": extractor.weights_sha256}
-    real = CaptionModel(decoder, model.vocabulary, encoder, 4, {})
+    real = Captioner(decoder, model.vocabulary, encoder, 4, {})
     real._extractor = extractor
     together = real.caption([jpeg("red"), jpeg("blue")], beam=2)
     assert [caption.attention.shape for caption in together] == [(len(one.words), 49) for one in together]
@@ -194,7 +194,7 @@ def test_captions_of_encoded_pictures_with_the_real_encoder(model: CaptionModel)
         real.caption([jpeg("red"), b"GIF and not"])
 
 
-def test_weights_of_the_encoder_that_changed(model: CaptionModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_of_the_encoder_that_changed(model: Captioner, monkeypatch: pytest.MonkeyPatch) -> None:
     class Other:
         weights_sha256 = "ffffffff" * 8
 

@@ -13,7 +13,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from captioner import training
-from captioner.decoder import Captioner
+from captioner.decoder import Decoder
 from captioner.generation import Generator
 from captioner.params import Recipe
 
@@ -23,7 +23,7 @@ def short(**changes: Any) -> Recipe:
     return tiny.recipe(maximum_words=1, **changes)
 
 
-def fit(recipe: Recipe, *callbacks: keras.callbacks.Callback, scores: list[float] | None = None) -> Captioner:
+def fit(recipe: Recipe, *callbacks: keras.callbacks.Callback, scores: list[float] | None = None) -> Decoder:
     keras.utils.set_random_seed(1)
     decoder = tiny.decoder("dot", recipe)
     judge = tiny.Scores(scores or [float(epoch) for epoch in range(recipe.epochs)])
@@ -54,7 +54,7 @@ def assert_equal_weights(one: list[np.ndarray], other: list[np.ndarray]) -> None
 # --- compiled, as in use ---------------------------------------------------------------------------------------------
 
 
-def test_the_same_twice_gives_equal_weights_and_captions(overfit: Captioner, generator: Generator) -> None:
+def test_the_same_twice_gives_equal_weights_and_captions(overfit: Decoder, generator: Generator) -> None:
     again = tiny.overfit()
     assert_equal_weights(again.get_weights(), overfit.get_weights())
     grid = tiny.features().grid

@@ -10,7 +10,7 @@ import pandas as pd
 
 from captioner import params, training
 from captioner.batches import CaptionBatches
-from captioner.decoder import Captioner
+from captioner.decoder import Decoder
 from captioner.features import Features
 from captioner.params import ModelParams, Recipe
 from captioner.vocabulary import Vocabulary
@@ -76,7 +76,7 @@ def batches(used: Recipe, seed: int | None = 1, by_image: dict[str, list[str]] =
     )
 
 
-def decoder(attention: str = "dot", used: Recipe | None = None) -> Captioner:
+def decoder(attention: str = "dot", used: Recipe | None = None) -> Decoder:
     return training.build(SIZES, used or recipe(), attention, len(vocabulary()), CHANNELS, POSITIONS)
 
 
@@ -92,7 +92,7 @@ class Scores(keras.callbacks.Callback):
         logs["val_CIDEr"] = self.scores[epoch]
 
 
-def overfit() -> Captioner:
+def overfit() -> Decoder:
     """Train a decoder until it knows a caption of each picture by heart."""
     keras.utils.set_random_seed(7)
     used = recipe(epochs=4, word_dropout=0.05)

@@ -28,7 +28,7 @@ class Picture(NamedTuple):
 
 
 @keras.saving.register_keras_serializable("captioner")
-class Captioner(keras.Model):
+class Decoder(keras.Model):
     """A recurrent decoder that looks at a picture's feature vectors before each word.
 
     A learned projection turns the encoder's map, each position normalized, into feature vectors, to which their

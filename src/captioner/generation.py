@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from captioner.decoder import Captioner
+from captioner.decoder import Decoder
 from captioner.search import Found, beam_search
 
 
@@ -14,7 +14,7 @@ class Generator(keras.Model):
     """Generates captions with the weights that a decoder has at each call.
 
     Args:
-        captioner: the decoder; it is shared, not copied.
+        decoder: it is shared, not copied.
         beam: width of the beam, 1 for greedy search.
         maximum: longest caption in words.
         length_normalization: see `captioner.search.beam_search`.
@@ -23,14 +23,14 @@ class Generator(keras.Model):
 
     def __init__(
         self,
-        captioner: Captioner,
+        decoder: Decoder,
         beam: int = 3,
         maximum: int = 20,
         length_normalization: float = 1.0,
         batch_size: int = 64,
     ):
         super().__init__(name="generator")
-        self.captioner = captioner
+        self.decoder = decoder
         self.beam = beam
         self.maximum = maximum
         self.length_normalization = length_normalization
@@ -41,10 +41,10 @@ class Generator(keras.Model):
     def call(self, features: Any) -> Found:
         """Search captions for the map `[B, P, C]`."""
         pictures, positions = features.shape[:2]
-        picture, state = self.captioner.look(features, captions=self.beam)
+        picture, state = self.decoder.look(features, captions=self.beam)
 
         def step(words: Any, state: Any) -> tuple[Any, Any, Any]:
-            return self.captioner.next_word(words, state, picture)
+            return self.decoder.next_word(words, state, picture)
 
         return beam_search(step, state, pictures, positions, self.beam, self.maximum, self.length_normalization)
 

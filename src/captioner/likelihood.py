@@ -10,11 +10,11 @@ import numpy as np
 
 from captioner.batches import CaptionBatches
 from captioner.bootstrap import Statistics
-from captioner.decoder import Captioner, token_nll
+from captioner.decoder import Decoder, token_nll
 from captioner.vocabulary import PAD
 
 
-def nll_of_decoder(decoder: Captioner, batches: CaptionBatches, name: str = "nll") -> Statistics:
+def nll_of_decoder(decoder: Decoder, batches: CaptionBatches, name: str = "nll") -> Statistics:
     """Return a decoder's negative log-likelihood in nats a token, by picture, under the name given."""
     measure = _Surprise(decoder)
     sums = {image: np.zeros(2) for image in dict.fromkeys(batches.images)}
@@ -31,7 +31,7 @@ def nll_of_decoder(decoder: Captioner, batches: CaptionBatches, name: str = "nll
 class _Surprise(keras.Model):
     """The negative log-likelihood of targets, `[G, N, T]`."""
 
-    def __init__(self, decoder: Captioner):
+    def __init__(self, decoder: Decoder):
         super().__init__(name="surprise")
         self.decoder = decoder
         self.built = True

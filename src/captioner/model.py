@@ -16,7 +16,7 @@ import keras
 import numpy as np
 
 from captioner import encoders, files, images
-from captioner.decoder import Captioner
+from captioner.decoder import Decoder
 from captioner.errors import CaptionerError
 from captioner.features import Extractor, Features
 from captioner.generation import Generator
@@ -47,7 +47,7 @@ class Caption:
 
 
 @dataclass
-class CaptionModel:
+class Captioner:
     """An encoder, a decoder and the words it knows.
 
     Attributes:
@@ -58,7 +58,7 @@ class CaptionModel:
         params: the experiment's parameters, by dotted name, for the record.
     """
 
-    decoder: Captioner
+    decoder: Decoder
     vocabulary: Vocabulary
     encoder: dict[str, str]
     maximum_words: int
@@ -81,7 +81,7 @@ class CaptionModel:
             (beside / DESCRIPTION).write_text(json.dumps(described, indent=2) + "\n", "utf-8")
 
     @classmethod
-    def load(cls, directory: Path) -> "CaptionModel":
+    def load(cls, directory: Path) -> "Captioner":
         """Read a model.
 
         Raises:

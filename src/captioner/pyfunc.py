@@ -4,13 +4,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from captioner.model import CaptionModel
+from captioner.model import Captioner
 
 
 class PicturesToCaptions:
     """Captions pictures given as paths or as encoded bytes, in a list or in the first column of a table."""
 
-    def __init__(self, model: CaptionModel):
+    def __init__(self, model: Captioner):
         self.model = model
 
     def predict(self, pictures: Any, params: Any = None) -> list[str]:  # noqa: ARG002
@@ -22,4 +22,4 @@ class PicturesToCaptions:
 
 def _load_pyfunc(path: str) -> PicturesToCaptions:
     """Load the model's directory; the name is MLflow's."""
-    return PicturesToCaptions(CaptionModel.load(Path(path)))
+    return PicturesToCaptions(Captioner.load(Path(path)))

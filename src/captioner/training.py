@@ -16,7 +16,7 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from captioner import figures
 from captioner.batches import CaptionBatches
-from captioner.decoder import Captioner, TokenCrossEntropy, TokenNegativeLogLikelihood
+from captioner.decoder import Decoder, TokenCrossEntropy, TokenNegativeLogLikelihood
 from captioner.features import Features
 from captioner.generation import Generator
 from captioner.params import ModelParams, Recipe
@@ -31,18 +31,18 @@ Judge = Callable[[dict[str, str]], dict[str, float]]
 
 def build(
     sizes: ModelParams, recipe: Recipe, attention: str, vocabulary: int, channels: int, positions: int
-) -> Captioner:
+) -> Decoder:
     """Return an untrained decoder for `vocabulary` tokens and a map `[positions, channels]`."""
-    captioner = Captioner(
+    decoder = Decoder(
         vocabulary,
         attention,
         **sizes.model_dump(),
         **recipe.model_dump(include={"feature_dropout", "word_dropout", "output_dropout"}),
-        name="captioner",
+        name="decoder",
     )
     tokens = (None, recipe.captions_a_picture, recipe.maximum_words + 1)
-    captioner.build({"features": (None, positions, channels), "words": tokens})
-    return captioner
+    decoder.build({"features": (None, positions, channels), "words": tokens})
+    return decoder
 
 
 def batches(
@@ -66,7 +66,7 @@ def batches(
 
 
 def train(
-    captioner: Captioner,
+    decoder: Decoder,
     training: CaptionBatches,
     validation: CaptionBatches,
     recipe: Recipe,
@@ -76,14 +76,14 @@ def train(
     """Fit a decoder in place, and leave it with the weights of its best epoch.
 
     Args:
-        captioner: what is trained.
+        decoder: what is trained.
         training: batches to learn from.
         validation: batches for the teacher-forced loss.
         recipe: passes, learning rate and the like.
         callbacks: one of them must add `val_CIDEr` to the logs, as `GeneratedValidation` does, if that is monitored.
         monitor: by which of `MONITORS` the best epoch is known.
     """
-    captioner.compile(
+    decoder.compile(
         optimizer=keras.optimizers.Adam(_learning_rate(recipe, len(training)), global_clipnorm=recipe.gradient_norm),
         loss=TokenCrossEntropy(recipe.label_smoothing),
         metrics=[TokenNegativeLogLikelihood()],
@@ -92,7 +92,7 @@ def train(
     stopping = keras.callbacks.EarlyStopping(
         monitor, patience=recipe.patience, mode=MONITORS[monitor], restore_best_weights=True
     )
-    captioner.fit(
+    decoder.fit(
         training,
         validation_data=validation,
         epochs=recipe.epochs,
