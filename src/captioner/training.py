@@ -83,12 +83,7 @@ def train(
         callbacks: one of them must add `val_CIDEr` to the logs, as `GeneratedValidation` does, if that is monitored.
         monitor: by which of `MONITORS` the best epoch is known.
     """
-    decoder.compile(
-        optimizer=keras.optimizers.Adam(_learning_rate(recipe, len(training)), global_clipnorm=recipe.gradient_norm),
-        loss=TokenCrossEntropy(recipe.label_smoothing),
-        metrics=[TokenNegativeLogLikelihood()],
-        jit_compile=True,
-    )
+    set_up(decoder, recipe, len(training))
     stopping = keras.callbacks.EarlyStopping(
         monitor, patience=recipe.patience, mode=MONITORS[monitor], restore_best_weights=True
     )
@@ -98,6 +93,16 @@ def train(
         epochs=recipe.epochs,
         callbacks=[*callbacks, stopping],
         verbose=2,
+    )
+
+
+def set_up(decoder: Decoder, recipe: Recipe, steps_an_epoch: int) -> None:
+    """Give a decoder its loss and its optimizer: Adam, of Kingma and Ba 2015, its gradients clipped together."""
+    decoder.compile(
+        optimizer=keras.optimizers.Adam(_learning_rate(recipe, steps_an_epoch), global_clipnorm=recipe.gradient_norm),
+        loss=TokenCrossEntropy(recipe.label_smoothing),
+        metrics=[TokenNegativeLogLikelihood()],
+        jit_compile=True,
     )
 
 
