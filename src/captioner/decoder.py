@@ -140,6 +140,8 @@ class Decoder(keras.Model):
 
     def look(self, features: Any, captions: int = 1, training: bool = False) -> tuple[Picture, State]:
         """Return what the steps need of pictures `[G, P, C]`, and the initial state, for each of their captions."""
+        # stored in float16, in which Keras on JAX would normalize if left to itself
+        features = ops.cast(features, self.compute_dtype)
         vectors = self.projection(self.normalization(features))  # [G, P, E]
         if self.config["spatial_encoding"] == "learned":
             vectors = vectors + self.positions
