@@ -144,7 +144,7 @@ def compile_forward(model: "keras.Model", batch_size: int) -> Callable[[np.ndarr
 
         if not tensorflow.config.list_physical_devices("GPU"):
             return _compile_litert(model, batch_size)
-    return model.predict_on_batch
+    return _alone(model.predict_on_batch)
 
 
 def _compile_litert(model: "keras.Model", batch_size: int) -> Callable[[np.ndarray], np.ndarray]:
@@ -168,16 +168,27 @@ def _compile_litert(model: "keras.Model", batch_size: int) -> Callable[[np.ndarr
         interpreter = tensorflow.lite.Interpreter(model_content=converter.convert(), num_threads=os.cpu_count())
         interpreter.allocate_tensors()
     [source], [target] = interpreter.get_input_details(), interpreter.get_output_details()
-    # An interpreter has one set of buffers, and a web server calls from many threads.
-    lock = threading.Lock()
 
     def forward(batch: np.ndarray) -> np.ndarray:
-        with lock:
-            interpreter.set_tensor(source["index"], batch)
-            interpreter.invoke()
-            return interpreter.get_tensor(target["index"])
+        interpreter.set_tensor(source["index"], batch)
+        interpreter.invoke()
+        return interpreter.get_tensor(target["index"])
 
-    return forward
+    return _alone(forward)
+
+
+def _alone(forward: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
+    """Let one thread through at a time, since a web server calls from many.
+
+    An interpreter has one set of buffers, and on JAX Keras lends the weights' memory to a prediction until it ends.
+    """
+    lock = threading.Lock()
+
+    def call(batch: np.ndarray) -> np.ndarray:
+        with lock:
+            return forward(batch)
+
+    return call
 
 
 def _decoded(pictures: Iterable[bytes], names: Sequence[str], batch_size: int) -> Iterator[np.ndarray]:

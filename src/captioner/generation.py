@@ -1,5 +1,6 @@
 """Captions from feature vectors: the decoder and the search, compiled together."""
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,6 +9,9 @@ import numpy as np
 
 from captioner.decoder import Decoder
 from captioner.search import Found, beam_search
+
+# on JAX Keras lends the weights' memory to a prediction until it has ended, and generators share a decoder
+_ALONE = threading.Lock()
 
 
 class Generator(keras.Model):
@@ -58,5 +62,6 @@ class Generator(keras.Model):
         for start in range(0, len(rows), self.batch_size):
             part = rows[start : start + self.batch_size]
             filled = np.pad(part, (0, self.batch_size - len(part)), mode="edge")
-            found = self.predict_on_batch(np.asarray(features[filled]))
+            with _ALONE:
+                found = self.predict_on_batch(np.asarray(features[filled]))
             yield Found(*(np.asarray(values)[: len(part)] for values in found))
