@@ -31,6 +31,7 @@ from captioner.bootstrap import SCORES, STATISTICS
 from captioner.errors import CaptionerError
 from captioner.files import replacing
 from captioner.params import Params
+from captioner.quiet import quiet
 
 EXPERIMENT = "captioner"
 RECORD = "run.json"
@@ -42,11 +43,10 @@ REQUIREMENTS = (
     "numpy",
     "pillow",
     "psutil",
-    "tensorflow",
     "tokenizers",
     "tqdm",
 )
-"""What loading and calling the logged model imports."""
+"""What loading and calling the logged model imports, beside the package of Keras's backend."""
 
 COLUMNS = ("BLEU-4", "CIDEr", "METEOR", "ROUGE-L", "nll", "distinct-captions", "true-captions", "pointing-accuracy")
 EVALUATION_FILES = (SCORES, STATISTICS, "curves.png", "report.html")
@@ -450,7 +450,7 @@ def _log_training(client: Any, record: Record, run_id: str, results: Path, model
         loader_module="captioner.pyfunc",
         data_path=str(model),
         code_paths=[str(package)],
-        pip_requirements=[f"{name}=={metadata.version(name)}" for name in REQUIREMENTS],
+        pip_requirements=[f"{name}=={metadata.version(name)}" for name in sorted([*REQUIREMENTS, _backend()])],
     )
 
 
@@ -485,6 +485,7 @@ def _tags(root: Path, params: Params) -> dict[str, str]:
     git_sha = os.environ.get("DVC_EXP_BASELINE_REV") or _git_sha(root)
     return {
         "attention": params.attention,
+        "backend": _backend(),
         "encoder": params.features.encoder,
         "dataset": params.dataset,
         "dvc_experiment": os.environ.get("DVC_EXP_NAME") or "workspace",
@@ -492,6 +493,13 @@ def _tags(root: Path, params: Params) -> dict[str, str]:
         "mlflow.source.git.commit": git_sha,
         "mlflow.source.name": Path(sys.argv[0]).name,
     }
+
+
+def _backend() -> str:
+    """Return the name of Keras's backend, which is also its package's."""
+    with quiet():
+        import keras  # here, since it takes seconds and most of this module does without
+    return keras.backend.backend()
 
 
 def _git_sha(root: Path) -> str:
