@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -24,14 +25,20 @@ def _seed() -> None:
     keras.utils.set_random_seed(7)
 
 
-@pytest.fixture
+@contextmanager
 def eager() -> Iterator[None]:
-    """Nothing is compiled: for tests whose subject is not what the compiler makes."""
+    """Compile nothing: for tests whose subject is not what the compiler makes."""
     tensorflow.config.run_functions_eagerly(True)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Even though the `tf.config.experimental_run_functions_eagerly`")
         yield
     tensorflow.config.run_functions_eagerly(False)
+
+
+@pytest.fixture(name="eager")
+def _eager() -> Iterator[None]:
+    with eager():
+        yield
 
 
 @pytest.fixture(scope="session")

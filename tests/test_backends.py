@@ -1,0 +1,117 @@
+"""JAX gives what TensorFlow gives, and needs no TensorFlow."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+import trial
+from conftest import eager
+
+from captioner.names import ATTENTIONS
+
+ROOT = Path(__file__).parents[1]
+ON_JAX = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
+from importlib.abc import MetaPathFinder
+from pathlib import Path
+from pkgutil import walk_packages
+
+
+class NoTensorFlow(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "tensorflow":
+            raise ImportError(name)
+
+
+sys.meta_path.insert(0, NoTensorFlow())
+
+import captioner
+for module in walk_packages(captioner.__path__, "captioner."):
+    if module.name != "captioner.__main__":
+        import_module(module.name)
+
+import keras
+import numpy as np
+import tiny
+import trial
+
+assert keras.backend.backend() == "jax"
+work = Path(sys.argv[1])
+trial.learn(work / "first", work / "jax")
+for trained in ("tensorflow", "jax"):
+    np.savez(work / f"{trained} on jax.npz", **trial.use(work / trained))
+forward = trial.encoder(work / "first")
+with ThreadPoolExecutor(8) as pool:
+    grids = list(pool.map(lambda _: forward(trial.PICTURES), range(64)))
+for grid in grids:
+    np.testing.assert_array_equal(grid, grids[0])
+np.save(work / "grid.npy", grids[0])
+
+model = captioner.model.Captioner.load(work / "jax/dot/model")
+generators = [model.generator(batch_size=4) for _ in range(2)]
+with ThreadPoolExecutor(8) as pool:
+    found = list(pool.map(lambda number: generators[number % 2].generate(tiny.features().grid), range(32)))
+for one in found:
+    np.testing.assert_array_equal(one.words, found[0].words)
+
+for one, other in zip(trial.seeded(), trial.seeded(), strict=True):
+    np.testing.assert_array_equal(one, other)
+"""
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What TensorFlow trained, here, and JAX, in a process of its own, from the same first weights."""
+    assert keras.backend.backend() == "tensorflow"
+    work = tmp_path_factory.mktemp("backends")
+    trial.begin(work / "first")
+    with eager():
+        trial.learn(work / "first", work / "tensorflow")
+    path = os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"KERAS_BACKEND": "jax", "PYTHONPATH": path}
+    ended = subprocess.run(
+        [sys.executable, "-c", ON_JAX, str(work)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    return work
+
+
+def history(work: Path, backend: str, attention: str) -> pd.DataFrame:
+    return pd.read_csv(work / backend / attention / "history.csv")
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_losses_step_by_step(work: Path, attention: str) -> None:
+    found, expected = (history(work, backend, attention) for backend in ("jax", "tensorflow"))
+    assert len(found) == trial.STEPS
+    for name in ("loss", "nll", "val_loss", "val_nll"):
+        assert expected[name].iloc[-1] < 0.8 * expected[name].iloc[0]
+        # float32 sums in another order, and what Adam makes of that in a few steps: 3e-7 was seen
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-5)
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("trained", ["tensorflow", "jax"])
+def test_models_are_exchangeable(work: Path, trained: str) -> None:
+    found: dict[str, Any] = dict(np.load(work / f"{trained} on jax.npz"))
+    expected = trial.use(work / trained)
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        if name.endswith("words"):
+            np.testing.assert_array_equal(found[name], values)
+        else:
+            np.testing.assert_allclose(found[name], values, rtol=1e-5, atol=1e-6)
+
+
+def test_features(work: Path) -> None:
+    expected = trial.encoder(work / "first")(trial.PICTURES)
+    assert expected.std() > 0.1
+    np.testing.assert_allclose(np.load(work / "grid.npy"), expected, rtol=2**-11, atol=1e-4)
