@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from stage import BASELINES, BLIND, DATA, FEATURES, MODEL, RESULTS, main_checkout, run
+from stage import BASELINES, BLIND, DATA, FEATURES, MODEL, RESULTS, from_environment, main_checkout, run
 
 from captioner.quiet import quiet
 
@@ -23,9 +23,11 @@ from captioner.errors import CaptionerError
 from captioner.features import Features
 from captioner.likelihood import nll_of_decoder
 from captioner.model import Caption, Captioner
+from captioner.names import SPICE
 from captioner.params import Params
 from captioner.scores import Scorer
 from captioner.shares import shares
+from captioner.spice import JARS, Spice
 
 NLL_BATCH = (16, 5)  # pictures, captions a picture
 
@@ -33,6 +35,8 @@ NLL_BATCH = (16, 5)  # pictures, captions a picture
 def evaluate(params: Params) -> None:
     """Write `results/evaluate/`."""
     settings = params.evaluate
+    # first of all: what it lacks is said before anything is computed
+    spice = Spice(from_environment(JARS)) if SPICE in settings.metrics else None
     model, features = Captioner.load(MODEL), Features.open(FEATURES)
     model.check_features(features)
     captions, objects = pack.read_captions(DATA), pack.read_objects(DATA)
@@ -53,8 +57,9 @@ def evaluate(params: Params) -> None:
         found = dict(zip(names, model.captions(generator, features.grid, rows_of(features, names)), strict=True))
         pace = len(names) / (time.perf_counter() - began)
         texts = {image: caption.text for image, caption in found.items()}
-        with Scorer(references) as scorer:
-            scores, leave_one_out = scorer.score(texts), scorer.leave_one_out(texts)
+        with Scorer(references, spice) as scorer:
+            scores = scorer.score(texts, settings.metrics)
+            leave_one_out = scorer.leave_one_out(texts, settings.metrics)
         own = (
             scores.statistics
             | shares(texts, objects)

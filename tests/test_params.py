@@ -9,7 +9,7 @@ import yaml
 
 from captioner import params
 from captioner.errors import CaptionerError
-from captioner.names import ATTENTIONS, DATASETS, ENCODERS
+from captioner.names import ATTENTIONS, DATASETS, ENCODERS, METRICS
 
 FILE = Path(__file__).parents[1] / "params.yaml"
 
@@ -66,7 +66,8 @@ def test_every_value_has_a_comment() -> None:
 
 def test_comments_list_every_name() -> None:
     lines = {line.split(":")[0].strip(): line for line in FILE.read_text("utf-8").splitlines()}
-    for key, names in {"dataset": DATASETS, "attention": ATTENTIONS, "encoder": ENCODERS}.items():
+    listed = {"dataset": DATASETS, "attention": ATTENTIONS, "encoder": ENCODERS, "metrics": METRICS}
+    for key, names in listed.items():
         assert all(name in lines[key].partition("#")[2] for name in names)
 
 
@@ -95,6 +96,11 @@ def test_comments_list_every_name() -> None:
         ("train.scenes.learning_rate", "fast", ["train.scenes.learning_rate is 'fast'", "number"]),
         ("evaluate.beam", 0, ["evaluate.beam is 0", "1"]),
         ("evaluate.length_normalization", -1, ["evaluate.length_normalization is -1"]),
+        ("evaluate.metrics", [], ["evaluate.metrics is []", *METRICS]),
+        ("evaluate.metrics", ["BLEU-4"], ["evaluate.metrics is ['BLEU-4']", *METRICS]),
+        ("evaluate.metrics", ["CIDEr", "CIDEr"], ["['CIDEr', 'CIDEr']", "each once"]),
+        ("evaluate.metrics", "CIDEr", ["evaluate.metrics is 'CIDEr'", "list"]),
+        ("evaluate.metrics", [5], ["evaluate.metrics.0 is 5", "string"]),
         ("download.scenes.fewest_objects", 1, ["download.scenes.fewest_objects is 1", "2"]),
         ("download.scenes.most_objects", 99, ["download.scenes.most_objects is 99"]),
         ("model", 5, ["model is 5", "dictionary"]),
@@ -175,6 +181,13 @@ def test_no_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ATTENTIONS)
 def test_every_attention(name: str, tmp_path: Path) -> None:
     assert load(changed("attention", name), tmp_path).attention == name
+
+
+def test_the_order_of_metrics_says_nothing(tmp_path: Path) -> None:
+    one, other = (
+        load(changed("evaluate.metrics", names), tmp_path) for names in (["SPICE", "CIDEr"], ["CIDEr", "SPICE"])
+    )
+    assert one == other and one.flat()["evaluate.metrics"] == "CIDEr, SPICE"
 
 
 def test_whole_numbers_where_fractions_are_allowed(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
 from captioner import scores
 from captioner.errors import CaptionerError
-from captioner.scores import ALL, COLUMNS, Scorer, Scores, find_java
+from captioner.names import METRICS
+from captioner.scores import USUAL, Scorer, Scores, find_java
 
 REFERENCES = {
     "dog.jpg": ["A brown dog runs across the grass .", "The dog is running.", "A dog is playing on a green lawn"],
@@ -70,7 +71,7 @@ def direct(references: dict[str, list[str]], hypotheses: dict[str, str]) -> tupl
     result = PTBTokenizer().tokenize({image: [{"caption": hypotheses[image]}] for image in references})
     bleu = Bleu(4).compute_score(ground_truth, result, verbose=0)
     others = [scorer.compute_score(ground_truth, result) for scorer in (Meteor(), Rouge(), Cider())]
-    names = [column for columns in COLUMNS.values() for column in columns]
+    names = [column for metric in USUAL for column in METRICS[metric]]
     corpus = dict(zip(names, [*bleu[0], *(one[0] for one in others)], strict=True))
     by_image = dict(zip(names, [*bleu[1], *(one[1] for one in others)], strict=True))
     return corpus, by_image
@@ -102,7 +103,7 @@ def test_numbers_stay_what_they_were(scored: Scores) -> None:
 
 @pytest.mark.parametrize("metrics", [["CIDEr", "BLEU"], ["ROUGE-L"]])
 def test_chosen_metrics_alone_and_again(scorer: Scorer, scored: Scores, metrics: list[str]) -> None:
-    columns = [column for name in ALL if name in metrics for column in COLUMNS[name]]
+    columns = [column for name in USUAL if name in metrics for column in METRICS[name]]
     for _ in range(2):
         again = scorer.score(HYPOTHESES, metrics)
         assert again.corpus == {column: scored.corpus[column] for column in columns}

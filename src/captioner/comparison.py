@@ -25,6 +25,7 @@ SCORES = (
     "BLEU-4",
     "METEOR",
     "ROUGE-L",
+    "SPICE",
     "BLEU-1",
     "distinct-captions",
     "nll",

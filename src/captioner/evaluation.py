@@ -14,12 +14,12 @@ from captioner import figures, images, report
 from captioner.bootstrap import SCORES, STATISTICS, Difference, Statistics, differences
 from captioner.files import replacing
 from captioner.model import Caption
-from captioner.scores import COLUMNS
+from captioner.names import METRICS as CAPTION_METRICS
 
 METRICS = "metrics.json"
 CURVES = "curves"
 _SHARES = ("distinct-captions", "true-captions", "pointing-accuracy", "pointing-chance", "attention-mass", "box-share")
-_CAPTION_METRICS = frozenset(column for columns in COLUMNS.values() for column in columns)
+_CAPTION_METRICS = frozenset(column for columns in CAPTION_METRICS.values() for column in columns)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from captioner.errors import CaptionerError
-from captioner.names import ATTENTIONS, DATASETS, ENCODERS
+from captioner.names import ATTENTIONS, DATASETS, ENCODERS, METRICS
 
 
 def _one_of(names: Any) -> AfterValidator:
@@ -117,6 +117,14 @@ class Evaluate(_Section):
     length_normalization: Annotated[float, Field(ge=0)]
     batch_size: Positive
     attention_pictures: Annotated[int, Field(ge=0)]
+    metrics: list[str]
+
+    @field_validator("metrics")
+    @classmethod
+    def _some_of_the_metrics(cls, names: list[str]) -> list[str]:
+        if not names or not set(names).issubset(METRICS) or len(set(names)) < len(names):
+            raise ValueError(f"allowed are one or more of {', '.join(METRICS)}, each once")
+        return [name for name in METRICS if name in names]  # the order says nothing: equal choices are equal
 
 
 class Params(_Section):
@@ -138,7 +146,7 @@ class Params(_Section):
         return self.train.scenes if self.dataset == "scenes" else self.train.photographs
 
     def flat(self) -> dict[str, Any]:
-        """Return every value that has a say in this experiment, by its dotted name."""
+        """Return every value that has a say in this experiment, by its dotted name; a list as its items in one line."""
         values = self.model_dump()
         values["train"] = values["train"]["scenes" if self.dataset == "scenes" else "photographs"]
         values["download"] = values["download"].get(self.dataset, {})
@@ -189,5 +197,8 @@ def _section(location: tuple) -> type[BaseModel]:
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = ", ".join(value) if isinstance(value, list) else value
     return flat

@@ -20,7 +20,7 @@ variant known as CIDEr-D): Vedantam et al., CVPR 2015. The collection: Chen et a
 
 import subprocess
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -38,20 +38,19 @@ from pycocoevalcap.tokenizer import ptbtokenizer
 
 from captioner.bootstrap import Statistics, columns, mean
 from captioner.errors import CaptionerError
+from captioner.names import METRICS, SPICE
 from captioner.vocabulary import SPECIAL_TOKENS
 
-COLUMNS = {
-    "BLEU": ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4"),
-    "METEOR": ("METEOR",),
-    "ROUGE-L": ("ROUGE-L",),
-    "CIDEr": ("CIDEr",),
-}
-ALL = tuple(COLUMNS)
+USUAL = tuple(name for name in METRICS if name != SPICE)
+"""Metrics that need nothing but this package."""
+
+SpiceProgram = Callable[[list[str], list[list[str]]], list[float]]
+"""SPICE of tokenized captions, each against its references; 0 to 1."""
 
 # Java's own defaults follow the locale: under LANG=C it would lose accents, under a Turkish one lower-case I to ı.
-_JAVA_OPTIONS = ("-Dfile.encoding=UTF-8", "-Dstdout.encoding=UTF-8", "-Duser.language=en", "-XX:+UseSerialGC")
+JAVA_OPTIONS = ("-Dfile.encoding=UTF-8", "-Dstdout.encoding=UTF-8", "-Duser.language=en", "-XX:+UseSerialGC")
 # Compiling with the first compiler only halves the time of a run this short.
-_TOKENIZER_OPTIONS = (*_JAVA_OPTIONS, "-XX:TieredStopAtLevel=1")
+_TOKENIZER_OPTIONS = (*JAVA_OPTIONS, "-XX:TieredStopAtLevel=1")
 
 _PUNCTUATION = frozenset(ptbtokenizer.PUNCTUATIONS)
 
@@ -63,8 +62,8 @@ class Scores:
     """The scores of one set of captions, in percent (each metric times 100).
 
     Attributes:
-        corpus: the score of all captions together, by column: `BLEU-1` to `BLEU-4`, `METEOR`, `ROUGE-L`, `CIDEr`, as
-            far as asked for. BLEU and METEOR are computed from counts over the corpus: they are not a mean.
+        corpus: the score of all captions together, by column: `BLEU-1` to `BLEU-4`, `METEOR`, `ROUGE-L`, `CIDEr`,
+            `SPICE`, as far as asked for. BLEU and METEOR are computed from counts over the corpus: they are not a mean.
         by_image: one row a picture (the index `image`, in the order of the references), the same columns: the score
             of that picture's caption alone.
         statistics: what the scores of the corpus are made of.
@@ -135,17 +134,19 @@ class Scorer:
 
     Args:
         references: by picture, the captions people wrote, one or more, as published.
+        spice: what computes SPICE, if that is to be asked for: see `captioner.spice`.
 
     Raises:
         CaptionerError: no picture, a picture without references, a special token in a reference, or no Java to run.
     """
 
-    def __init__(self, references: Mapping[str, Sequence[str]]):
+    def __init__(self, references: Mapping[str, Sequence[str]], spice: SpiceProgram | None = None):
         _check_references(references)
         self.images = list(references)
         tokenized = iter(_tokenize(caption for captions in references.values() for caption in captions))
         self._references = _References([[next(tokenized) for _ in captions] for captions in references.values()])
         self._meteor = _Meteor()
+        self._spice = spice
 
     def __enter__(self) -> "Scorer":
         self._meteor = _Meteor(keep=True)
@@ -155,46 +156,61 @@ class Scorer:
         self._meteor.close()
         self._meteor = _Meteor()
 
-    def score(self, hypotheses: Mapping[str, str], metrics: Collection[str] = ALL) -> Scores:
+    def score(self, hypotheses: Mapping[str, str], metrics: Collection[str] = USUAL) -> Scores:
         """Score one caption a picture.
 
         BLEU and CIDEr of 1,000 pictures take about a second. METEOR takes ten more, to load its paraphrases.
 
         Args:
             hypotheses: the generated caption of every picture of the references, and of no other.
-            metrics: what to compute, among `BLEU`, `METEOR`, `ROUGE-L`, `CIDEr`.
+            metrics: what to compute, among `BLEU`, `METEOR`, `ROUGE-L`, `CIDEr` and, with its program, `SPICE`.
 
         Raises:
             CaptionerError: other pictures than those of the references, a special token in a caption, an unknown
                 metric, or a Java program that fails or does not answer.
         """
-        _check_metrics(metrics)
+        self._check_metrics(metrics)
         tokenized = self._tokenized(hypotheses)
         corpus: dict[str, float] = {}
         by_image: dict[str, list[float]] = {}
         rows: dict[str, np.ndarray] = {}
-        for metric in (name for name in ALL if name in metrics):
-            of_corpus, of_images, rows[metric] = self._references.compute(metric, tokenized, self._meteor)
-            for column, value, values in zip(COLUMNS[metric], of_corpus, of_images, strict=True):
+        for metric in (name for name in METRICS if name in metrics):
+            of_corpus, of_images, rows[metric] = self._compute(metric, tokenized)
+            for column, value, values in zip(METRICS[metric], of_corpus, of_images, strict=True):
                 corpus[column] = 100 * float(value)
                 by_image[column] = [100 * float(one) for one in values]
         index = pd.Index(self.images, name="image")
         return Scores(corpus, pd.DataFrame(by_image, index=index), Statistics(self.images, rows))
 
-    def people(self, metrics: Collection[str] = ALL) -> Statistics:
+    def people(self, metrics: Collection[str] = USUAL) -> Statistics:
         """Score the references: each against the others of its picture.
 
         The pairs of all pictures make one corpus. A picture with a single reference has none; without any, no scores.
+        SPICE, where asked for, is left out: its parser would read everything once for each reference.
         """
         return self._left_out([list(captions) for captions in self._references.tokenized], metrics)
 
-    def leave_one_out(self, hypotheses: Mapping[str, str], metrics: Collection[str] = ALL) -> Statistics:
+    def leave_one_out(self, hypotheses: Mapping[str, str], metrics: Collection[str] = USUAL) -> Statistics:
         """Score captions on the same terms as `people`: each as often as there are references, without one of them.
 
-        Fewer references give lower scores; with these, a model stands beside a person.
+        Fewer references give lower scores; with these, a model stands beside a person. SPICE is left out here as well.
         """
         captions = zip(self._tokenized(hypotheses), self._references.tokenized, strict=True)
         return self._left_out([[caption] * len(references) for caption, references in captions], metrics)
+
+    def _compute(self, metric: str, hypotheses: list[str]) -> _Values:
+        if metric != SPICE or self._spice is None:
+            return self._references.compute(metric, hypotheses, self._meteor)
+        values = self._spice(hypotheses, self._references.tokenized)
+        return [float(np.mean(values))], [values], _rows_of_mean(values)
+
+    def _check_metrics(self, metrics: Collection[str]) -> None:
+        allowed = (*USUAL, SPICE) if self._spice else USUAL
+        if isinstance(metrics, str) or not metrics or not set(metrics).issubset(allowed):
+            raise CaptionerError(
+                f"received the metrics {metrics!r}; give a list of one or more of {', '.join(allowed)}"
+                + ("" if self._spice else " (SPICE wants a Scorer that was given its program)")
+            )
 
     def _tokenized(self, hypotheses: Mapping[str, str]) -> list[str]:
         _check_hypotheses(hypotheses, self.images)
@@ -202,9 +218,9 @@ class Scorer:
 
     def _left_out(self, hypotheses: list[list[str]], metrics: Collection[str]) -> Statistics:
         """Score, for each picture and each of its references, a caption against the other references."""
-        _check_metrics(metrics)
+        self._check_metrics(metrics)
         references = self._references.tokenized
-        widths = {metric: len(columns(metric)) for metric in ALL if metric in metrics}
+        widths = {metric: len(columns(metric)) for metric in USUAL if metric in metrics}
         sums = {metric: np.zeros((len(self.images), width)) for metric, width in widths.items()}
         chosen, captions, remaining = [], [], []
         for place in range(max(map(len, references))):
@@ -296,12 +312,6 @@ def _check_words(kind: str, image: str, caption: str) -> None:
             )
 
 
-def _check_metrics(metrics: Collection[str]) -> None:
-    chosen = {metrics} if isinstance(metrics, str) else set(metrics)
-    if isinstance(metrics, str) or not chosen or not chosen.issubset(ALL):
-        raise CaptionerError(f"received the metrics {metrics!r}; give a list of one or more of {', '.join(ALL)}")
-
-
 def _limit(captions: int) -> float:
     """Seconds after which a Java program counts as hanging: far more than a slow machine needs."""
     return 300 + captions / 10
@@ -376,7 +386,7 @@ class _Meteor:
 
     def _start(self) -> "subprocess.Popen[str]":
         jar = Path(meteor.__file__).with_name(meteor.METEOR_JAR)
-        command = [find_java(), *_JAVA_OPTIONS, "-Xmx2G", "-jar", str(jar), "-", "-", "-stdio", "-l", "en", "-norm"]
+        command = [find_java(), *JAVA_OPTIONS, "-Xmx2G", "-jar", str(jar), "-", "-", "-stdio", "-l", "en", "-norm"]
         return subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, encoding="utf-8"
         )

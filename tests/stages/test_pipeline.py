@@ -221,6 +221,17 @@ def test_an_unknown_attention_is_one_line_before_any_work(stage: str, workspace:
     assert files(workspace) == before
 
 
+def test_what_spice_lacks_is_one_line_before_any_work(workspace: Path) -> None:
+    set_parameter(workspace, "evaluate.metrics", ["CIDEr", "SPICE"])
+    (workspace / "results/evaluate").mkdir(parents=True)
+    (workspace / "results/evaluate/metrics.json").write_text('{"CIDEr": 50}\n')
+    before = files(workspace)
+    done = script("evaluate", workspace)  # there is no model to load either: that would be the next complaint
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("evaluate: SPICE needs stanford-corenlp-3.6.0.jar") and done.stderr.count("\n") == 1
+    assert files(workspace) == before
+
+
 def test_a_failure_leaves_what_was_and_nothing_half_written(workspace: Path) -> None:
     script("vocabulary", workspace)
     set_parameter(workspace, "vocabulary.minimum_count", 99)
