@@ -27,17 +27,16 @@ with quiet():
     import tensorflow
 
 import numpy as np
-import pandas as pd
 
 from captioner import params, training
 from captioner.batches import CaptionBatches
-from captioner.decoder import Decoder, Picture, State, TokenCrossEntropy
+from captioner.decoder import Decoder, Picture, State, TeacherForcing, TokenCrossEntropy
 from captioner.features import Features
 from captioner.names import ATTENTIONS
 from captioner.params import ModelParams, Recipe
 from captioner.vocabulary import PAD
 
-PICTURES = 384  # 24 steps of ours, a few seconds
+PICTURES = 960  # 60 steps of ours, a few seconds
 REFERENCE_STEPS = 8
 GOALS = {"uniform": 0.5, "dot": 0.5, "bahdanau": 0.4}
 
@@ -45,9 +44,11 @@ GOALS = {"uniform": 0.5, "dot": 0.5, "bahdanau": 0.4}
 class Textbook:
     """The textbooks' loop, around the weights of a decoder of ours."""
 
-    def __init__(self, decoder: Decoder, cost: TokenCrossEntropy):
+    def __init__(self, decoder: Decoder, recipe: Recipe, steps_an_epoch: int):
         self.decoder = decoder
-        self.cost = cost
+        self.cost = TokenCrossEntropy(recipe.label_smoothing)
+        self.optimizer = training.optimizer(recipe, steps_an_epoch)
+        self.optimizer.build(decoder.trainable_weights)
         self.step = tensorflow.function(self._step)
 
     def loss(self, maps: Any, words: Any, targets: Any, training: bool) -> Any:
@@ -73,7 +74,7 @@ class Textbook:
         with tensorflow.GradientTape() as tape:
             loss = self.loss(maps, words, targets, True)
         weights = self.decoder.trainable_weights
-        self.decoder.optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
+        self.optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
         return loss
 
 
@@ -113,11 +114,14 @@ def agreement(decoder: Decoder, textbook: Textbook, batches: CaptionBatches) -> 
         AssertionError: they differ by more than float32 explains.
     """
     inputs, targets = batches[0]
-    captions, length = targets.shape[1:]
-    apart = (np.repeat(inputs["features"], captions, 0), inputs["words"].reshape(-1, length))
+    pictures = inputs["features"][inputs["pictures"]]
+    steps, places = batches.layout()
+    apart = np.full((2, len(pictures), len(batches.widths)), PAD, np.int32)
+    apart[0, places, steps], apart[1, places, steps] = inputs["words"], targets
+    teacher = TeacherForcing(decoder, batches.widths)
     losses: list[Callable[[], Any]] = [
-        lambda: textbook.cost(targets, decoder(inputs, training=False)),
-        lambda: textbook.loss(*apart, targets.reshape(-1, length), False),
+        lambda: textbook.cost(targets, teacher(inputs, training=False)),
+        lambda: textbook.loss(pictures, apart[0], apart[1], False),
     ]
     found = []
     for loss in losses:
@@ -142,13 +146,17 @@ def measure(attention: str, directory: Path) -> None:
     whole = training.batches(
         features, captions, "train", vocabulary, recipe.model_copy(update={"maximum_words": synthetic.LONGEST})
     )
-    own, other = (decoder_of(attention, settings.model, recipe, len(vocabulary), captions) for _ in range(2))
-    textbook = Textbook(other, TokenCrossEntropy(recipe.label_smoothing))
+    own, other = (
+        training.build(settings.model, recipe, attention, len(vocabulary), features.channels, features.positions)
+        for _ in range(2)
+    )
+    teacher = training.teacher(own, ours, recipe)
+    textbook = Textbook(other, recipe, len(ours))
     agreed = agreement(other, textbook, whole)
     examples = one_caption_an_example(features, whole, recipe.batch_size * recipe.captions_a_picture)
 
     def run_ours() -> float:
-        return len(captions) / seconds(lambda: own.fit(ours, epochs=1, verbose=0))
+        return len(captions) / seconds(lambda: teacher.fit(ours, epochs=1, verbose=0))
 
     def run_textbook(steps: int = REFERENCE_STEPS) -> float:
         each = recipe.batch_size * recipe.captions_a_picture
@@ -173,14 +181,6 @@ def measure(attention: str, directory: Path) -> None:
             f"{compiling[1]:.0f} s; not counted",
         ],
     ).write()
-
-
-def decoder_of(attention: str, sizes: ModelParams, recipe: Recipe, vocabulary: int, captions: pd.DataFrame) -> Decoder:
-    """Return an untrained decoder, compiled as in the pipeline."""
-    decoder = training.build(sizes, recipe, attention, vocabulary, synthetic.CHANNELS, synthetic.POSITIONS)
-    training.set_up(decoder, recipe, len(captions) // (recipe.batch_size * recipe.captions_a_picture))
-    decoder.optimizer.build(decoder.trainable_weights)
-    return decoder
 
 
 if __name__ == "__main__":

@@ -43,9 +43,6 @@ def train(params: Params) -> None:
         params.model, recipe, params.attention, len(vocabulary), features.channels, features.positions
     )
 
-    def note_learning_rate(_: int, logs: dict[str, float]) -> None:
-        logs["learning_rate"] = float(decoder.optimizer.learning_rate)
-
     names = list(references)
     rows = rows_of(features, names)
     greedy = Generator(decoder, beam=1, maximum=recipe.maximum_words, batch_size=min(64, len(names)))
@@ -67,7 +64,6 @@ def train(params: Params) -> None:
             [
                 training.Pace(int((captions["split"] == "train").sum())),
                 training.GeneratedValidation(greedy, features.grid, rows, names, vocabulary, judge),
-                keras.callbacks.LambdaCallback(on_epoch_end=note_learning_rate),
                 keras.callbacks.CSVLogger(results / "history.csv"),
                 keras.callbacks.LambdaCallback(on_epoch_end=tracked.log_epoch),
                 training.Summaries(results / "tensorboard", greedy, vocabulary, features.grid[rows[:SHOWN]], shown),

@@ -19,19 +19,28 @@ def batches(
     by_image: dict[str, list[str]], size: int = 2, together: int = 2, seed: int | None = None
 ) -> CaptionBatches:
     return CaptionBatches(
-        tiny.features(list(tiny.CAPTIONS)), tiny.captions(by_image), tiny.vocabulary(), size, together, 4, seed
+        tiny.features(list(tiny.CAPTIONS)), tiny.captions(by_image), tiny.vocabulary(), size, together, 4, seed, 4
     )
 
 
+def captions_of(epoch: CaptionBatches, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A batch put together again: the map of each caption's picture, its words and targets, `[captions, T]`."""
+    inputs, targets = epoch[index]
+    steps, places = epoch.layout()
+    words, said = (np.full((len(inputs["pictures"]), len(epoch.widths)), PAD) for _ in range(2))
+    words[places, steps], said[places, steps] = inputs["words"], targets
+    return inputs["features"][inputs["pictures"]], words, said
+
+
 def seen(epoch: CaptionBatches) -> Seen:
-    """What an epoch shows, in its order."""
+    """What an epoch shows: batch by batch, of each the longest captions first."""
     vocabulary, grid = tiny.vocabulary(), tiny.features().grid
     found: Seen = []
     for index in range(len(epoch)):
-        inputs, targets = epoch[index]
-        for picture, captions in zip(inputs["features"], targets, strict=True):
-            [row] = [number for number, known in enumerate(grid) if np.array_equal(known, picture)]
-            found += [(row, vocabulary.decode(caption)) for caption in captions if caption.any()]
+        for picture, _, said in zip(*captions_of(epoch, index), strict=True):
+            if said.any():
+                [row] = [number for number, known in enumerate(grid) if np.array_equal(known, picture)]
+                found.append((row, vocabulary.decode(said)))
     return found
 
 
@@ -68,27 +77,64 @@ def test_all_shapes_are_equal(together: int) -> None:
     for index in range(len(epoch)):
         inputs, targets = epoch[index]
         assert inputs["features"].shape == (3, tiny.POSITIONS, tiny.CHANNELS)
-        assert inputs["words"].shape == targets.shape == (3, together, 5)
-        assert inputs["features"].dtype == np.float16 and inputs["words"].dtype == targets.dtype == np.int32
+        assert inputs["pictures"].shape == (epoch.widths[0],)
+        assert inputs["words"].shape == targets.shape == (sum(epoch.widths),)
+        assert inputs["features"].dtype == np.float16
+        assert inputs["words"].dtype == inputs["pictures"].dtype == targets.dtype == np.int32
 
 
 def test_captions_of_a_picture_stand_together() -> None:
     epoch = batches(tiny.CAPTIONS, size=10, together=2)
     assert len(epoch) == 1
-    captions = (epoch[0][1] != PAD).any(axis=2).sum(axis=1)
-    assert captions.tolist() == [1, 2, 2, 1, 1, 0, 0, 0, 0, 0]
+    real = captions_of(epoch, 0)[2].any(axis=1)
+    # "two stars" and two more of the same picture are three captions, in two examples
+    assert Counter(epoch[0][0]["pictures"][real].tolist()) == {0: 1, 1: 2, 2: 2, 3: 1, 4: 1}
+
+
+def test_the_longest_captions_come_first() -> None:
+    lengths = (captions_of(batches(tiny.CAPTIONS, size=10), 0)[2] != PAD).sum(axis=1)
+    assert lengths.tolist() == sorted(lengths, reverse=True) and len(set(lengths)) > 1
+
+
+@pytest.mark.parametrize(("captions", "size"), [(1, 1), (7, 1), (30, 1), (30, 4)])
+def test_as_many_captions_are_computed_as_go_on(captions: int, size: int) -> None:
+    generator = np.random.default_rng(captions)
+    words = tiny.vocabulary().words[4:]
+    texts = [" ".join(words[: generator.integers(0, 5)]) for _ in range(captions)]
+    epoch = batches(dict.fromkeys(tiny.CAPTIONS, texts), size, captions)
+    ends = [min(len(text.split()) + 1, 5) for text in texts]
+    going_on = [size * sum(end > place for end in ends) for place in range(max(ends))]
+    assert len(epoch.widths) == len(going_on) and epoch.widths[0] == going_on[0]
+    for width, least in zip(epoch.widths, going_on, strict=True):
+        assert least <= width <= min(least + 7, going_on[0])
+
+
+def test_what_an_order_of_a_later_epoch_needs_is_known_before() -> None:
+    by_image = {image: ["a red circle", "a"][number % 2 :][:1] * 3 for number, image in enumerate(tiny.CAPTIONS)}
+    epoch = CaptionBatches(tiny.features(), tiny.captions(by_image), tiny.vocabulary(), 2, 3, 4, seed=1, epochs=8)
+    assert epoch.widths == (6, 6, 6, 6)
+    for _ in range(8):
+        assert Counter(seen(epoch)) == Counter(expected(by_image))
+        epoch.on_epoch_end()
+
+
+def test_more_width_is_padding() -> None:
+    epoch = batches(tiny.CAPTIONS, size=4, seed=3)
+    before = seen(epoch)
+    epoch.widths = tuple(width + 3 for width in epoch.widths)
+    assert seen(epoch) == before
 
 
 def test_empty_places_are_padding_in_words_and_targets() -> None:
-    inputs, targets = batches(tiny.CAPTIONS, size=10)[0]
-    real = (targets != PAD).any(axis=2)
-    assert (inputs["words"][~real] == PAD).all()
-    assert (inputs["words"][real][:, 0] == START).all()
+    _, words, targets = captions_of(batches(tiny.CAPTIONS, size=10), 0)
+    real = targets.any(axis=1)
+    assert (words[~real] == PAD).all()
+    assert (words[real][:, 0] == START).all()
 
 
 def test_what_is_read_belongs_to_what_is_to_be_said() -> None:
-    inputs, targets = batches(tiny.CAPTIONS, size=10, seed=3)[0]
-    for read, said in zip(inputs["words"].reshape(-1, 5), targets.reshape(-1, 5), strict=True):
+    _, words, targets = captions_of(batches(tiny.CAPTIONS, size=10, seed=3), 0)
+    for read, said in zip(words, targets, strict=True):
         count = int((said != PAD).sum())
         assert read[1:count].tolist() == said[: max(count - 1, 0)].tolist()
 
@@ -113,7 +159,8 @@ def test_rows_of_an_index_with_gaps_are_found() -> None:
     captions = tiny.captions()
     part = captions[captions["image"] != "sun.png"]
     epoch = CaptionBatches(tiny.features(), part, tiny.vocabulary(), 2, 2, 4)
-    assert seen(epoch) == expected({image: texts for image, texts in tiny.CAPTIONS.items() if image != "sun.png"})
+    others = {image: texts for image, texts in tiny.CAPTIONS.items() if image != "sun.png"}
+    assert Counter(seen(epoch)) == Counter(expected(others))
 
 
 def test_interleaved_captions_of_a_picture_are_gathered() -> None:

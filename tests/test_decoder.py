@@ -1,5 +1,6 @@
 """One set of weights, stepped or run over whole captions, alone or in groups."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import tensorflow
 import tiny
 
-from captioner.decoder import Decoder, State, TokenCrossEntropy
+from captioner.decoder import Decoder, State, TeacherForcing, TokenCrossEntropy
 from captioner.names import ATTENTIONS
 from captioner.vocabulary import END, PAD, START
 
@@ -57,8 +58,13 @@ def logits_of(model: Decoder, features: np.ndarray, words: np.ndarray, **options
 def loss_and_gradients(
     model: Decoder, features: np.ndarray, words: np.ndarray, targets: np.ndarray
 ) -> tuple[float, list[np.ndarray]]:
+    inputs = {"features": features, "words": words}
+    return _differentiated(lambda: TokenCrossEntropy(0.1)(targets, model(inputs, training=True)), model)
+
+
+def _differentiated(compute: Callable[[], Any], model: Decoder) -> tuple[float, list[np.ndarray]]:
     with tensorflow.GradientTape() as tape:
-        loss = TokenCrossEntropy(0.1)(targets, model({"features": features, "words": words}, training=True))
+        loss = compute()
     gradients = tape.gradient(loss, model.trainable_weights, unconnected_gradients="zero")
     return float(loss), [np.asarray(tensorflow.convert_to_tensor(gradient)) for gradient in gradients]
 
@@ -105,6 +111,30 @@ def test_captions_of_a_picture_together_are_as_each_alone(
     assert together.shape == (G, N, T, V)
     apart = logits_of(model, np.repeat(features, N, axis=0), words.reshape(G * N, 1, T))
     np.testing.assert_allclose(apart.reshape(together.shape), together, rtol=1e-5, atol=1e-5)
+
+
+@EVERY
+# one caption ends after two words, one after three; wider steps and one more are padding
+@pytest.mark.parametrize("widths", [(6, 6, 5, 4), (6, 6, 6, 6), (6, 6, 5, 5, 3)])
+def test_computing_captions_only_as_far_as_they_go_changes_neither_loss_nor_gradients(
+    attention: str, widths: tuple[int, ...], features: np.ndarray, words: np.ndarray, targets: np.ndarray
+) -> None:
+    model = decoder(attention)
+    expected = loss_and_gradients(model, features, words, targets)
+    longest_first = np.argsort(-(targets != PAD).sum(axis=2).ravel(), kind="stable")
+    more = ((0, 0), (0, len(widths) - T))
+    read, said = (np.pad(x.reshape(-1, T)[longest_first], more, constant_values=PAD) for x in (words, targets))
+    inputs = {
+        "features": features,
+        "pictures": longest_first // N,
+        "words": np.concatenate([read[:width, step] for step, width in enumerate(widths)]),
+    }
+    wanted = np.concatenate([said[:width, step] for step, width in enumerate(widths)])
+    teacher = TeacherForcing(model, widths)
+    loss, gradients = _differentiated(lambda: TokenCrossEntropy(0.1)(wanted, teacher(inputs, training=True)), model)
+    assert loss == pytest.approx(expected[0], rel=1e-5)
+    for one, other in zip(gradients, expected[1], strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
 def test_look_repeats_each_picture_for_its_captions(features: np.ndarray) -> None:

@@ -78,12 +78,13 @@ class UniformAttention(Attention):
         """Make no weights."""
 
     def prepare(self, feature_vectors: Any) -> Any:
-        """Return `alpha`, which no state changes, `[B, P]`."""
-        return ops.zeros_like(feature_vectors[:, :, 0])
+        """Return the context vector, which no state changes: the mean of the feature vectors, `[B, E]`."""
+        return ops.mean(feature_vectors, axis=1)
 
-    def attention_scores(self, keys: Any, state_output: Any) -> Any:  # noqa: ARG002
-        """Return `alpha_tj = 0`, `[B, P]`."""
-        return keys
+    def call(self, feature_vectors: Any, state_output: Any, keys: Any = None) -> tuple[Any, Any]:  # noqa: ARG002
+        """Return the mean and even weights."""
+        weights = ops.full_like(feature_vectors[:, :, 0], 1 / feature_vectors.shape[1])  # [B, P]
+        return self.prepare(feature_vectors) if keys is None else keys, weights
 
 
 @keras.saving.register_keras_serializable("captioner")

@@ -14,13 +14,18 @@ from captioner.errors import CaptionerError
 from captioner.features import Features
 from captioner.vocabulary import PAD, Vocabulary
 
+VECTOR = 8  # a product of matrices takes as long for fewer rows
+
 
 class CaptionBatches(keras.utils.PyDataset):
-    """Pictures with their captions: `({features [G, P, C], words [G, N, T]}, targets [G, N, T])`.
+    """Pictures with their captions, for `captioner.decoder.TeacherForcing`.
+
+    An item is `({features [G, P, C], pictures [B], words [S]}, targets [S])`: the map of `G` pictures, the picture of
+    each caption, and the captions, the longest first, word by word: at the place `t` the first `widths[t]` of them.
+    Beyond a caption's own end stands padding, which neither costs nor counts. All batches have one shape.
 
     A picture's captions stand in one batch, since they share what is computed of the picture. One with more than `N`
-    captions appears several times; empty places are captions of padding alone, which neither cost nor count. All
-    batches have one shape.
+    captions appears several times.
 
     Args:
         features: of the data set.
@@ -30,9 +35,13 @@ class CaptionBatches(keras.utils.PyDataset):
         captions_a_picture: `N`.
         maximum_words: longer captions are cut; `T` is one more.
         seed: of the order, which is another one each epoch; none keeps the order.
+        epochs: how many orders there are; the next epoch has the first one again.
 
     Attributes:
         images: the picture of each example, an example being up to `N` captions of one picture.
+        lengths: tokens of each caption.
+        widths: how many captions are computed at each place, `B_t`: as many as go on there in the batch with the most,
+            rounded up to full vectors of the processor. May be set to more.
 
     Raises:
         CaptionerError: there are no captions, or a picture has no features.
@@ -47,14 +56,15 @@ class CaptionBatches(keras.utils.PyDataset):
         captions_a_picture: int,
         maximum_words: int,
         seed: int | None = None,
+        epochs: int = 1,
     ):
         super().__init__()
         if captions.empty:
             raise CaptionerError("There are no captions to train or validate on: give some to each split.")
         self.grid = features.grid
         self.batch_size = batch_size
-        self.shape = (captions_a_picture, maximum_words + 1)
         self.words, self.targets = vocabulary.encode_batch(captions["caption"].tolist(), maximum_words)
+        self.lengths = (self.targets != PAD).sum(axis=1)
         rows_by_image = captions.reset_index(drop=True).groupby("image", sort=False).indices
         chunks = [
             (str(image), rows[start : start + captions_a_picture])
@@ -63,35 +73,55 @@ class CaptionBatches(keras.utils.PyDataset):
         ]
         self.images = [image for image, _ in chunks]
         self.examples = [(row_of(features, image), rows) for image, rows in chunks]
-        self.generator = None if seed is None else np.random.default_rng(seed)
-        self.order = np.arange(len(self.examples))
-        self.shuffle()
+        self.orders = [np.arange(len(chunks))]
+        if seed is not None:
+            generator = np.random.default_rng(seed)
+            self.orders = [generator.permutation(len(chunks)) for _ in range(epochs)]
+        self.epoch = 0
+        self.widths = self._widths()
 
-    def shuffle(self) -> None:
-        """Take another order."""
-        if self.generator is not None:
-            self.order = self.generator.permutation(len(self.examples))
+    def _widths(self) -> tuple[int, ...]:
+        places = np.arange(self.targets.shape[1])
+        going_on = np.stack([(self.lengths[rows, None] > places).sum(axis=0) for _, rows in self.examples])
+        starts = np.arange(0, len(self.examples), self.batch_size)
+        most = np.max([np.add.reduceat(going_on[order], starts).max(axis=0) for order in self.orders], axis=0)  # [T]
+        return tuple(min(-(-width // VECTOR) * VECTOR, most[0]) for width in most.tolist() if width)
 
     def on_epoch_end(self) -> None:
-        """Take another order for the next epoch."""
-        self.shuffle()
+        """Take the order of the next epoch."""
+        self.epoch += 1
 
     def __len__(self) -> int:
         return math.ceil(len(self.examples) / self.batch_size)
 
     def chosen(self, index: int) -> np.ndarray:
         """Return which examples stand in a batch, in order."""
-        return self.order[index * self.batch_size : (index + 1) * self.batch_size]
+        order = self.orders[self.epoch % len(self.orders)]
+        return order[index * self.batch_size : (index + 1) * self.batch_size]
 
     def __getitem__(self, index: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        words = np.full((self.batch_size, *self.shape), PAD, np.int32)  # [G, N, T]
-        targets = words.copy()
+        examples = [self.examples[example] for example in self.chosen(index)]
         rows = np.zeros(self.batch_size, int)
-        for place, example in enumerate(self.chosen(index)):
-            rows[place], captions = self.examples[example]
-            words[place, : len(captions)] = self.words[captions]
-            targets[place, : len(captions)] = self.targets[captions]
-        return {"features": self.grid[rows], "words": words}, targets
+        rows[: len(examples)] = [row for row, _ in examples]
+        captions = np.concatenate([captions for _, captions in examples])
+        longest_first = np.argsort(-self.lengths[captions], kind="stable")
+        pictures = np.zeros(self.widths[0], np.int32)
+        pictures[: len(captions)] = np.repeat(np.arange(len(examples)), [len(own) for _, own in examples])[
+            longest_first
+        ]
+        steps, places = self.layout()
+        words, targets = (np.full((len(pictures), self.words.shape[1]), PAD, np.int32) for _ in range(2))
+        words[: len(captions)] = self.words[captions[longest_first]]
+        targets[: len(captions)] = self.targets[captions[longest_first]]
+        return (
+            {"features": self.grid[rows], "pictures": pictures, "words": words[places, steps]},
+            targets[places, steps],
+        )
+
+    def layout(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return of each element of `words` the step, and the place of its caption in the batch; int `[S]` each."""
+        steps = np.repeat(np.arange(len(self.widths)), self.widths)
+        return steps, np.concatenate([np.arange(width) for width in self.widths])
 
 
 def row_of(features: Features, image: str) -> int:

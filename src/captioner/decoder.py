@@ -4,12 +4,14 @@ Legend: `G` pictures · `N` captions a picture · `B` captions (`G x N`) · `T` 
 `C` encoder channels · `E` size of feature vectors and word embeddings · `H` size of the state · `V` vocabulary.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import keras
 from keras import ops
 
 from captioner import attention
+from captioner.dropout import Dropout
 from captioner.vocabulary import PAD
 
 
@@ -83,24 +85,24 @@ class Decoder(keras.Model):
             "word_dropout": word_dropout,
             "output_dropout": output_dropout,
         }
-        dense, dropout = keras.layers.Dense, keras.layers.Dropout
+        dense = keras.layers.Dense
         # without it, attention flees to empty ground, whose features are near zero, and never comes back to the objects
         # begun small, since one step of Adam moves a projection of C values by C times the learning rate
         self.normalization = keras.layers.LayerNormalization(
             gamma_initializer=keras.initializers.Constant(0.1), name="normalization"
         )
         self.projection = dense(embedding_size, name="projection")
-        self.feature_dropout = dropout(feature_dropout)
+        self.feature_dropout = Dropout(feature_dropout)
         self.attention = attention.create(attention_name, attention_size)
         self.initial_output = dense(state_size, activation="tanh", name="initial_output")
         self.initial_cell = dense(state_size, activation="tanh", name="initial_cell")
         self.embedding = keras.layers.Embedding(vocabulary_size, embedding_size, name="embedding")
-        self.word_dropout = dropout(word_dropout)
+        self.word_dropout = Dropout(word_dropout)
         self.word_gates = dense(4 * state_size, bias_initializer=_forget_gate_bias, name="word_gates")
         self.recurrent_gates = dense(4 * state_size, use_bias=False, name="recurrent_gates")
         self.state_to_output = dense(embedding_size, name="state_to_output")
         self.context_to_output = dense(embedding_size, use_bias=False, name="context_to_output")
-        self.output_dropout = dropout(output_dropout)
+        self.output_dropout = Dropout(output_dropout)
         self.vocabulary_logits = dense(vocabulary_size, dtype="float32", name="vocabulary_logits")
 
     def build(self, input_shape: dict[str, tuple]) -> None:
@@ -185,6 +187,48 @@ class Decoder(keras.Model):
         return {**super().get_config(), **self.config}
 
 
+class TeacherForcing(keras.Model):
+    """Runs a decoder along captions that are given, each only as far as it goes: what training spends its time on.
+
+    Captions stand in the order of their lengths, the longest first, so that those still going on at a word are the
+    first ones. Of each word only they are computed, in a number that is fixed for the compiler's sake.
+
+    Args:
+        decoder: it is shared, not copied.
+        widths: how many captions go on at each word, `B_t`, not rising.
+
+    Call arguments:
+        inputs: `features`, the encoder's map, float `[G, P, C]`; `pictures`, int `[B_0]`: which of them each caption
+            is of; `words`, int `[S]`, `S` the sum of `B_t`: the first word of all captions, then the second ...
+
+    Returns:
+        Logits of the word that follows each word, float32 `[S, V]`.
+    """
+
+    def __init__(self, decoder: Decoder, widths: Sequence[int]):
+        super().__init__(name="teacher_forcing")
+        self.decoder = decoder
+        self.widths = tuple(widths)
+        self.built = True
+
+    def call(self, inputs: dict[str, Any], training: bool = False) -> Any:
+        """Return the logits of each next word; see the class."""
+        decoder = self.decoder
+        once = decoder.look(inputs["features"], training=training)
+        picture, state = keras.tree.map_structure(lambda x: ops.take(x, inputs["pictures"], axis=0), once)
+        embedded = decoder.word_dropout(decoder.embedding(inputs["words"]), training=training)  # [S, E]
+        gates = decoder.word_gates(embedded)  # [S, 4H]
+        outputs, contexts = [], []
+        begin = 0
+        for width in self.widths:
+            picture, state = keras.tree.map_structure(lambda x: x[:width], (picture, state))  # noqa: B023 - used at once
+            state, context, _ = decoder.step(gates[begin : begin + width], state, picture)
+            outputs.append(state.output)
+            contexts.append(context)
+            begin += width
+        return decoder.logits(ops.concatenate(outputs), ops.concatenate(contexts), embedded, training)
+
+
 def token_nll(logits: Any, targets: Any) -> Any:
     """Return the negative log-likelihood, in nats, of targets `[...]` given logits `[..., V]`; of padding, 0."""
     targets = ops.cast(targets, "int32")
@@ -200,8 +244,8 @@ class TokenCrossEntropy(keras.losses.Loss):
         label_smoothing: share of the target's probability that is spread over all words (Szegedy et al. 2016).
 
     Call arguments:
-        y_true: the words, int `[G, N, T]`, `PAD` where there is none.
-        y_pred: logits `[G, N, T, V]`.
+        y_true: the words, int `[...]`, `PAD` where there is none.
+        y_pred: logits `[..., V]`.
     """
 
     def __init__(
@@ -215,7 +259,7 @@ class TokenCrossEntropy(keras.losses.Loss):
         real = ops.cast(ops.not_equal(y_true, PAD), y_pred.dtype)
         loss = (1 - self.label_smoothing) * token_nll(y_pred, y_true)
         if self.label_smoothing:
-            even = ops.logsumexp(y_pred, axis=-1) - ops.mean(y_pred, axis=-1)  # [G, N, T]
+            even = ops.logsumexp(y_pred, axis=-1) - ops.mean(y_pred, axis=-1)
             loss = loss + self.label_smoothing * even * real
         return ops.sum(loss) / ops.maximum(ops.sum(real), 1)
 
@@ -234,7 +278,7 @@ class TokenNegativeLogLikelihood(keras.metrics.Metric):
         self.tokens = self.add_weight(shape=(), initializer="zeros", name="tokens")
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: None = None) -> None:  # noqa: ARG002
-        """Add a batch: words int `[G, N, T]`, logits `[G, N, T, V]`."""
+        """Add a batch: words int `[...]`, logits `[..., V]`."""
         self.total.assign_add(ops.sum(token_nll(y_pred, y_true)))
         self.tokens.assign_add(ops.sum(ops.cast(ops.not_equal(y_true, PAD), "float32")))
 

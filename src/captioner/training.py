@@ -1,6 +1,7 @@
 """Training a decoder: loss under teacher forcing, early stopping by captions that the model generates itself."""
 
 import io
+import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from captioner import figures
 from captioner.batches import CaptionBatches
-from captioner.decoder import Decoder, TokenCrossEntropy, TokenNegativeLogLikelihood
+from captioner.decoder import Decoder, TeacherForcing, TokenCrossEntropy, TokenNegativeLogLikelihood
 from captioner.features import Features
 from captioner.generation import Generator
 from captioner.params import ModelParams, Recipe
@@ -62,6 +63,7 @@ def batches(
         recipe.captions_a_picture,
         recipe.maximum_words,
         seed,
+        recipe.epochs,
     )
 
 
@@ -83,11 +85,11 @@ def train(
         callbacks: one of them must add `val_CIDEr` to the logs, as `GeneratedValidation` does, if that is monitored.
         monitor: by which of `MONITORS` the best epoch is known.
     """
-    set_up(decoder, recipe, len(training))
+    training.widths = validation.widths = _wider(training.widths, validation.widths)
     stopping = keras.callbacks.EarlyStopping(
         monitor, patience=recipe.patience, mode=MONITORS[monitor], restore_best_weights=True
     )
-    decoder.fit(
+    teacher(decoder, training, recipe).fit(
         training,
         validation_data=validation,
         epochs=recipe.epochs,
@@ -96,20 +98,31 @@ def train(
     )
 
 
-def set_up(decoder: Decoder, recipe: Recipe, steps_an_epoch: int) -> None:
-    """Give a decoder its loss and its optimizer: Adam, of Kingma and Ba 2015, its gradients clipped together."""
-    decoder.compile(
-        optimizer=keras.optimizers.Adam(_learning_rate(recipe, steps_an_epoch), global_clipnorm=recipe.gradient_norm),
+def teacher(decoder: Decoder, batches: CaptionBatches, recipe: Recipe) -> TeacherForcing:
+    """Return what fits a decoder to batches, compiled."""
+    model = TeacherForcing(decoder, batches.widths)
+    model.compile(
+        optimizer=optimizer(recipe, len(batches)),
         loss=TokenCrossEntropy(recipe.label_smoothing),
         metrics=[TokenNegativeLogLikelihood()],
         jit_compile=True,
     )
+    return model
+
+
+def optimizer(recipe: Recipe, steps_an_epoch: int) -> keras.optimizers.Optimizer:
+    """Return Adam (Kingma, Ba 2015), for gradients that are clipped together."""
+    return keras.optimizers.Adam(_learning_rate(recipe, steps_an_epoch), global_clipnorm=recipe.gradient_norm)
 
 
 def _learning_rate(recipe: Recipe, steps_an_epoch: int) -> Any:
     if recipe.schedule == "constant":
         return recipe.learning_rate
     return keras.optimizers.schedules.CosineDecay(recipe.learning_rate, recipe.epochs * steps_an_epoch)
+
+
+def _wider(one: Sequence[int], other: Sequence[int]) -> tuple[int, ...]:
+    return tuple(map(max, itertools.zip_longest(one, other, fillvalue=0)))
 
 
 class GeneratedValidation(keras.callbacks.Callback):
@@ -150,7 +163,7 @@ class GeneratedValidation(keras.callbacks.Callback):
 
 
 class Pace(keras.callbacks.Callback):
-    """Adds to the logs how long an epoch's training took (`seconds`, validation excluded) and `captions_per_second`.
+    """Adds to the logs an epoch's `seconds` of training (validation excluded), `captions_per_second`, `learning_rate`.
 
     Stands before `GeneratedValidation` in the list of callbacks, and counts until the teacher-forced validation begins.
     """
@@ -170,10 +183,11 @@ class Pace(keras.callbacks.Callback):
         self.ended = time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002
-        """Add the times to the logs."""
+        """Add them to the logs."""
         assert logs is not None
         logs["seconds"] = self.ended - self.began
         logs["captions_per_second"] = self.captions / logs["seconds"]
+        logs["learning_rate"] = float(self.model.optimizer.learning_rate)
 
 
 class Summaries(keras.callbacks.Callback):
