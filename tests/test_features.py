@@ -174,7 +174,9 @@ def test_a_broken_picture_is_named(prepared: None, jpegs: list[bytes], tmp_path:
 
 
 def test_values_beyond_float16(monkeypatch: pytest.MonkeyPatch, pixels: np.ndarray) -> None:
-    monkeypatch.setattr(features, "compile_forward", lambda model, size: lambda batch: np.full((size, 7, 7, 1280), 7e4))
+    monkeypatch.setattr(
+        features, "compile_forward", lambda model, size: lambda batch: np.full((len(batch), 7, 7, 1280), 7e4)
+    )
     with pytest.raises(CaptionerError, match="float16 cannot hold"):
         Extractor(LITE0)(pixels)
 

@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 GRID = "grid.npy"
 INDEX = "index.json"
+MOST_INTERPRETERS = 8  # each has the weights in a layout of its own
 
 
 def extract(
@@ -59,26 +61,7 @@ def extract(
         CaptionerError: the encoder or its weights cannot be had, or a picture cannot be decoded.
         ValueError: there are more names than pictures, or fewer.
     """
-    extractor = Extractor(encoder, weights, batch_size=batch_size)
-    shape = (len(names), extractor.positions, extractor.channels)
-    index = {
-        "encoder": encoder,
-        "weights": weights,
-        "weights_sha256": extractor.weights_sha256,
-        "image_size": encoders.IMAGE_SIZE,
-        "shape": shape,
-        "images": list(names),
-    }
-    with files.replacing(directory) as beside:
-        beside.mkdir()
-        # Written from front to back and not through a memory map, whose pages would count as the process's memory.
-        with (beside / GRID).open("wb") as grid, tqdm(total=len(names), unit=" pictures", desc=encoder) as bar:
-            header = {"descr": "<f2", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(grid, header)
-            for batch in _decoded(pictures, names, batch_size):
-                grid.write(extractor(batch).astype("<f2").tobytes())
-                bar.update(len(batch))
-        (beside / INDEX).write_text(json.dumps(index, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    Extractor(encoder, weights, batch_size=batch_size).extract(pictures, names, directory)
 
 
 class Extractor:
@@ -87,7 +70,7 @@ class Extractor:
     Args:
         encoder: a key of `captioner.encoders.ENCODERS`.
         weights: `imagenet` or the path of a weights file.
-        batch_size: pictures that go through the network at a time; a smaller batch is filled up and costs as much.
+        batch_size: pictures that go through the network at a time.
 
     Attributes:
         positions: `P`.
@@ -102,7 +85,7 @@ class Extractor:
         model = encoders.build(encoder, weights)
         _, height, width, self.channels = model.output_shape
         self.positions = height * width
-        self.encoder = encoder
+        self.encoder, self.weights = encoder, str(weights)
         self.batch_size = batch_size
         self.weights_sha256 = encoders.weights_hash(model)
         self._forward = compile_forward(model, batch_size)
@@ -116,9 +99,7 @@ class Extractor:
         features = np.empty((len(pictures), self.positions, self.channels), np.float16)  # [B, P, C]
         for start in range(0, len(pictures), self.batch_size):
             part = pictures[start : start + self.batch_size]
-            missing = self.batch_size - len(part)
-            filled = np.pad(part, ((0, missing), (0, 0), (0, 0), (0, 0)))
-            grid = self._forward(filled)[: len(part)]
+            grid = self._forward(part)
             with np.errstate(over="ignore"):
                 features[start : start + len(part)] = grid.reshape(len(part), self.positions, self.channels)
         if not np.isfinite(features).all():
@@ -127,15 +108,37 @@ class Extractor:
             )
         return features
 
+    def extract(self, pictures: Iterable[bytes], names: Sequence[str], directory: Path) -> None:
+        """Write the features of encoded pictures to a directory; see the function `extract`."""
+        shape = (len(names), self.positions, self.channels)
+        index = {
+            "encoder": self.encoder,
+            "weights": self.weights,
+            "weights_sha256": self.weights_sha256,
+            "image_size": encoders.IMAGE_SIZE,
+            "shape": shape,
+            "images": list(names),
+        }
+        with files.replacing(directory) as beside:
+            beside.mkdir()
+            # Written from front to back and not through a memory map, whose pages would count as the process's memory.
+            with (beside / GRID).open("wb") as grid, tqdm(total=len(names), unit=" pictures", desc=self.encoder) as bar:
+                header = {"descr": "<f2", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(grid, header)
+                for batch in _decoded(pictures, names, self.batch_size):
+                    grid.write(self(batch).astype("<f2").tobytes())
+                    bar.update(len(batch))
+            (beside / INDEX).write_text(json.dumps(index, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
 
 def compile_forward(model: "keras.Model", batch_size: int) -> Callable[[np.ndarray], np.ndarray]:
-    """Compile a frozen model for batches of one size.
+    """Compile a frozen model.
 
     On TensorFlow without a GPU it runs through LiteRT, whose kernels (XNNPACK) are several times faster on a CPU; else
-    through Keras.
+    through Keras, which fills smaller batches up, so that it compiles for one size.
 
     Returns:
-        Function from pictures, uint8 `[batch_size, 224, 224, 3]`, to the map, float32 `[batch_size, 7, 7, C]`.
+        Function from pictures, uint8 `[B, 224, 224, 3]`, `B` up to `batch_size`, to the map, float32 `[B, 7, 7, C]`.
     """
     import keras
 
@@ -143,52 +146,65 @@ def compile_forward(model: "keras.Model", batch_size: int) -> Callable[[np.ndarr
         import tensorflow
 
         if not tensorflow.config.list_physical_devices("GPU"):
-            return _compile_litert(model, batch_size)
-    return _alone(model.predict_on_batch)
+            return _compile_litert(model)
+
+    # A web server calls from many threads, and on JAX Keras lends the weights' memory to a prediction until it ends.
+    lock = threading.Lock()
+
+    def forward(batch: np.ndarray) -> np.ndarray:
+        filled = np.pad(batch, ((0, batch_size - len(batch)), (0, 0), (0, 0), (0, 0)))
+        with lock:
+            return model.predict_on_batch(filled)[: len(batch)]
+
+    return forward
 
 
-def _compile_litert(model: "keras.Model", batch_size: int) -> Callable[[np.ndarray], np.ndarray]:
-    """Convert a model for LiteRT, in memory, its weights as constants."""
+def _compile_litert(model: "keras.Model") -> Callable[[np.ndarray], np.ndarray]:
+    """Convert a model for LiteRT, in memory, its weights as constants.
+
+    Each core takes a picture at a time with an interpreter of its own. What a layer leaves is then in the core's cache
+    when the next one wants it, and no core waits for another after each layer; the values are those of any batch.
+    """
     import tensorflow
 
     trainable = [variable.numpy() for variable in model.trainable_variables]
     others = [variable.numpy() for variable in model.non_trainable_variables]
-    pictures = tensorflow.TensorSpec((batch_size, *model.input_shape[1:]), tensorflow.uint8)
     function = tensorflow.function(
         lambda batch: model.stateless_call(trainable, others, batch, training=False)[0],
-        input_signature=[pictures],
+        input_signature=[tensorflow.TensorSpec((1, *model.input_shape[1:]), tensorflow.uint8)],
         autograph=False,
     )
     # The second argument would hold the variables; there are none, but without it a deprecated path is taken.
     converter = tensorflow.lite.TFLiteConverter.from_concrete_functions(
         [function.get_concrete_function()], tensorflow.Module()
     )
+    cores = os.cpu_count() or 1
+    workers = min(cores, MOST_INTERPRETERS)
+    free: SimpleQueue = SimpleQueue()
     with quiet(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"\s*Warning: tf.lite.Interpreter is deprecated")
-        interpreter = tensorflow.lite.Interpreter(model_content=converter.convert(), num_threads=os.cpu_count())
-        interpreter.allocate_tensors()
+        content = converter.convert()
+        for _ in range(workers):
+            interpreter = tensorflow.lite.Interpreter(model_content=content, num_threads=cores // workers)
+            interpreter.allocate_tensors()
+            free.put(interpreter)
     [source], [target] = interpreter.get_input_details(), interpreter.get_output_details()
+    pool = ThreadPoolExecutor(workers)
+
+    def forward_one(picture: np.ndarray) -> np.ndarray:
+        # An interpreter has one set of buffers; a web server calls from many threads.
+        interpreter = free.get()
+        try:
+            interpreter.set_tensor(source["index"], picture[None])
+            interpreter.invoke()
+            return interpreter.get_tensor(target["index"])
+        finally:
+            free.put(interpreter)
 
     def forward(batch: np.ndarray) -> np.ndarray:
-        interpreter.set_tensor(source["index"], batch)
-        interpreter.invoke()
-        return interpreter.get_tensor(target["index"])
+        return np.concatenate(list(pool.map(forward_one, batch)))
 
-    return _alone(forward)
-
-
-def _alone(forward: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
-    """Let one thread through at a time, since a web server calls from many.
-
-    An interpreter has one set of buffers, and on JAX Keras lends the weights' memory to a prediction until it ends.
-    """
-    lock = threading.Lock()
-
-    def call(batch: np.ndarray) -> np.ndarray:
-        with lock:
-            return forward(batch)
-
-    return call
+    return forward
 
 
 def _decoded(pictures: Iterable[bytes], names: Sequence[str], batch_size: int) -> Iterator[np.ndarray]:
