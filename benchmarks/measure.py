@@ -9,6 +9,7 @@ A row is one file, `benchmarks/results/ROW.json`:
 - `pairs`: the values measured, `ours`, `reference` and `limit`, in the order of measurement;
 - `agreement`: by what and how closely the two paths give the same result;
 - `goal`: what was to be reached, by key of this row;
+- `parts`: what else the row measures, each with `name`, `unit`, `value` and the goal `at_most` or `null`;
 - `machine`: what it was measured on;
 - whatever else the row has to say, in words, as `notes`.
 """
@@ -36,6 +37,16 @@ LOWER_IS_BETTER = ("s", "MiB")
 
 
 @dataclass(frozen=True)
+class Part:
+    """Something else that a row measures; see the module."""
+
+    name: str
+    unit: str
+    value: float
+    at_most: float | None = None
+
+
+@dataclass(frozen=True)
 class Row:
     """One line of the benchmark page; see the module."""
 
@@ -49,6 +60,7 @@ class Row:
     pairs: Mapping[str, Sequence[float]] = field(default_factory=dict)
     agreement: str = ""
     goal: Mapping[str, float] = field(default_factory=dict)
+    parts: Sequence[Part] = ()
     notes: Sequence[str] = ()
 
     def write(self, directory: Path = RESULTS) -> None:
