@@ -8,7 +8,7 @@ export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 
-.PHONY: help setup repro test check ui study tensorboard clean
+.PHONY: help setup repro test check bench ui study tensorboard clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -32,6 +32,9 @@ check: setup ## lint and check types
 	ruff check
 	ruff format --check
 	mypy
+
+bench: setup ## measure speed and memory, some half an hour, or ROWS=start,memory: benchmarks/README.md
+	@python benchmarks/run.py $(ROWS)
 
 ui: setup ## show the runs in the MLflow UI, on http://127.0.0.1:$(PORT)
 	@PORT=$(PORT) python stages/ui.py
