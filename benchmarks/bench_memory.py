@@ -17,9 +17,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import psutil
 from measure import CHECKOUT, Part, Row
@@ -71,7 +70,7 @@ def features(directory: Path) -> None:
 def training(directory: Path) -> None:
     """Do what the stage `train` does, but for the length of an epoch."""
     with quiet():
-        import keras
+        import keras  # noqa: F401 - what follows imports it, with its notes
     import synthetic
 
     from captioner import params
@@ -83,18 +82,11 @@ def training(directory: Path) -> None:
     from captioner.generation import Generator
     from captioner.scores import Scorer
 
-    class Few(keras.utils.PyDataset):
+    class Few(CaptionBatches):
         """The first batches of an order over all examples."""
 
-        def __init__(self, batches: CaptionBatches):
-            super().__init__()
-            self.batches = batches
-
         def __len__(self) -> int:
-            return min(STEPS, len(self.batches))
-
-        def __getitem__(self, index: int) -> Any:
-            return self.batches[index]
+            return min(STEPS, super().__len__())
 
     settings = params.load(CHECKOUT / "params.yaml")
     recipe = settings.train.photographs.model_copy(update={"epochs": 1})
@@ -102,6 +94,7 @@ def training(directory: Path) -> None:
     captions = pack.read_captions(directory)
     learnt_from = library.batches(maps, captions, "train", vocabulary, recipe, 1)
     validation = library.batches(maps, captions, "validation", vocabulary, recipe)
+    learnt_from.__class__ = validation.__class__ = Few  # all else is the pipeline's
     references = captions_by_image(captions[captions["split"] == "validation"])
     scorer = Scorer(references)
     decoder = library.build(settings.model, recipe, settings.attention, len(vocabulary), maps.channels, maps.positions)
@@ -112,7 +105,7 @@ def training(directory: Path) -> None:
         return {"CIDEr": scorer.score(generated, ["BLEU", "CIDEr"]).corpus["CIDEr"]}
 
     judged = library.GeneratedValidation(greedy, maps.grid, rows_of(maps, names), names, vocabulary, judge)
-    library.train(decoder, Few(learnt_from), Few(validation), recipe, [judged])
+    library.train(decoder, learnt_from, validation, recipe, [judged])
 
 
 def anonymous(process: psutil.Process) -> int:
@@ -124,8 +117,8 @@ def anonymous(process: psutil.Process) -> int:
     return total
 
 
-def peak(path: Callable[[Path], None], directory: Path) -> float:
-    """Return the peak memory, in MiB, of a process that does what a function of this module does.
+def peak(arguments: Sequence[str]) -> tuple[float, str]:
+    """Run Python with arguments, and return the peak of its memory, in MiB, and what it printed.
 
     Raises:
         CaptionerError: it failed.
@@ -133,20 +126,19 @@ def peak(path: Callable[[Path], None], directory: Path) -> float:
     highest = 0
     environment = os.environ | {"PYTHONPATH": str(CHECKOUT / "src")}
     with tempfile.TemporaryFile("w+") as said:
-        command = [sys.executable, __file__, path.__name__, str(directory)]
-        child = psutil.Popen(command, env=environment, stdout=said, stderr=subprocess.STDOUT)
+        child = psutil.Popen([sys.executable, *arguments], env=environment, stdout=said, stderr=subprocess.STDOUT)
         while child.poll() is None:
             try:
                 highest = max(highest, anonymous(child))
             except (OSError, psutil.NoSuchProcess):
                 continue  # one of them ended while it was looked at
             time.sleep(EVERY)
-        if child.returncode:
-            said.seek(0)
-            last = said.read().strip().splitlines() or ["nothing"]
-            raise CaptionerError(f"{path.__name__} ended with {child.returncode} and said: {last[-1]}")
-    print(f"  memory, {path.__name__}, {directory.name} pictures: {highest / 2**20:.0f} MiB", flush=True)
-    return highest / 2**20
+        said.seek(0)
+        printed = said.read()
+    if child.returncode:
+        last = printed.strip().splitlines() or ["nothing"]
+        raise CaptionerError(f"`python {' '.join(arguments)}` ended with {child.returncode} and said: {last[-1]}")
+    return highest / 2**20, printed
 
 
 def measured(folder: Path) -> Iterator[tuple[str, float, float]]:
@@ -155,7 +147,8 @@ def measured(folder: Path) -> Iterator[tuple[str, float, float]]:
     for directory in directories:
         write_data(int(directory.name), directory)
     for path in (features, training):
-        few, many = (peak(path, directory) for directory in directories)
+        few, many = (peak([__file__, path.__name__, str(directory)])[0] for directory in directories)
+        print(f"  memory, {path.__name__}: {few:.0f} and {many:.0f} MiB", flush=True)
         yield path.__name__, few, many
 
 
