@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
 from captioner import images
-from captioner.images import FORMATS, UnreadableImage, decode
+from captioner.images import FORMATS, UnreadableImage, decode, from_array, from_pillow
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 LOSSLESS = ("PNG", "BMP", "TIFF", "PPM")
@@ -175,11 +175,16 @@ def test_a_truncated_picture_is_refused(form: str, share: float) -> None:
     "data, message",
     [
         (b"", "empty"),
-        (b"<html>404</html>", r"no picture, or one cut short \(it begins with b'<html>40'\): allowed are JPEG, PNG"),
+        (b"what is this", r"no picture, or one cut short \(it begins with b'what is '\): allowed are JPEG, PNG"),
+        (b"\xef\xbb\xbf\n <!DOCTYPE HTML><title>404", "an HTML page"),
+        (b"<html>404</html>", "an HTML page"),
+        (b"%PDF-1.7 and so on", "a PDF document"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "a HEIC picture"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "an SVG drawing"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 1 1\n", "no picture"),
         (png(2, 2, 2, 8, b""), "broken or truncated"),
     ],
-    ids=["empty", "html", "eps", "no-pixels"],
+    ids=["empty", "text", "html", "short-html", "pdf", "heic", "svg", "eps", "no-pixels"],
 )
 def test_no_picture_is_refused(data: bytes, message: str) -> None:
     with pytest.raises(UnreadableImage, match=message) as raised:
@@ -231,3 +236,61 @@ def test_any_bytes_decode_or_are_unreadable(data: bytes) -> None:
         assert decode(data, size=8).shape == (8, 8, 3)
     except UnreadableImage as error:
         assert str(error)
+
+
+# --- pictures that are open already ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
+def test_an_opened_picture_is_as_its_bytes(mode: str) -> None:
+    picture = Image.fromarray(np.arange(48 * 48, dtype=np.uint16).reshape(48, 48) * 28)
+    picture = picture if mode == "I;16" else gradient(50, 40).convert(mode)
+    form = "TIFF" if mode == "CMYK" else "PNG"
+    np.testing.assert_array_equal(from_pillow(picture), decode(encoded(picture, form)))
+    with Image.open(io.BytesIO(encoded(picture, form))) as opened:
+        np.testing.assert_array_equal(from_pillow(opened), decode(encoded(picture, form)))
+
+
+def test_an_opened_picture_is_turned_and_stays_as_it_was() -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    data = encoded(gradient(), "JPEG", exif=exif)
+    with Image.open(io.BytesIO(data)) as opened:
+        np.testing.assert_array_equal(from_pillow(opened), decode(data))
+        assert opened.size == (60, 40)
+        assert np.asarray(opened).shape == (40, 60, 3)
+
+
+def test_an_opened_picture_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = encoded(Image.effect_noise((90, 90), 60), "PNG")
+    with pytest.raises(UnreadableImage, match="broken or truncated"):
+        from_pillow(Image.open(io.BytesIO(whole[: len(whole) // 2])))
+    monkeypatch.setattr(images, "MAXIMUM_PIXELS", 60 * 40 - 1)
+    with pytest.raises(UnreadableImage, match="60 × 40 pixels"):
+        from_pillow(gradient())
+
+
+def test_arrays() -> None:
+    values = np.asarray(gradient())
+    np.testing.assert_array_equal(from_array(values), decode(encoded(gradient())))
+    grey = values[:, :, 0]
+    np.testing.assert_array_equal(from_array(grey), from_array(np.stack([grey] * 3, axis=-1)))
+    np.testing.assert_array_equal(from_array(values[::2, ::-1]), from_array(values[::2, ::-1].copy()))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((4, 4), bool),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((2, 4, 4, 3), np.uint8),
+        np.zeros(4, np.uint8),
+        np.zeros((0, 4, 3), np.uint8),
+    ],
+    ids=lambda values: f"{values.dtype}{list(values.shape)}",
+)
+def test_other_arrays_are_refused(values: np.ndarray) -> None:
+    with pytest.raises(UnreadableImage, match=r"an array") as raised:
+        from_array(values)
+    assert str(list(values.shape)) in str(raised.value)

@@ -1,7 +1,9 @@
 """Encoded pictures into pixels: the one preprocessing of training and of inference."""
 
 import io
-from contextlib import suppress
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -23,6 +25,19 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+
+# What people take for pictures and Pillow does not read, by the bytes at its beginning.
+OTHERS = {
+    b"%PDF": "a PDF document: save its picture as JPEG or PNG",
+    b"<!doctype html": "an HTML page: give the picture itself",
+    b"<html": "an HTML page: give the picture itself",
+    b"<svg": "an SVG drawing: save it as PNG",
+    b"<?xml": "an XML file: save it as PNG if it is a drawing",
+}
+HEIC = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")  # brands, at byte 8
+
+_opened = threading.Lock()
 
 
 class UnreadableImage(CaptionerError):  # noqa: N818 - the name says what is wrong
@@ -47,27 +62,78 @@ def decode(data: bytes, size: int = 224) -> np.ndarray:
     """
     if not data:
         raise UnreadableImage("the file is empty: put a picture in its place, or leave it out")
+    with _unreadable(data), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        _check_size(image.width, image.height)
+        # Decodes a large JPEG at a half, a quarter or an eighth; twice the size is left to the better filter.
+        image.draft(None, (2 * size, 2 * size))
+        return _squared(image, size)
+
+
+def from_pillow(image: Image.Image, size: int = 224) -> np.ndarray:
+    """Return the pixels of an opened picture as `decode` does; the picture stays open and as it was.
+
+    Raises:
+        UnreadableImage: a truncated or closed one, or one of more than `MAXIMUM_PIXELS`.
+    """
+    # The same picture may come twice, and Pillow reads lazily: one thread at a time.
+    with _opened, _unreadable():
+        _check_size(image.width, image.height)
+        return _squared(image, size)
+
+
+def from_array(values: np.ndarray, size: int = 224) -> np.ndarray:
+    """Return the pixels of an array as `decode` does.
+
+    Args:
+        values: uint8, RGB `[H, W, 3]` or grey `[H, W]`.
+        size: width and height of the result, in pixels.
+
+    Raises:
+        UnreadableImage: another type or shape, or more than `MAXIMUM_PIXELS`.
+    """
+    if values.dtype != np.uint8 or not (values.ndim == 2 or (values.ndim == 3 and values.shape[2] == 3)):
+        raise UnreadableImage(
+            f"an array of {values.dtype} {list(values.shape)}: allowed is uint8, RGB [H, W, 3] or grey [H, W], "
+            "one picture an array"
+        )
+    if not values.size:
+        raise UnreadableImage(f"an array without pixels, {list(values.shape)}: put a picture in its place")
+    return from_pillow(Image.fromarray(values), size)
+
+
+@contextmanager
+def _unreadable(data: bytes = b"") -> Iterator[None]:
+    """Turn whatever Pillow raises of a picture into `UnreadableImage`."""
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check_size(image.width, image.height)
-            # Decodes a large JPEG at a half, a quarter or an eighth; twice the size is left to the better filter.
-            image.draft(None, (2 * size, 2 * size))
-            image.load()
-            # Read after the pixels: PNG may hold it behind them, and TIFF has turned itself by then.
-            orientation = _orientation(image)
-            stretched = _to_rgb(image).resize((size, size), Image.Resampling.BILINEAR)
+        yield
     except UnreadableImage:
         raise
     except Image.UnidentifiedImageError:
+        if data[4:8] == b"ftyp" and data[8:12] in HEIC:
+            raise UnreadableImage("a HEIC picture, as telephones take: save it as JPEG") from None
+        begins = data[:64].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+        for beginning, what in OTHERS.items():
+            if begins.startswith(beginning.lower()):
+                raise UnreadableImage(what) from None
         raise UnreadableImage(
             f"no picture, or one cut short (it begins with {data[:8]!r}): allowed are {', '.join(FORMATS)}"
         ) from None
-    except Image.DecompressionBombError as error:
-        raise UnreadableImage(f"too large, {error}: scale it down") from None
+    except Image.DecompressionBombError:
+        raise UnreadableImage(
+            f"too large, more than twice the {MAXIMUM_PIXELS:,} pixels that are allowed: scale it down"
+        ) from None
     # What Pillow's decoders raise for damaged bytes is whatever they tripped over.
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UnreadableImage(f"a broken or truncated picture ({reason}): put a whole one in its place") from error
+
+
+def _squared(image: Image.Image, size: int) -> np.ndarray:
+    """Return the pixels of an opened picture, upright, over white and stretched, uint8 `[size, size, 3]`."""
+    image.load()
+    # Read after the pixels: PNG may hold it behind them, and TIFF has turned itself by then.
+    orientation = _orientation(image)
+    stretched = _to_rgb(image).resize((size, size), Image.Resampling.BILINEAR)
     if orientation in TURNS:
         # Turned after the stretch, since a square is quickly turned.
         stretched = stretched.transpose(TURNS[orientation])
