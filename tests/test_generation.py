@@ -5,7 +5,7 @@ import pytest
 import tiny
 
 from captioner.decoder import Decoder
-from captioner.generation import Generator
+from captioner.generation import Generator, Sampler
 from captioner.vocabulary import END, PAD
 
 
@@ -63,3 +63,16 @@ def test_log_probability_is_what_the_whole_sequence_form_gives(
     log_probabilities = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
     chosen = np.take_along_axis(log_probabilities, targets[..., None], axis=-1)[..., 0]
     np.testing.assert_allclose((chosen * (targets != PAD)).sum(axis=1), found.log_probability, rtol=1e-4, atol=1e-5)
+
+
+def test_draws_several_captions_of_a_picture(overfit: Decoder, generator: Generator, grid: np.ndarray) -> None:
+    sampler = Sampler(overfit, samples=6, maximum=4)
+    cold = sampler.draw(grid[1:2], temperature=1e-4, seed=1)
+    expected = Generator(overfit, beam=1, maximum=4, batch_size=1).generate(grid[1:2])
+    np.testing.assert_array_equal(cold.words, np.repeat(expected.words, 6, axis=0))
+    np.testing.assert_allclose(cold.log_probability, np.repeat(expected.log_probability, 6), rtol=1e-4)
+    np.testing.assert_allclose(cold.weights, np.repeat(expected.weights, 6, axis=0), atol=1e-5)
+    hot = sampler.draw(grid[1:2], temperature=50.0, seed=1)
+    assert len({tuple(words) for words in hot.words.tolist()}) > 1
+    np.testing.assert_array_equal(hot.words, sampler.draw(grid[1:2], temperature=50.0, seed=1).words)
+    assert (hot.words != sampler.draw(grid[1:2], temperature=50.0, seed=2).words).any()

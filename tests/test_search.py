@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from keras import ops
 
-from captioner.search import Found, beam_search
+from captioner.search import Found, beam_search, sample
 from captioner.vocabulary import END, PAD, START, UNKNOWN
 
 SAYABLE = END + 1  # the first number that is a word
@@ -321,3 +321,95 @@ def test_compiled_as_uncompiled() -> None:
     plain = search(tables)
     np.testing.assert_array_equal(compiled.words, plain.words)
     np.testing.assert_allclose(compiled.log_probability, plain.log_probability, rtol=1e-5)
+
+
+# --- sampling --------------------------------------------------------------------------------------------------------
+
+
+def draw(
+    tables: np.ndarray, maximum: int = 4, temperature: float = 1.0, top_p: float = 1.0, times: int = 1, seed: int = 0
+) -> Found:
+    """Draw captions from Markov models, `times` from each; the weights at a word are the one before it and the step."""
+
+    def step(last: Any, state: Any) -> tuple[Any, Any, Any]:
+        picture, steps = state
+        logits = ops.take(np.reshape(tables, (-1, tables.shape[-1])), picture * tables.shape[1] + last, axis=0)
+        weights = ops.stack([ops.cast(last, "float32"), ops.cast(steps, "float32")], axis=1)
+        return logits, (picture, steps + 1), weights
+
+    rows = np.repeat(np.arange(len(tables), dtype=np.int32), times)
+    draws = np.random.default_rng(seed).random((len(rows), maximum + 1), np.float32)
+    state = (ops.convert_to_tensor(rows), ops.zeros(len(rows), "int32"))
+    return Found(*map(np.asarray, sample(step, state, draws, 2, temperature, top_p)))
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(1e-3, 1.0), (1e-30, 1.0), (1.0, 1e-6), (3.0, 1e-6)])
+def test_without_heat_or_nucleus_sampling_is_greedy(temperature: float, top_p: float) -> None:
+    tables = markov(40, words=6, seed=1)
+    found, expected = draw(tables, 5, temperature, top_p), search(tables, beam=1, maximum=5)
+    np.testing.assert_array_equal(found.words, expected.words)
+    np.testing.assert_allclose(found.log_probability, expected.log_probability, rtol=1e-4)
+    np.testing.assert_array_equal(found.weights, expected.weights)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_words_come_as_often_as_they_are_probable(temperature: float) -> None:
+    [table] = markov(1, words=4, seed=2)
+    found = draw(table[None], 1, temperature, times=20_000)
+    words = found.words[:, 0]
+    following = np.exp(log_softmax(table[START, SAYABLE:].astype(float) / temperature))
+    shares = [(words == SAYABLE + word).mean() for word in range(4)]
+    np.testing.assert_allclose(shares, following, atol=0.015)
+
+
+def test_the_nucleus_is_the_fewest_words_that_reach_the_probability() -> None:
+    table = np.full((8, 8), -50.0, np.float32)
+    table[START, 4:8] = np.log([0.1, 0.4, 0.3, 0.2])
+    table[4:, END] = 50
+    for top_p, expected in [(0.39, {5}), (0.41, {5, 6}), (0.69, {5, 6}), (0.71, {5, 6, 7}), (1.0, {4, 5, 6, 7})]:
+        words = draw(table[None], 3, top_p=top_p, times=300).words[:, 0]
+        assert set(words.tolist()) == expected
+    halves = draw(table[None], 3, top_p=0.6, times=20_000).words[:, 0]
+    assert (halves == 5).mean() == pytest.approx(4 / 7, abs=0.015)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    words=st.integers(1, 6),
+    maximum=st.integers(1, 5),
+    temperature=st.floats(0.05, 20),
+    top_p=st.floats(0.01, 1),
+)
+def test_what_is_drawn_is_a_caption_with_its_own_log_probability(
+    seed: int, words: int, maximum: int, temperature: float, top_p: float
+) -> None:
+    tables = markov(4, words, seed)
+    found = draw(tables, maximum, temperature, top_p, times=3, seed=seed)
+    for row in range(12):
+        said = caption(found, row)
+        assert said.words[-1] == END and 1 < len(said.words) <= maximum + 1
+        assert all(word >= SAYABLE for word in said.words[:-1])
+        following = log_softmax(tables[row // 3].astype(float))
+        expected = sum(following[pair] for pair in zip((START, *said.words), said.words, strict=False))
+        assert said.log_probability == pytest.approx(expected, rel=1e-4, abs=1e-4)
+        read = (START, *said.words)[: len(said.words)]
+        path = [[word, step] for step, word in enumerate(read)] + [[0, 0]] * (maximum + 1 - len(said.words))
+        assert found.weights[row].tolist() == path
+
+
+def test_the_same_draws_give_the_same_captions() -> None:
+    tables = markov(30, words=5, seed=3)
+    np.testing.assert_array_equal(draw(tables, seed=1).words, draw(tables, seed=1).words)
+    assert (draw(tables, seed=1).words != draw(tables, seed=2).words).any()
+
+
+def test_a_draw_at_the_end_of_its_range_stays_within_the_nucleus() -> None:
+    [table] = markov(1, words=5, seed=4)
+    almost_one = np.full((1, 4), np.nextafter(np.float32(1), np.float32(0)))
+
+    def step(last: Any, state: Any) -> tuple[Any, Any, Any]:
+        return ops.take(table, last, axis=0), state, ops.zeros((1, 1))
+
+    [first, *_] = np.asarray(sample(step, ops.zeros(1), almost_one, 1, top_p=1.0).words[0])
+    assert first == SAYABLE + np.argmin(table[START, SAYABLE:])

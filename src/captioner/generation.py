@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from captioner.decoder import Decoder
-from captioner.search import Found, beam_search
+from captioner.search import Found, beam_search, sample
 
 # on JAX Keras lends the weights' memory to a prediction until it has ended, and generators share a decoder
 _ALONE = threading.Lock()
@@ -65,3 +65,39 @@ class Generator(keras.Model):
             with _ALONE:
                 found = self.predict_on_batch(np.asarray(features[filled]))
             yield Found(*(np.asarray(values)[: len(part)] for values in found))
+
+
+class Sampler(keras.Model):
+    """Draws several captions of one picture with the weights that a decoder has at each call.
+
+    Args:
+        decoder: it is shared, not copied.
+        samples: captions drawn at a time.
+        maximum: longest caption in words.
+    """
+
+    def __init__(self, decoder: Decoder, samples: int = 5, maximum: int = 20):
+        super().__init__(name="sampler")
+        self.decoder = decoder
+        self.samples = samples
+        self.maximum = maximum
+        self.built = True
+        self.compile(jit_compile=True)
+
+    def call(self, inputs: tuple) -> Found:
+        """Draw captions for the map `[1, P, C]` with draws `[samples, T]`, temperature `[1]` and top_p `[1]`."""
+        features, draws, temperature, top_p = inputs
+        picture, state = self.decoder.look(features, captions=self.samples)
+
+        def step(words: Any, state: Any) -> tuple[Any, Any, Any]:
+            return self.decoder.next_word(words, state, picture)
+
+        return sample(step, state, draws, features.shape[1], temperature, top_p)
+
+    def draw(
+        self, features: np.ndarray, temperature: float = 1.0, top_p: float = 1.0, seed: int | None = None
+    ) -> Found:
+        """Return captions, as arrays, for the map `[1, P, C]`; see `captioner.search.sample`."""
+        draws = np.random.default_rng(seed).random((self.samples, self.maximum + 1), np.float32)
+        settings = (np.array([value], np.float32) for value in (temperature, top_p))
+        return Found(*map(np.asarray, self.predict_on_batch((features, draws, *settings))))
