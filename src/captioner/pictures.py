@@ -1,0 +1,211 @@
+"""Pictures as people give them, paths, addresses, folders, bytes, opened or in arrays, into pixels.
+
+Reading is done ahead of whoever asks, in threads, and never more than a bounded number of pictures ahead, so that
+memory does not grow with their number.
+"""
+
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from http.client import HTTPException, HTTPResponse
+from itertools import chain, islice
+from pathlib import Path
+from typing import TypeAlias
+from urllib import error as errors
+from urllib import request
+
+import numpy as np
+from PIL import Image
+
+from captioner import images
+from captioner.images import UnreadableImage
+
+Picture: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
+"""A path, an http or https address, an encoded picture, one that Pillow opened, or uint8 `[H, W, 3]` or `[H, W]`."""
+
+SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .tif .tiff .ppm .pgm .pbm .pnm .jp2 .j2k .avif .heic .heif".split()  # noqa: SIM905
+)
+"""What names of pictures end in; HEIC cannot be read, but whoever has such pictures wants to be told."""
+
+ABSENT = "there is no such file: give the path or the address of a picture"
+
+TIMEOUT = 10.0  # seconds without a byte
+DEADLINE = 60.0  # seconds for a whole picture
+LARGEST = 64 << 20  # bytes of a picture from the network
+CHUNK = 1 << 16  # bytes
+
+
+def is_address(picture: object) -> bool:
+    """Say whether this is the address of a picture in the network."""
+    return isinstance(picture, str) and picture.lower().startswith(("http://", "https://"))
+
+
+def found(places: Iterable[str]) -> Iterator[str | UnreadableImage]:
+    """Yield the pictures that are meant by paths, folders and addresses.
+
+    Of a folder these are the pictures in it and in the folders below, known by their suffix, in the order of their
+    names; names that begin with a dot are passed over. A folder without a picture comes as an error in its place.
+    """
+    for place in places:
+        if is_address(place):
+            yield place
+            continue
+        if not Path(place).is_dir():
+            yield place if Path(place).exists() else UnreadableImage(f"{place}: {ABSENT}")
+            continue
+        inside = _inside(place)
+        first = next(inside, None)
+        if first is None:
+            yield UnreadableImage(f"{place}: a folder with no picture: give one that has files such as .jpg or .png")
+        else:
+            yield from chain([first], inside)
+
+
+def _inside(folder: str) -> Iterator[str]:
+    for directory, below, names in os.walk(folder):
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:
+                yield str(Path(directory, name))
+
+
+def name_of(picture: Picture, number: int) -> str:
+    """Return what to call a picture in a message: its path or address, else its number among those given, from 1."""
+    return os.fspath(picture) if isinstance(picture, str | os.PathLike) else f"picture {number}"
+
+
+def pixels(picture: Picture, number: int = 1, size: int = 224) -> np.ndarray:
+    """Return a picture's pixels as training saw such pictures, uint8 `[size, size, 3]`; see `captioner.images`.
+
+    Raises:
+        UnreadableImage: it cannot be read; the message begins with what `name_of` calls it.
+    """
+    try:
+        if isinstance(picture, Image.Image):
+            return images.from_pillow(picture, size)
+        if isinstance(picture, np.ndarray):
+            return images.from_array(picture, size)
+        if isinstance(picture, bytes):
+            return images.decode(picture, size)
+        if isinstance(picture, str | os.PathLike):
+            return images.decode(_read(os.fspath(picture)), size)
+        raise UnreadableImage(
+            f"received {type(picture).__name__}: allowed are a path, an address, bytes, a Pillow image or an array"
+        )
+    except UnreadableImage as error:
+        raise UnreadableImage(f"{name_of(picture, number)}: {error}") from error
+
+
+def ahead(
+    pictures: Iterable[Picture | UnreadableImage], batch_size: int
+) -> Generator[list[np.ndarray | UnreadableImage], None, None]:
+    """Yield the pixels of pictures in batches, in their order, an error in the place of one that cannot be read.
+
+    The first batch has one picture, so that whoever waits sees something soon. Meanwhile the next two batches are read
+    and decoded.
+    """
+    numbered = enumerate(pictures, 1)
+    waiting: deque[Future[np.ndarray | UnreadableImage]] = deque()
+    # More than there are cores, since some wait for a disk or a network.
+    pool = ThreadPoolExecutor(2 * (os.cpu_count() or 1))
+
+    def fill(count: int) -> None:
+        waiting.extend(pool.submit(_pixels_or_error, picture, number) for number, picture in islice(numbered, count))
+
+    try:
+        fill(1)
+        size = 1
+        while waiting:
+            fill(2 * batch_size + size - len(waiting))
+            yield [waiting.popleft().result() for _ in range(min(size, len(waiting)))]
+            size = batch_size
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _pixels_or_error(picture: Picture | UnreadableImage, number: int) -> np.ndarray | UnreadableImage:
+    try:
+        return picture if isinstance(picture, UnreadableImage) else pixels(picture, number)
+    except UnreadableImage as error:
+        return error
+
+
+def _read(place: str) -> bytes:
+    if is_address(place):
+        return fetch(place)
+    try:
+        return Path(place).read_bytes()
+    except FileNotFoundError:
+        raise UnreadableImage(ABSENT) from None
+    except IsADirectoryError:
+        raise UnreadableImage("a folder: give the pictures in it") from None
+    except (OSError, ValueError) as error:
+        raise UnreadableImage(f"cannot be read ({getattr(error, 'strerror', None) or error})") from None
+
+
+def fetch(address: str) -> bytes:
+    """Return the bytes at an http or https address; redirections to anything else are not followed.
+
+    Raises:
+        UnreadableImage: no answer within `TIMEOUT` or not the whole within `DEADLINE` seconds, a refusal, an HTML page,
+            or more than `LARGEST` bytes.
+    """
+    opener = request.OpenerDirector()
+    # Named one by one: those that urllib adds of itself also open files and FTP.
+    for handler in (
+        request.ProxyHandler,
+        request.HTTPHandler,
+        request.HTTPSHandler,
+        request.HTTPRedirectHandler,
+        request.HTTPDefaultErrorHandler,
+        request.HTTPErrorProcessor,
+        request.UnknownHandler,
+    ):
+        opener.add_handler(handler())
+    try:
+        # Some servers answer urllib's own name with a refusal.
+        asked = request.Request(address, headers={"User-Agent": "captioner", "Accept": "image/*"})
+        with opener.open(asked, timeout=TIMEOUT) as response:
+            return _received(response)
+    except UnreadableImage:
+        raise
+    except errors.HTTPError as error:
+        reason = " ".join(str(error.reason).split())
+        raise UnreadableImage(f"the server answers {error.code} {reason}: check the address") from None
+    except (errors.URLError, HTTPException, OSError, ValueError) as error:
+        reason = error.reason if isinstance(error, errors.URLError) else error
+        if isinstance(reason, TimeoutError | socket.timeout):
+            raise UnreadableImage(f"no answer within {TIMEOUT:g} seconds: try again, or save the picture") from None
+        raise UnreadableImage(
+            f"cannot be fetched ({' '.join(str(reason).split()) or type(reason).__name__}): check the address and the "
+            "network"
+        ) from None
+
+
+def _received(response: HTTPResponse) -> bytes:
+    kind = response.headers.get_content_type()
+    if kind in ("text/html", "application/xhtml+xml"):
+        raise UnreadableImage("the server answers an HTML page, no picture: give the address of the picture itself")
+    until = time.monotonic() + DEADLINE
+    parts: list[bytes] = []
+    size = 0
+    while part := response.read1(CHUNK):
+        parts.append(part)
+        size += len(part)
+        if size > LARGEST:
+            raise UnreadableImage(f"more than {LARGEST >> 20} MB: scale it down")
+        if time.monotonic() > until:
+            raise UnreadableImage(f"not whole within {DEADLINE:g} seconds: try again, or save the picture")
+    length = response.headers.get("Content-Length")
+    if length and length.isdecimal() and size < int(length):
+        raise UnreadableImage(f"the connection broke after {size:,} of {int(length):,} bytes: try again")
+    return b"".join(parts)
+
+
+def many(given: object) -> bool:
+    """Say whether pictures were given, not one."""
+    return not isinstance(given, str | os.PathLike | bytes | Image.Image | np.ndarray)
