@@ -218,3 +218,24 @@ def test_every_attention_has_an_equation_here() -> None:
 
 def _is_attention(value: object) -> bool:
     return isinstance(value, type) and issubclass(value, Attention) and value is not Attention
+
+
+@pytest.mark.parametrize("name", ATTENTIONS)
+def test_in_anybody_elses_model(name: str) -> None:
+    """A decoder that is not ours: a GRU cell that looks before each of three steps, trained for a moment."""
+    places, start = keras.Input((9, 6)), keras.Input((5,))
+    looking = attention.create(name, 4)
+    cell, state, seen = keras.layers.GRUCell(5), start, []
+    for _ in range(3):
+        context, weights = looking(places, state)
+        _, [state] = cell(context, [state])
+        seen.append(weights)
+    model = keras.Model([places, start], keras.layers.Dense(1)(state))
+    model.compile("sgd", "mse", jit_compile=False)
+    rng = np.random.default_rng(0)
+    data = [rng.normal(size=(8, 9, 6)), rng.normal(size=(8, 5))]
+    target = rng.normal(size=(8, 1))
+    before = model.evaluate(data, target, verbose=0)
+    model.fit(data, target, epochs=5, verbose=0)
+    assert model.evaluate(data, target, verbose=0) < before
+    assert seen[0].shape == (None, 9)
