@@ -67,5 +67,11 @@ def saved(model: Captioner, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def seeing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models see the pictures of `tiny.photograph` as those of the tiny data set."""
+    monkeypatch.setattr("captioner.model.Extractor", tiny.Extractor)
+
+
+@pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(3)

@@ -33,9 +33,9 @@ REFERENCES = {
 NAMES = ["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr"]
 
 
-def said(text: str, positions: int = 4) -> Caption:
+def said(text: str, side: int = 2) -> Caption:
     words = text.split()
-    return Caption(words, -1.234567, np.full((len(words), positions), 1 / positions, np.float32))
+    return Caption(words, -1.234567, np.full((len(words), side, side), 1 / side**2, np.float32))
 
 
 def picture() -> bytes:

@@ -29,7 +29,9 @@ EVEN = [0.25] * 4
 
 
 def said(*words: tuple[str, Sequence[float]]) -> dict[str, Caption]:
-    return {"a.png": Caption([word for word, _ in words], -1.0, np.array([weights for _, weights in words]))}
+    return {
+        "a.png": Caption([word for word, _ in words], -1.0, np.reshape([weights for _, weights in words], (-1, 2, 2)))
+    }
 
 
 @pytest.mark.parametrize(
@@ -79,14 +81,14 @@ def test_each_object_counts_at_its_own_words() -> None:
 
 @pytest.mark.parametrize("words", [[], [SHAPE], ["a", "dog"], ["no-colour", SHAPE], [OTHER_COLOUR, SHAPE]])
 def test_a_caption_that_names_no_object_says_nothing_of_attention(words: list[str]) -> None:
-    caption = Caption(words, -1.0, np.full((len(words), 4), 0.25))
+    caption = Caption(words, -1.0, np.full((len(words), 2, 2), 0.25))
     assert looking.attention_on_objects({"a.png": caption}, boxes(LEFT)).scores() == {}
     assert looking.attention_on_objects({"a.png": caption}, no_objects()).scores() == {}
 
 
 def test_even_attention_is_chance() -> None:
     objects = scenes.load({"train": 0, "validation": 0, "test": 150}, (2, 3), 1, 5).objects
-    even = np.full((2, 49), 1 / 49)
+    even = np.full((2, 7, 7), 1 / 49)
     things = {image: rows.iloc[0] for image, rows in objects.groupby("image")}
     captions = {str(image): Caption([row["colour"], row["word"]], -1.0, even) for image, row in things.items()}
     found = looking.attention_on_objects(captions, objects).scores()

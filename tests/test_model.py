@@ -2,10 +2,14 @@
 
 import dataclasses
 import io
+import itertools
 import json
+import math
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,11 +17,15 @@ import pytest
 import tiny
 from PIL import Image
 
+from captioner.decoder import Decoder
 from captioner.encoders import ENCODERS
 from captioner.errors import CaptionerError
 from captioner.features import Extractor
-from captioner.model import FORMAT, Caption, Captioner
-from captioner.vocabulary import Vocabulary
+from captioner.generation import Generator
+from captioner.images import UnreadableImage
+from captioner.model import BATCH, FORMAT, Caption, Captioner
+from captioner.pictures import Picture
+from captioner.vocabulary import SPECIAL_TOKENS, Vocabulary
 
 LITE0 = "efficientnet_lite0"
 
@@ -93,7 +101,9 @@ def test_saving_replaces_and_a_failure_leaves_what_was(
 
 
 def test_no_directory(tmp_path: Path) -> None:
-    assert "holds no whole model" in refusal(tmp_path / "none")
+    assert refusal(tmp_path / "none").startswith(f"There is no model in {tmp_path / 'none'}")
+    (tmp_path / "file").touch()
+    assert "There is no model" in refusal(tmp_path / "file")
 
 
 @pytest.mark.parametrize("name", ["model.json", "vocabulary.json", "decoder.keras"])
@@ -160,13 +170,167 @@ def test_captions_of_chosen_rows(model: Captioner) -> None:
     assert [caption.text for caption in found] == [expected[3][0], expected[0][0], expected[1][0]]
     for caption in found:
         assert caption.text == " ".join(caption.words)
-        assert caption.attention.shape == (len(caption.words), tiny.POSITIONS)
-        np.testing.assert_allclose(caption.attention.sum(axis=1), 1, atol=1e-5)
+        assert caption.attention.shape == (len(caption.words), 2, 2)
+        np.testing.assert_allclose(caption.attention.sum(axis=(1, 2)), 1, atol=1e-5)
+        np.testing.assert_array_equal(caption.attention_by_position[:, 2], caption.attention[:, 1, 0])
         assert -5 < caption.log_probability < 0
 
 
 def test_text_of_no_words() -> None:
-    assert Caption([], 0.0, np.zeros((0, 4))).text == ""
+    nothing = Caption([], 0.0, np.zeros((0, 7, 7)))
+    assert nothing.text == ""
+    assert nothing.attention_by_position.shape == (0, 49)
+
+
+@pytest.mark.usefixtures("seeing")
+class TestPictures:
+    """What the tiny model says of pictures; the encoder is a stand-in."""
+
+    def test_one_or_many(self, model: Captioner, tmp_path: Path) -> None:
+        path = tmp_path / "sea.png"
+        path.write_bytes(tiny.photograph(1))
+        with Image.open(path) as opened:
+            for form in (path, str(path), path.read_bytes(), opened, np.asarray(opened)):
+                one = model.caption(form)
+                assert isinstance(one, Caption) and one.text == tiny.SAID[1]
+                [alone] = model.caption([form])
+                assert alone.text == tiny.SAID[1]
+        assert model.caption([]) == []
+        assert [each.text for each in model.caption(tiny.photograph(row) for row in (3, 0))] == [
+            tiny.SAID[3],
+            tiny.SAID[0],
+        ]
+
+    def test_many_are_as_each_alone(self, model: Captioner) -> None:
+        rows = [number % 4 for number in range(BATCH * 2 + 3)]
+        together = model.caption([tiny.photograph(row) for row in rows], beam=2)
+        assert [each.text for each in together] == [tiny.SAID[row] for row in rows]
+        for row in range(4):
+            alone = model.caption(tiny.photograph(row), beam=2)
+            assert alone.log_probability == pytest.approx(together[row].log_probability, rel=1e-5)
+            np.testing.assert_allclose(alone.attention, together[row].attention, rtol=1e-4, atol=1e-6)
+
+    def test_says_what_generated_captions_of_features_say(self, model: Captioner) -> None:
+        expected = model.captions(model.generator(3, batch_size=4), tiny.features().grid)
+        found = model.caption([tiny.photograph(row) for row in range(4)], beam=3)
+        assert [each.text for each in found] == [each.text for each in expected]
+        probabilities = [each.log_probability for each in expected]
+        assert [each.log_probability for each in found] == pytest.approx(probabilities, rel=1e-4)
+
+    def test_an_unreadable_one_is_named(self, model: Captioner) -> None:
+        with pytest.raises(UnreadableImage, match=r"^picture 2: no picture"):
+            model.caption([tiny.photograph(0), b"GIF and not", tiny.photograph(1)])
+        with pytest.raises(UnreadableImage, match=r"^none.jpg: there is no such file"):
+            model.caption("none.jpg")
+
+    def test_a_stream_goes_on(self, model: Captioner) -> None:
+        given: list[Picture | UnreadableImage] = [
+            b"",
+            tiny.photograph(2),
+            "none.jpg",
+            UnreadableImage("passed on"),
+            tiny.photograph(3),
+        ]
+        found = list(model.stream(given))
+        assert [each.text for each in found if isinstance(each, Caption)] == [tiny.SAID[2], tiny.SAID[3]]
+        assert [str(found[number]).split(":")[0] for number in (0, 2, 3)] == ["picture 1", "none.jpg", "passed on"]
+
+    def test_a_stream_ends_nowhere(self, model: Captioner) -> None:
+        found = model.stream(itertools.repeat(tiny.photograph(1)))
+        assert {str(getattr(each, "text", each)) for each in itertools.islice(found, 3 * BATCH)} == {tiny.SAID[1]}
+
+    def test_searches_are_made_once(self, model: Captioner, monkeypatch: pytest.MonkeyPatch) -> None:
+        fresh = dataclasses.replace(model)
+        made = []
+
+        def make(decoder: Decoder, *arguments: Any) -> Generator:
+            made.append(arguments)
+            return Generator(decoder, *arguments)
+
+        monkeypatch.setattr("captioner.model.Generator", make)
+        for _ in range(3):
+            fresh.caption([tiny.photograph(0)] * 4, beam=2)
+        assert sorted(made) == [(2, 4, 1.0, 1), (2, 4, 1.0, BATCH)]
+
+    def test_threads_get_what_one_alone_gets(self, model: Captioner) -> None:
+        fresh = dataclasses.replace(model)
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(fresh.caption, [tiny.photograph(number % 4) for number in range(24)]))
+        assert [each.text for each in found] == [tiny.SAID[number % 4] for number in range(24)]
+
+    @pytest.mark.parametrize("words", [1, 2, 9])
+    def test_maximum_of_words(self, words: int, model: Captioner) -> None:
+        captions = model.caption([tiny.photograph(row) for row in range(4)], maximum_words=words)
+        assert all(1 <= len(caption.words) <= words for caption in captions)
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"beam": 0}, "received beam 0; give 1 to 50"),
+            ({"beam": 51}, "received beam 51; give 1 to 50"),
+            ({"maximum_words": 0}, "received maximum_words 0; give 1 to 1000"),
+            ({"length_normalization": -1.0}, "received length_normalization -1.0; give 0 or more"),
+        ],
+    )
+    def test_arguments_out_of_bounds(self, arguments: dict[str, Any], message: str, model: Captioner) -> None:
+        for call in (model.caption, model.stream):  # a stream refuses before it is read
+            with pytest.raises(CaptionerError, match=message):
+                call([tiny.photograph(0)], **arguments)
+
+    def test_samples_differ_and_the_most_probable_comes_first(self, model: Captioner) -> None:
+        found = model.samples(tiny.photograph(2), 30, temperature=3.0, top_p=1.0, seed=1)
+        assert 1 < len(found) <= 30
+        assert len({each.text for each in found}) == len(found)
+        probabilities = [each.log_probability for each in found]
+        assert probabilities == sorted(probabilities, reverse=True)
+        assert all(each.attention.shape == (len(each.words), 2, 2) for each in found)
+        again = model.samples(tiny.photograph(2), 30, temperature=3.0, top_p=1.0, seed=1)
+        assert [each.text for each in again] == [each.text for each in found]
+
+    def test_cold_samples_are_the_greedy_caption(self, model: Captioner) -> None:
+        for settings in ({"temperature": 1e-4}, {"top_p": 1e-6}):
+            [only] = model.samples(tiny.photograph(3), 8, **settings)  # type: ignore[arg-type]
+            greedy = model.caption(tiny.photograph(3), beam=1)
+            assert only.text == greedy.text
+            assert only.log_probability == pytest.approx(greedy.log_probability, rel=1e-4)
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"samples": 0}, "received samples 0; give 1 to 100"),
+            ({"temperature": 0.0}, "received temperature 0.0; give a number above 0"),
+            ({"temperature": math.nan}, "received temperature nan"),
+            ({"top_p": 0.0}, "received top_p 0.0; give a number above 0, at most 1"),
+            ({"top_p": 1.1}, "received top_p 1.1"),
+            ({"maximum_words": 0}, "received maximum_words 0"),
+        ],
+    )
+    def test_samples_out_of_bounds(self, arguments: dict[str, Any], message: str, model: Captioner) -> None:
+        with pytest.raises(CaptionerError, match=message):
+            model.samples(tiny.photograph(0), **arguments)
+
+    def test_alternatives_hold_what_was_said(self, model: Captioner) -> None:
+        caption = model.caption(tiny.photograph(0), beam=1)
+        places = model.alternatives(tiny.photograph(0), caption.words, most=3)
+        assert [len(place) for place in places] == [3] * (len(caption.words) + 1)
+        assert [place[0].word for place in places] == [*caption.words, "<end>"]  # greedy: the most probable
+        for place in places:
+            probabilities = [each.probability for each in place]
+            assert probabilities == sorted(probabilities, reverse=True)
+            assert 0 < sum(probabilities) < 1 + 1e-6
+        assert sum(math.log(place[0].probability) for place in places) == pytest.approx(
+            caption.log_probability, rel=1e-4
+        )
+
+    def test_all_alternatives_are_words_or_the_end(self, model: Captioner) -> None:
+        [first, after] = model.alternatives(tiny.photograph(1), ["a"], most=1000)
+        assert {each.word for each in first} == {*model.vocabulary.words[len(SPECIAL_TOKENS) :], "<end>"}
+        assert len(first) == len(after) == len(model.vocabulary) - 3
+
+    @pytest.mark.parametrize("word", ["zebra", "<pad>", "<unk>", "<start>", "<end>", ""])
+    def test_alternatives_to_unknown_words(self, word: str, model: Captioner) -> None:
+        with pytest.raises(CaptionerError, match=f"received {word!r}, a word that the model does not know"):
+            model.alternatives(tiny.photograph(0), ["a", word])
 
 
 def jpeg(colour: str) -> bytes:
@@ -184,14 +348,11 @@ def test_captions_of_encoded_pictures_with_the_real_encoder(model: Captioner) ->
     real = Captioner(decoder, model.vocabulary, encoder, 4, {})
     real._extractor = extractor
     together = real.caption([jpeg("red"), jpeg("blue")], beam=2)
-    assert [caption.attention.shape for caption in together] == [(len(one.words), 49) for one in together]
+    assert [caption.attention.shape for caption in together] == [(len(one.words), 7, 7) for one in together]
     assert all(caption.words for caption in together)
     features = np.concatenate([extractor(_decoded(colour)) for colour in ("red", "blue")])
     expected = real.captions(real.generator(2, batch_size=2), features)
     assert [caption.text for caption in together] == [caption.text for caption in expected]
-    assert real.caption([]) == []
-    with pytest.raises(CaptionerError, match="no picture"):
-        real.caption([jpeg("red"), b"GIF and not"])
 
 
 def test_weights_of_the_encoder_that_changed(model: Captioner, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ PIXELS = images.decode(PNG)
 
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        answers: dict[str, Callable[[], None]] = {
+        answers: dict[str, Callable[[], object]] = {
             "/picture.png": lambda: self.answer(PNG, "image/png"),
             "/untyped": lambda: self.answer(PNG, "application/octet-stream"),
             "/page": lambda: self.answer(b"<!doctype html><p>Log in!", "text/html; charset=utf-8"),

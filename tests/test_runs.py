@@ -14,7 +14,7 @@ from measured import run, values, write
 
 from captioner import tracking
 from captioner.errors import CaptionerError
-from captioner.runs import checkout_of, find
+from captioner.runs import find
 
 SCORES = {"CIDEr": values(50, 20), "nll": values(2.5)}
 
@@ -75,13 +75,6 @@ class TestDirectories:
         assert message.startswith("Received 'nothing', which is no run: give a directory with statistics.parquet")
         assert message.endswith("DVC experiments: none. Latest MLflow runs: none.")
         assert not list(tmp_path.iterdir())  # looking makes no store
-
-
-def test_the_checkout_is_the_one_around(tmp_path: Path) -> None:
-    (tmp_path / "a/.dvc").mkdir(parents=True)
-    (tmp_path / "a/b/c").mkdir(parents=True)
-    assert checkout_of(tmp_path / "a/b/c") == tmp_path / "a"
-    assert checkout_of(tmp_path) == tmp_path
 
 
 class TestMlflow:

@@ -398,3 +398,31 @@ def _raiser(error: Exception) -> Callable[..., None]:
         raise error
 
     return fail
+
+
+class TestFetchModel:
+    def test_a_logged_model_comes_here(self, root: Path, workspace: Path, tmp_path: Path) -> None:
+        run_id = train(root, workspace)
+        store = client(root)
+        model_id = store.search_logged_models([tracking._connect(root)[1]])[0].model_id
+        store.create_registered_model("captioner")
+        store.create_model_version("captioner", f"models:/{model_id}", run_id)
+        store.set_registered_model_alias("captioner", "champion", "1")
+        for number, uri in enumerate(
+            ("models:/captioner@champion", "models:/captioner/1", f"models:/{model_id}", f"runs:/{run_id}/captioner")
+        ):
+            place = tmp_path / f"fetched {number}"
+            place.mkdir()
+            fetched = tracking.fetch_model(root, uri, place)
+            assert (fetched / "model.json").read_text() == "{}"
+            assert fetched.is_relative_to(place)
+
+    @pytest.mark.parametrize("uri", ["models:/captioner@champion", "models:/none/1", "runs:/0123/captioner", "runs:/"])
+    def test_no_such_model(self, uri: str, root: Path, tmp_path: Path) -> None:
+        with pytest.raises(CaptionerError, match="there is no MLflow store"):
+            tracking.fetch_model(root, uri, tmp_path)
+        assert not list(root.iterdir())  # looking makes no store
+        client(root)
+        with pytest.raises(CaptionerError, match=r"does not give .*: give models:/") as raised:
+            tracking.fetch_model(root, uri, tmp_path)
+        assert "\n" not in str(raised.value)

@@ -1,18 +1,35 @@
 """The console command `captioner`. What a command needs is imported in it, so that `--help` comes at once."""
 
-from collections.abc import Iterator
+import os
+import sys
+from collections import deque
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from captioner import __version__
 from captioner.errors import CaptionerError
 
-app = typer.Typer(
-    name="captioner", add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
-)
+if TYPE_CHECKING:
+    import numpy as np
+
+    from captioner.images import UnreadableImage
+    from captioner.model import Caption, Captioner
+
+app = typer.Typer(name="captioner", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="MODEL",
+        help="A model's folder, models:/NAME@ALIAS, models:/NAME/VERSION or runs:/RUN/captioner of the MLflow store. "
+        "Without it: models/captioner of the checkout around.",
+    ),
+]
 
 
 def _version(asked: bool) -> None:
@@ -34,6 +51,150 @@ def captioner(
     ] = False,
 ) -> None:
     """Describe pictures in words, and see where the model looked for each word."""
+
+
+@app.command(no_args_is_help=True)
+def caption(
+    places: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PHOTO|FOLDER|URL",
+            help="Pictures, folders (with all pictures in them and below), http or https addresses.",
+            show_default=False,
+        ),
+    ],
+    model: Model = None,
+    beam: Annotated[
+        int, typer.Option(min=1, max=50, metavar="N", help="Width of the search: 1 is greedy, wider is slower.")
+    ] = 3,
+    max_words: Annotated[
+        int | None,
+        typer.Option(min=1, max=1000, metavar="N", help="Longest caption. Without it: as in training."),
+    ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(min=1, max=100, metavar="N", help="Draw N captions of each picture, and give those that differ."),
+    ] = None,
+    temperature: Annotated[
+        float, typer.Option(metavar="X", help="Of --samples: above 0; below 1 is tamer, above 1 wilder.")
+    ] = 1.0,
+    top_p: Annotated[
+        float,
+        typer.Option(
+            metavar="X", help="Of --samples: draw from the likeliest words that reach this probability, above 0 to 1."
+        ),
+    ] = 0.9,
+    seed: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="Of --samples: the same seed draws the same captions.")
+    ] = None,
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json",
+            help="A JSON object a line: image, caption, words, log_probability (nats), weights (words x 7 x 7). With "
+            "--samples: image and captions, a list of the others.",
+        ),
+    ] = False,
+    figure: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Write there, for each picture, a PNG that shows where the model looked for each word; with --samples "
+            "for the most probable caption.",
+        ),
+    ] = None,
+) -> None:
+    r"""Say what pictures show: a line a picture, in their order.
+
+    \b
+    captioner caption dog.jpg                         one caption
+    captioner caption holidays/ > captions.txt        "path: caption", for every picture in the folder
+    captioner caption dog.jpg --samples 5             several captions, the most probable first
+    captioner caption dog.jpg --figure looks/         and where the model looked: looks/dog.jpg.png
+    captioner caption holidays/ --json | jq .caption  with log-probability and attention
+
+    The path stands before the caption unless a single picture was asked for. A picture that cannot be read is named
+    on the standard error stream, and the rest goes on.
+
+    Exit code: 0 when every picture has its caption, 1 when one has none or on an error, 2 for wrong usage.
+    """
+    if not 0 < temperature < float("inf"):
+        raise typer.BadParameter(f"received --temperature {temperature}; give a number above 0")
+    if not 0 < top_p <= 1:
+        raise typer.BadParameter(f"received --top-p {top_p}; give a number above 0, at most 1")
+    with _in_one_line("caption"):
+        from captioner import pictures
+        from captioner.images import UnreadableImage
+
+        named = len(places) > 1 or Path(places[0]).is_dir()
+        given = list(pictures.found(places))
+        if figure is not None:
+            figure.mkdir(parents=True, exist_ok=True)
+        # Where nothing can be captioned, nobody has to wait for a model.
+        captioner = _captioner(model) if any(not isinstance(each, UnreadableImage) for each in given) else None
+        shown: deque[np.ndarray] = deque()
+        source = _kept(given, shown) if figure is not None else iter(given)
+        results: Iterator[Sequence[Caption] | UnreadableImage]
+        if captioner is None:
+            results = iter([each for each in given if isinstance(each, UnreadableImage)])
+        elif samples is None:
+            results = (
+                each if isinstance(each, UnreadableImage) else [each]
+                for each in captioner.stream(source, beam, maximum_words=max_words)
+            )
+        else:
+            results = _sampled(captioner, source, samples, temperature, top_p, max_words, seed)
+        files = _names(given)
+        failed = 0
+        with _progress(len(given)) as (say, advance):
+            for place, found, file in zip(given, results, files, strict=True):
+                advance()
+                if isinstance(found, UnreadableImage):
+                    failed += 1
+                    say(f"caption: {found}", True)
+                    continue
+                for line in _lines(str(place), found, named, samples is not None, as_json):
+                    say(line, False)
+                if figure is not None:
+                    _draw(shown.popleft(), found[0], figure / file)
+        if failed and len(given) > 1:
+            typer.echo(f"caption: {failed:,} of {len(given):,} pictures could not be read.", err=True)
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def info(
+    model: Model = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """Tell what a model is: its data, encoder, attention, scores and parameters."""
+    with _in_one_line("info"):
+        import json
+
+        from captioner.about import about, table
+
+        with _directory(model) as directory:
+            known = about(directory)
+        typer.echo(json.dumps(known, ensure_ascii=False, indent=2) if as_json else "\n".join(table(known)))
+
+
+@app.command()
+def check() -> None:
+    """Look whether this machine is ready: packages, weights, Java, mirror, disk, GPU.
+
+    Exit code: 0 when nothing that is needed is missing, else 1.
+    """
+    with _in_one_line("check"):
+        from captioner.checkout import checkout_of
+        from captioner.readiness import findings
+
+        ready = True
+        for each in findings(checkout_of(Path.cwd())):
+            typer.echo(each.line)
+            ready = ready and (each.there or not each.needed)
+    if not ready:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -64,9 +225,10 @@ def compare(
         from rich.console import Console
 
         from captioner import comparison_views as views
+        from captioner.checkout import checkout_of
         from captioner.comparison import compare
         from captioner.files import replacing
-        from captioner.runs import checkout_of, find
+        from captioner.runs import find
 
         checkout = checkout_of(Path.cwd())
         found = compare([find(run, checkout) for run in runs], resamples)
@@ -79,6 +241,148 @@ def compare(
             views.show(found, Console())
         if html is not None:
             typer.echo(f"Wrote {html}.", err=True)
+
+
+@contextmanager
+def _directory(model: str | None) -> Iterator[Path]:
+    """Yield the folder of a model; one from MLflow is there only within the block."""
+    from tempfile import TemporaryDirectory
+
+    from captioner.checkout import checkout_of
+
+    checkout = checkout_of(Path.cwd())
+    if model is None:
+        yield checkout / "models/captioner"
+    elif model.startswith(("models:", "runs:")):
+        from captioner.tracking import fetch_model
+
+        with TemporaryDirectory() as temporary:
+            yield fetch_model(checkout, model, Path(temporary))
+    else:
+        yield Path(model)
+
+
+def _captioner(model: str | None) -> "Captioner":
+    from captioner.checkout import checkout_of
+    from captioner.description import Description
+
+    if os.environ.get("KERAS_HOME"):
+        os.environ["KERAS_HOME"] = str(checkout_of(Path.cwd()) / os.environ["KERAS_HOME"])
+    with _directory(model) as directory:
+        Description.read(directory)  # says in no time that there is none
+        with _without("matplotlib", "pandas", "sklearn"):
+            from captioner import Captioner
+        return Captioner.load(directory)
+
+
+@contextmanager
+def _without(*packages: str) -> Iterator[None]:
+    """Let packages seem not to be installed, as far as they are not loaded yet.
+
+    Keras imports these whole, which takes more than a second, only to know whether they are there.
+    """
+    hidden = [package for package in packages if package not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: what Python takes for "not there"
+    try:
+        yield
+    finally:
+        for package in hidden:
+            del sys.modules[package]
+
+
+def _kept(given: Sequence[Any], shown: "deque[np.ndarray]") -> Iterator[Any]:
+    """Yield the pixels of pictures, and keep those of the few that are under way, so that nothing is fetched twice."""
+    from captioner import pictures
+    from captioner.images import UnreadableImage
+
+    for each in given:
+        try:
+            read = each if isinstance(each, UnreadableImage) else pictures.pixels(each)
+        except UnreadableImage as error:
+            read = error
+        if not isinstance(read, UnreadableImage):
+            shown.append(read)
+        yield read
+
+
+def _sampled(
+    captioner: "Captioner",
+    source: Iterator[Any],
+    samples: int,
+    temperature: float,
+    top_p: float,
+    maximum_words: int | None,
+    seed: int | None,
+) -> Iterator["Sequence[Caption] | UnreadableImage"]:
+    from captioner.images import UnreadableImage
+
+    for each in source:
+        try:
+            yield (
+                each
+                if isinstance(each, UnreadableImage)
+                else captioner.samples(
+                    each, samples, temperature=temperature, top_p=top_p, maximum_words=maximum_words, seed=seed
+                )
+            )
+        except UnreadableImage as error:
+            yield error
+
+
+def _lines(place: str, captions: "Sequence[Caption]", named: bool, sampled: bool, as_json: bool) -> Iterator[str]:
+    """Yield what is printed of one picture."""
+    import json
+
+    if not as_json:
+        yield from (f"{place}: {caption.text}" if named else caption.text for caption in captions)
+        return
+    described = [
+        {
+            "caption": caption.text,
+            "words": caption.words,
+            "log_probability": round(caption.log_probability, 4),
+            "weights": [[[round(weight, 6) for weight in row] for row in grid] for grid in caption.attention.tolist()],
+        }
+        for caption in captions
+    ]
+    yield json.dumps({"image": place} | ({"captions": described} if sampled else described[0]), ensure_ascii=False)
+
+
+def _names(given: Sequence[Any]) -> Iterator[str]:
+    """Yield a file name for the figure of each picture, none twice."""
+    from urllib.parse import unquote, urlsplit
+
+    from captioner import pictures
+
+    taken: dict[str, int] = {}
+    for each in given:
+        place = unquote(urlsplit(each).path) if pictures.is_address(each) else str(each)
+        name = Path(place).name.replace("\0", "") or "picture"
+        taken[name] = taken.get(name, 0) + 1
+        yield f"{name}.png" if taken[name] == 1 else f"{name}-{taken[name]}.png"
+
+
+def _draw(pixels: "np.ndarray", caption: "Caption", path: Path) -> None:
+    from captioner.figures import attention_figure
+    from captioner.files import replacing
+
+    drawn = attention_figure(pixels, caption.words, caption.attention_by_position, caption.text)
+    with replacing(path) as beside:
+        drawn.save(beside, "PNG", optimize=True)
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Any]:
+    """Yield what prints a line, `say(line, err)`, and `advance()`, for a bar that is there only on a terminal."""
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit=" pictures", disable=total < 2 or not sys.stderr.isatty(), dynamic_ncols=True) as bar:
+
+        def say(line: str, err: bool) -> None:
+            with tqdm.external_write_mode(sys.stderr if err else sys.stdout):
+                typer.echo(line, err=err)
+
+        yield say, bar.update
 
 
 @contextmanager

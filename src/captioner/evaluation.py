@@ -180,7 +180,9 @@ def write_report(
     """Write the page that shows every picture; `pictures` come in the order of `by_image`."""
     own: dict[Any, dict[Any, float]] = by_image.to_dict("index")
     rows = (
-        report.Row(image, picture, captions[image].words, captions[image].attention, references[image], scored)
+        report.Row(
+            image, picture, captions[image].words, captions[image].attention_by_position, references[image], scored
+        )
         for (image, scored), picture in zip(own.items(), pictures, strict=True)
     )
     shown = {name: entry for name, entry in scores.items() if name in _CAPTION_METRICS or name in _SHARES}
@@ -196,7 +198,7 @@ def write_attention(
         for image, data in pictures.items():
             caption = captions[image]
             lines = f"{caption.text}\n{references[image][0]}"
-            figure = figures.attention_figure(images.decode(data), caption.words, caption.attention, lines)
+            figure = figures.attention_figure(images.decode(data), caption.words, caption.attention_by_position, lines)
             # the whole name, since a/dog.jpg, b/dog.jpg and b/dog.gif are three pictures
             name = image.replace("/", "_").removesuffix(".png")
             figure.save(beside / f"{name}.png", optimize=True)

@@ -5,7 +5,6 @@ Legend: `P` positions of the grid, row by row · `W` words of a caption.
 Source of pointing accuracy: the pointing game, Zhang et al., ECCV 2016.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
@@ -66,7 +65,7 @@ def entropy(captions: Mapping[str, Caption], objects: pd.DataFrame) -> Statistic
     kinds = ["content", "function", *(dict.fromkeys(_SCENE_KINDS.values()) if not objects.empty else ())]
     sums = {kind: np.zeros((len(captions), 2)) for kind in kinds}
     for number, caption in enumerate(captions.values()):
-        for word, weights in zip(caption.words, caption.attention, strict=True):
+        for word, weights in zip(caption.words, caption.attention_by_position, strict=True):
             positive = weights[weights > 0]
             spread = float(-(positive * np.log(positive)).sum())
             for kind in {_kind(word), _SCENE_KINDS.get(word)} & sums.keys():
@@ -83,8 +82,8 @@ def _looks(caption: Caption, things: Sequence[scenes.Thing]) -> list[tuple[float
     found = []
     for number, (colour, shape) in enumerate(pairwise(caption.words)):
         for thing in (thing for thing in things if thing.fits(None, colour, shape)):
-            covered, inside = _covered(thing.box, math.isqrt(caption.attention.shape[1]))
-            of_colour, of_shape = caption.attention[number : number + 2]
+            covered, inside = _covered(thing.box, caption.attention.shape[1])
+            of_colour, of_shape = caption.attention_by_position[number : number + 2]
             shares = [
                 share for weights in (of_shape, of_colour) for share in (_pointing(weights, inside), weights @ covered)
             ]

@@ -1,29 +1,49 @@
-"""A trained model as one directory, which needs nothing beside it.
+"""A trained model as one directory, which needs nothing beside it, and what it says of pictures.
 
 `model.json` (format, encoder with the hash of its weights, longest caption, hashes of the vocabulary's file and of the
 decoder's weights, the experiment's parameters), `vocabulary.json` and `decoder.keras`.
+
+Legend: `T` words of a caption · `P` positions of the picture's grid, `R x R` · `C` encoder channels.
 """
 
 import json
+import math
+import os
+import threading
 import zipfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, overload
 
 import keras
 import numpy as np
 
-from captioner import encoders, files, images
+from captioner import encoders, files, pictures
 from captioner.decoder import Decoder
+from captioner.description import DECODER, DESCRIPTION, FORMAT, VOCABULARY, Description, no_model
 from captioner.errors import CaptionerError
 from captioner.features import Extractor, Features
-from captioner.generation import Generator
-from captioner.vocabulary import Vocabulary
+from captioner.generation import Generator, Sampler
+from captioner.images import UnreadableImage
+from captioner.pictures import Picture
+from captioner.search import Found
+from captioner.vocabulary import END, SPECIAL_TOKENS, START, Vocabulary
 
-FORMAT = 1
-DESCRIPTION, VOCABULARY, DECODER = "model.json", "vocabulary.json", "decoder.keras"
+BATCH = 32  # pictures
+
+
+class Alternative(NamedTuple):
+    """What a model could have said at one place of a caption.
+
+    Attributes:
+        word: the word, `<end>` for the end of the caption.
+        probability: by the model, after the words before it.
+    """
+
+    word: str
+    probability: float
 
 
 @dataclass(frozen=True)
@@ -33,7 +53,8 @@ class Caption:
     Attributes:
         words: the caption's words.
         log_probability: of the words and the end, in nats.
-        attention: the weights at each word, `[words, P]`.
+        attention: the weights at each word, over rows and columns of the picture, `[T, R, R]` (7 x 7 of the encoders
+            here); each word's sum to 1.
     """
 
     words: list[str]
@@ -45,10 +66,20 @@ class Caption:
         """The words, joined by spaces."""
         return " ".join(self.words)
 
+    @property
+    def attention_by_position(self) -> np.ndarray:
+        """The attention with the grid's rows one behind the other, `[T, P]`."""
+        return self.attention.reshape(len(self.attention), math.prod(self.attention.shape[1:]))
+
 
 @dataclass
 class Captioner:
     """An encoder, a decoder and the words it knows.
+
+        captioner = Captioner.load("models/captioner")
+        print(captioner.caption("dog.jpg").text)
+
+    May be used from several threads; the network then serves them one after the other.
 
     Attributes:
         decoder: the trained decoder.
@@ -63,6 +94,8 @@ class Captioner:
     encoder: dict[str, str]
     maximum_words: int
     params: dict[str, Any]
+    _compiled: dict[tuple, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _network: threading.RLock = field(default_factory=threading.RLock, init=False, repr=False, compare=False)
 
     def save(self, directory: Path) -> None:
         """Write the model to a directory, whole or not at all."""
@@ -81,28 +114,21 @@ class Captioner:
             (beside / DESCRIPTION).write_text(json.dumps(described, indent=2) + "\n", "utf-8")
 
     @classmethod
-    def load(cls, directory: Path) -> "Captioner":
-        """Read a model.
+    def load(cls, path: str | os.PathLike[str]) -> "Captioner":
+        """Read a model from its directory.
 
         Raises:
             CaptionerError: a file is missing or damaged, it is of another version, or its parts do not fit together.
         """
+        directory = Path(path)
+        described = Description.read(directory)
         try:
-            described = json.loads((directory / DESCRIPTION).read_text("utf-8"))
-            if described["format"] != FORMAT:
-                raise CaptionerError(
-                    f"The model in {directory} has the format {described['format']}, this version reads {FORMAT}: "
-                    "train it again with `dvc repro`."
-                )
             vocabulary = Vocabulary.load(directory / VOCABULARY)
             decoder = keras.saving.load_model(directory / DECODER, compile=False)
-            model = cls(decoder, vocabulary, described["encoder"], described["maximum_words"], described["params"])
-            expected = {VOCABULARY: described["vocabulary_sha256"], DECODER: described["weights_sha256"]}
+            model = cls(decoder, vocabulary, described.encoder, described.maximum_words, described.params)
+            expected = {VOCABULARY: described.vocabulary_sha256, DECODER: described.weights_sha256}
         except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise CaptionerError(
-                f"{directory} holds no whole model ({type(error).__name__}: {reason}): make one with `dvc repro`."
-            ) from None
+            raise no_model(directory, error) from None
         found = {VOCABULARY: files.sha256(directory / VOCABULARY), DECODER: model.weights_sha256}
         for file, identity in expected.items():
             if found[file] != identity:
@@ -130,28 +156,206 @@ class Captioner:
             )
 
     def generator(self, beam: int = 3, length_normalization: float = 1.0, batch_size: int = 64) -> Generator:
-        """Return what generates captions from features with this model's weights."""
+        """Return what generates captions from features with this model's weights, compiled for many pictures."""
         return Generator(self.decoder, beam, self.maximum_words, length_normalization, batch_size)
 
     def captions(self, generator: Generator, features: np.ndarray, rows: np.ndarray | None = None) -> list[Caption]:
         """Caption the rows (all, if not given) of a map `[pictures, P, C]`."""
-        found = generator.generate(features, rows)
+        return self._captions(generator.generate(features, rows))
+
+    @overload
+    def caption(  # type: ignore[overload-overlap]  # a path is one picture, though it is iterable
+        self,
+        images: Picture,
+        beam: int = ...,
+        *,
+        maximum_words: int | None = ...,
+        length_normalization: float = ...,
+    ) -> Caption: ...
+
+    @overload
+    def caption(
+        self,
+        images: Iterable[Picture],
+        beam: int = ...,
+        *,
+        maximum_words: int | None = ...,
+        length_normalization: float = ...,
+    ) -> list[Caption]: ...
+
+    def caption(
+        self,
+        images: Picture | Iterable[Picture],
+        beam: int = 3,
+        *,
+        maximum_words: int | None = None,
+        length_normalization: float = 1.0,
+    ) -> Caption | list[Caption]:
+        """Say what a picture shows, or what each of several does.
+
+        Args:
+            images: one picture, or several in a list or any other iterable: paths, http and https addresses, encoded
+                bytes (JPEG, PNG, ...), Pillow images, or uint8 arrays, RGB `[H, W, 3]` or grey `[H, W]`.
+            beam: width of the search, 1 (greedy) to 50; a wider one is slower and finds likelier captions.
+            maximum_words: longest caption; of itself the longest that the model was trained on.
+            length_normalization: captions compete by `log_probability / length ** length_normalization`, the end
+                counted in; 0 favours short captions.
+
+        Returns:
+            One caption for one picture, a list for several.
+
+        Raises:
+            UnreadableImage: a picture cannot be read; the message names it. `stream` goes on where this stops.
+            CaptionerError: an argument is out of its bounds, or the encoder's weights cannot be had.
+        """
+        found = []
+        given: Any = images if pictures.many(images) else [images]
+        for each in self.stream(given, beam, maximum_words=maximum_words, length_normalization=length_normalization):
+            if isinstance(each, UnreadableImage):
+                raise each
+            found.append(each)
+        return found if pictures.many(images) else found[0]
+
+    def stream(
+        self,
+        images: Iterable[Picture | UnreadableImage],
+        beam: int = 3,
+        *,
+        maximum_words: int | None = None,
+        length_normalization: float = 1.0,
+    ) -> Iterator[Caption | UnreadableImage]:
+        """Caption any number of pictures as they come, in their order; memory does not grow with their number.
+
+        Pictures are read and decoded in threads ahead of the network. The first caption comes by itself, the others in
+        batches.
+
+        Args:
+            images: see `caption`; an `UnreadableImage` among them is passed on.
+            beam: see `caption`.
+            maximum_words: see `caption`.
+            length_normalization: see `caption`.
+
+        Yields:
+            For each picture its caption, or, where it cannot be read, the `UnreadableImage` that says why.
+
+        Raises:
+            CaptionerError: an argument is out of its bounds, or the encoder's weights cannot be had.
+        """
+        maximum = self._maximum(maximum_words)
+        _check("beam", beam, 1, 50)
+        if not length_normalization >= 0:
+            raise CaptionerError(f"received length_normalization {length_normalization}; give 0 or more")
+        return self._stream(images, (beam, maximum, length_normalization))
+
+    def samples(
+        self,
+        image: Picture,
+        samples: int = 5,
+        *,
+        temperature: float = 1.0,
+        top_p: float = 0.9,
+        maximum_words: int | None = None,
+        seed: int | None = None,
+    ) -> list[Caption]:
+        """Say several things of one picture: captions drawn word by word, see `captioner.search.sample`.
+
+        Args:
+            image: see `caption`.
+            samples: how many are drawn, 1 to 100.
+            temperature: above 0; below 1 probable words become more probable yet, above 1 less.
+            top_p: words are drawn from the fewest most probable ones that together reach this probability; above 0, at
+                most 1.
+            maximum_words: longest caption; of itself the longest that the model was trained on.
+            seed: the same seed draws the same captions; of itself each call draws others.
+
+        Returns:
+            The different ones among those drawn, so perhaps fewer, the most probable first. `log_probability` is that
+            by the model itself, whatever the temperature and `top_p`.
+
+        Raises:
+            UnreadableImage: the picture cannot be read.
+            CaptionerError: an argument is out of its bounds, or the encoder's weights cannot be had.
+        """
+        maximum = self._maximum(maximum_words)
+        _check("samples", samples, 1, 100)
+        if not 0 < temperature < math.inf:
+            raise CaptionerError(f"received temperature {temperature}; give a number above 0")
+        if not 0 < top_p <= 1:
+            raise CaptionerError(f"received top_p {top_p}; give a number above 0, at most 1")
+        with self._network:
+            sampler = self._once(Sampler, samples, maximum)
+            found = sampler.draw(self._features(image), temperature, top_p, seed)
+        different = {tuple(caption.words): caption for caption in self._captions(found)}
+        return sorted(different.values(), key=lambda caption: -caption.log_probability)
+
+    def alternatives(self, image: Picture, words: Sequence[str], most: int = 5) -> list[list[Alternative]]:
+        """Say what else the model could have said at each place of a caption, given the words before it.
+
+        Args:
+            image: see `caption`.
+            words: of a caption; any in the model's vocabulary.
+            most: how many alternatives a place has.
+
+        Returns:
+            For each word, and for the end after the last, the most probable words with their probabilities, the most
+            probable first.
+
+        Raises:
+            UnreadableImage: the picture cannot be read.
+            CaptionerError: the model does not know a word, or the encoder's weights cannot be had.
+        """
+        numbers = {word: number for number, word in enumerate(self.vocabulary.words)}
+        unknown = [word for word in words if numbers.get(word, 0) < len(SPECIAL_TOKENS)]
+        if unknown:
+            raise CaptionerError(f"received {unknown[0]!r}, a word that the model does not know: see its vocabulary")
+        heard = np.array([[[START, *(numbers[word] for word in words)]]], np.int32)  # [1, 1, T + 1]
+        with self._network:
+            logits = self.decoder({"features": self._features(image), "words": heard})
+        probabilities = np.asarray(keras.ops.softmax(logits))[0, 0]  # [T + 1, V]
+        sayable = [END, *range(len(SPECIAL_TOKENS), len(self.vocabulary))]
+        best = np.argsort(-probabilities[:, sayable], axis=1, kind="stable")[:, :most]
+        return [
+            [Alternative(self.vocabulary.words[sayable[column]], float(row[sayable[column]])) for column in columns]
+            for row, columns in zip(probabilities, best, strict=True)
+        ]
+
+    def _stream(
+        self, images: Iterable[Picture | UnreadableImage], search: tuple[int, int, float]
+    ) -> Iterator[Caption | UnreadableImage]:
+        for batch in pictures.ahead(images, BATCH):
+            read = [each for each in batch if not isinstance(each, UnreadableImage)]
+            captions = iter(self._search(np.stack(read), search) if read else [])
+            yield from (each if isinstance(each, UnreadableImage) else next(captions) for each in batch)
+
+    def _search(self, pixels: np.ndarray, search: tuple[int, int, float]) -> list[Caption]:
+        with self._network:
+            # One picture alone must not wait for the search of a full batch.
+            generator = self._once(Generator, *search, 1 if len(pixels) == 1 else BATCH)
+            return self.captions(generator, self._extractor(pixels))
+
+    def _features(self, image: Picture) -> np.ndarray:
+        return self._extractor(pictures.pixels(image)[None])  # [1, P, C]
+
+    def _once(self, kind: type, *arguments: Any) -> Any:
+        """Return a search of this kind, made and traced only once."""
+        key = (kind, *arguments)
+        if key not in self._compiled:
+            made = kind(self.decoder, *arguments)
+            # XLA would take seconds to compile what saves milliseconds: the encoder takes most of the time.
+            made.compile(jit_compile=False)
+            self._compiled[key] = made
+        return self._compiled[key]
+
+    def _captions(self, found: Found) -> list[Caption]:
+        side = math.isqrt(found.weights.shape[-1])
         words = [self.vocabulary.decode_words(numbers) for numbers in found.words]
         return [
-            Caption(said, float(log_probability), weights[: len(said)])
+            Caption(said, float(log_probability), weights[: len(said)].reshape(len(said), side, side))
             for said, log_probability, weights in zip(words, found.log_probability, found.weights, strict=True)
         ]
 
-    def caption(self, pictures: Sequence[bytes], beam: int = 3) -> list[Caption]:
-        """Caption encoded pictures (JPEG, PNG, ...).
-
-        Raises:
-            CaptionerError: one cannot be decoded, or the encoder's weights cannot be had.
-        """
-        if not pictures:
-            return []
-        decoded = np.stack([images.decode(picture, encoders.IMAGE_SIZE) for picture in pictures])
-        return self.captions(self.generator(beam, batch_size=min(len(pictures), 64)), self._extractor(decoded))
+    def _maximum(self, words: int | None) -> int:
+        return self.maximum_words if words is None else _check("maximum_words", words, 1, 1000)
 
     @cached_property
     def _extractor(self) -> Extractor:
@@ -162,3 +366,9 @@ class Captioner:
                 f"trained with ({extractor.weights_sha256[:8]}, not {self.encoder['weights_sha256'][:8]})."
             )
         return extractor
+
+
+def _check(name: str, value: int, least: int, most: int) -> int:
+    if not least <= value <= most:
+        raise CaptionerError(f"received {name} {value}; give {least} to {most}")
+    return value

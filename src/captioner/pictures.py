@@ -5,7 +5,6 @@ memory does not grow with their number.
 """
 
 import os
-import socket
 import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
@@ -177,11 +176,11 @@ def fetch(address: str) -> bytes:
         reason = " ".join(str(error.reason).split())
         raise UnreadableImage(f"the server answers {error.code} {reason}: check the address") from None
     except (errors.URLError, HTTPException, OSError, ValueError) as error:
-        reason = error.reason if isinstance(error, errors.URLError) else error
-        if isinstance(reason, TimeoutError | socket.timeout):
+        cause = error.reason if isinstance(error, errors.URLError) else error
+        if isinstance(cause, TimeoutError):
             raise UnreadableImage(f"no answer within {TIMEOUT:g} seconds: try again, or save the picture") from None
         raise UnreadableImage(
-            f"cannot be fetched ({' '.join(str(reason).split()) or type(reason).__name__}): check the address and the "
+            f"cannot be fetched ({' '.join(str(cause).split()) or type(cause).__name__}): check the address and the "
             "network"
         ) from None
 

@@ -64,11 +64,6 @@ def find(name: str, checkout: Path) -> Run:
     return found
 
 
-def checkout_of(directory: Path) -> Path:
-    """Return the checkout that a directory lies in; if in none, the directory."""
-    return next((each for each in (directory, *directory.parents) if (each / ".dvc").is_dir()), directory)
-
-
 def _in_directory(directory: Path, name: str) -> Run | None:
     for place in (directory, directory / "evaluate", directory / _EVALUATED):
         if (place / STATISTICS).is_file() and (place / SCORES).is_file():

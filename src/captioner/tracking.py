@@ -259,6 +259,38 @@ def fetch(root: Path, run_id: str, names: Collection[str], directory: Path) -> N
         ) from None
 
 
+def fetch_model(root: Path, uri: str, directory: Path) -> Path:
+    """Bring a logged model here, and return its own directory, the one that `Captioner.load` takes.
+
+    Args:
+        root: the main checkout, where the default store lies.
+        uri: `models:/<name>@<alias>`, `models:/<name>/<version>`, `models:/<id>` or `runs:/<run id>/captioner`.
+        directory: where it is put.
+
+    Raises:
+        CaptionerError: the store cannot be reached, it has no such model, or the model is not one of Captioner's.
+    """
+    address = store(root)
+    if address.startswith(SQLITE) and not Path(address.removeprefix(SQLITE)).is_file():
+        raise CaptionerError(
+            f"Received {uri!r}, but there is no MLflow store {address}: call from the checkout that has one, or set "
+            "MLFLOW_TRACKING_URI."
+        )
+    mlflow = _mlflow()
+    _connect(root)
+    try:
+        fetched = Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(directory)))
+        flavor = mlflow.models.Model.load(str(fetched)).flavors["python_function"]
+    except (mlflow.exceptions.MlflowException, OSError, KeyError) as error:
+        raise CaptionerError(
+            f"Received {uri!r}, which the MLflow store {address} does not give ({_line(error)}): give "
+            "models:/<name>@<alias>, models:/<name>/<version> or runs:/<run id>/captioner."
+        ) from None
+    if flavor.get("loader_module") != "captioner.pyfunc":
+        raise CaptionerError(f"Received {uri!r}, a model that is not one of Captioner's: give another.")
+    return fetched / flavor["data"]
+
+
 def serve(root: Path, port: int) -> None:
     """Become the MLflow UI of the store on `127.0.0.1`, or say where the runs are if a server has them.
 

@@ -1,0 +1,42 @@
+"""The package itself: cheap to import, and all that it offers is there."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import captioner
+
+ROOT = Path(__file__).parents[1]
+
+
+def python(script: str) -> str:
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, text=True, capture_output=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def test_importing_loads_nothing() -> None:
+    loaded = python("import sys, captioner; dir(captioner); print(*sys.modules)").split()
+    heavy = {"tensorflow", "keras", "numpy", "pandas", "PIL", "mlflow", "dvc", "pydantic", "typer", "tqdm"}
+    assert not heavy & set(loaded)
+    assert not [name for name in loaded if name.startswith("captioner.")]
+
+
+def test_tensorflow_is_loaded_when_it_is_needed_and_quietly() -> None:
+    assert python("from captioner import CaptionerError; import sys; print('keras' in sys.modules)") == "False\n"
+    assert python("from captioner import Captioner; print(Captioner.__module__)") == "captioner.model\n"
+
+
+def test_all_that_is_offered_is_there() -> None:
+    assert set(captioner.__all__) <= set(dir(captioner))
+    assert {getattr(captioner, name).__name__ for name in captioner.__all__} == set(captioner.__all__)
+    with pytest.raises(AttributeError, match=r"module 'captioner' has no attribute 'Painter'"):
+        captioner.Painter  # noqa: B018
+
+
+def test_it_is_typed() -> None:
+    assert (Path(captioner.__file__).parent / "py.typed").is_file()
