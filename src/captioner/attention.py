@@ -2,6 +2,18 @@
 
 All of them compute a context `z_t = sum_j p_tj x_j` with weights `p_t = softmax_j(alpha_tj)`; they differ in `alpha`.
 
+Any Keras model can use them; `feature_vectors` are what there is to look at, `state` is what the model knows so far:
+
+    attention = BahdanauAttention(128)
+    context, weights = attention(feature_vectors, state)  # [B, P, E], [B, H] -> [B, E], [B, P]
+
+and where the same vectors are looked at again and again, as a decoder does before each word, what depends on them
+alone is computed once:
+
+    keys = attention.prepare(feature_vectors)
+    for ...:
+        context, weights = attention(feature_vectors, state, keys=keys)
+
 Legend: `B` captions · `P` positions of the picture's grid · `E` size of a feature vector · `H` size of the decoder's
 state · `A` size of the space in which state and positions are compared.
 """
@@ -91,6 +103,11 @@ class UniformAttention(Attention):
 class BahdanauAttention(Attention):
     """Additive attention: `alpha_tj = W tanh(U s_t + V x_j + b) + c`.
 
+    A small network of one hidden layer looks at state and position together and says how well they fit. The state's
+    part `U s_t` and the position's part `V x_j + b` are added in a space of their own, so that neither needs the
+    other's size, and `tanh` lets a position matter for some states and not for others. `c` shifts all scores alike,
+    which the softmax does not see.
+
     Source: Bahdanau, Cho, Bengio 2015, "Neural Machine Translation by Jointly Learning to Align and Translate",
     appendix A.1.2; for pictures: Xu et al. 2015, "Show, Attend and Tell", equations 4 to 6.
 
@@ -128,6 +145,10 @@ class BahdanauAttention(Attention):
 @keras.saving.register_keras_serializable("captioner")
 class DotProductAttention(Attention):
     """Multiplicative attention: `alpha_tj = (Q s_t)^T K x_j`, unscaled.
+
+    The state asks a question, `Q s_t`; each position has a key, `K x_j`; the score is how far they point the same way.
+    Cheaper than additive attention, one product of matrices for all positions, and with no bound on the scores: the
+    weights can become sharp. "Scaled" attention divides by the root of `A`; here that is left to the first weights.
 
     Source: Luong, Pham, Manning 2015, "Effective Approaches to Attention-based Neural Machine Translation",
     equation 8 ("general"), its matrix written as the product of a query's and a key's projection.
