@@ -175,7 +175,7 @@ def info(
         from captioner.about import about, table
 
         with _directory(model) as directory:
-            known = about(directory)
+            known = about(directory) | ({} if model is None else {"model": model})
         typer.echo(json.dumps(known, ensure_ascii=False, indent=2) if as_json else "\n".join(table(known)))
 
 

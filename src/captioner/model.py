@@ -341,8 +341,8 @@ class Captioner:
         key = (kind, *arguments)
         if key not in self._compiled:
             made = kind(self.decoder, *arguments)
-            # XLA would take seconds to compile what saves milliseconds: the encoder takes most of the time.
-            made.compile(jit_compile=False)
+            # TensorFlow's graph is there at once, XLA takes seconds to save milliseconds; JAX has nothing else.
+            made.compile(jit_compile=keras.backend.backend() == "jax")
             self._compiled[key] = made
         return self._compiled[key]
 
