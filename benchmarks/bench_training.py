@@ -92,19 +92,20 @@ def one_caption_an_example(
             yield features.grid[pictures[chosen]], batches.words[rows[chosen]], batches.targets[rows[chosen]]
 
 
-def flop_a_caption(attention: str, sizes: ModelParams, channels: int, vocabulary: int, tokens: float) -> float:
-    """Return what the matrix products of training take for a caption of so many real tokens; see the module."""
+def flop_of_a_token(attention: str, sizes: ModelParams, vocabulary: int) -> float:
+    """Return what the matrix products of a step forward take for one caption."""
     embedding, state, size = sizes.embedding_size, sizes.state_size, sizes.attention_size
-    positions = synthetic.POSITIONS
-    looking = {
-        "uniform": 0,
-        "bahdanau": state * size + positions * size + positions * embedding,
-        "dot": state * size + positions * size + positions * embedding,
-    }[attention]
-    token = (2 * embedding + state) * 4 * state + looking + (state + embedding + vocabulary) * embedding
-    keys = 0 if attention == "uniform" else positions * embedding * size
-    picture = 2 * positions * channels * embedding + 3 * (keys + 2 * embedding * state)
-    return 2 * (3 * token * tokens + picture / synthetic.CAPTIONS)
+    looking = 0 if attention == "uniform" else state * size + synthetic.POSITIONS * (size + embedding)
+    return 2 * ((2 * embedding + state) * 4 * state + looking + (state + embedding + vocabulary) * embedding)
+
+
+def flop_of_a_picture(attention: str, sizes: ModelParams, channels: int, training: bool = False) -> float:
+    """Return what the matrix products take that a picture's captions share; in training backward as well."""
+    embedding = sizes.embedding_size
+    keys = 0 if attention == "uniform" else synthetic.POSITIONS * embedding * sizes.attention_size
+    projection = synthetic.POSITIONS * channels * embedding
+    states = 2 * embedding * sizes.state_size
+    return 2 * (2 * projection + 3 * (keys + states) if training else projection + keys + states)
 
 
 def agreement(decoder: Decoder, textbook: Textbook, batches: CaptionBatches) -> str:
@@ -163,7 +164,8 @@ def measure(attention: str, directory: Path) -> None:
         return steps * each / seconds(lambda: [textbook.step(*x).numpy() for x in itertools.islice(examples, steps)])
 
     tokens = float((ours.targets != PAD).sum(1).mean())
-    flop = flop_a_caption(attention, settings.model, features.channels, len(vocabulary), tokens)
+    shared = flop_of_a_picture(attention, settings.model, features.channels, training=True)
+    flop = 3 * flop_of_a_token(attention, settings.model, len(vocabulary)) * tokens + shared / synthetic.CAPTIONS
     compiling = [seconds(run_ours), seconds(lambda: run_textbook(1))]
     row_of_pairs(
         f"training-{attention}",

@@ -1,0 +1,163 @@
+"""From Flickr8k's archives to a model of validation CIDEr 45: the row `time-to-cider`.
+
+    CAPTIONER_MIRROR=that/directory python benchmarks/bench_time_to_cider.py
+
+Wants the photographs: without a mirror that holds the archives nothing is measured. Ours is `dvc repro train` in a
+fresh clone, until the first pass whose captions of the validation pictures reach that score, by the default recipe.
+The reference would do the same arithmetic: to ours for everything else are added its measured seconds a picture, one
+file a picture, and a caption, times the same numbers of both (see `bench_features.py` and `bench_training.py`).
+"""
+
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import median
+
+import bench_features
+from bench_repro import call, surroundings
+from bench_training import Textbook, one_caption_an_example
+from measure import CHECKOUT, PAIRS, Part, Row, seconds
+
+from captioner import encoders, params, training
+from captioner.datasets import pack
+from captioner.errors import CaptionerError
+from captioner.features import Features
+from captioner.vocabulary import Vocabulary
+
+ATTENTION, GOAL, MINUTES = "dot", 45.0, 15
+PICTURES, STEPS = 160, 8  # of the reference, in one of its runs
+SCORE = re.compile(r"val_CIDEr: ([0-9.]+)")
+
+
+def reach(clone: Path, environment: Mapping[str, str]) -> tuple[float, list[float]]:
+    """Train in a clone until the score is reached; return the seconds that took, and the score after each pass.
+
+    Raises:
+        CaptionerError: the pipeline failed, or ended below the score.
+    """
+    began = time.perf_counter()
+    said: list[str] = []
+    scores: list[float] = []
+    with subprocess.Popen(
+        ["dvc", "repro", "train"],
+        cwd=clone,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as running:
+        assert running.stdout is not None
+        for line in running.stdout:
+            said.append(line.strip())
+            if found := SCORE.search(line):
+                scores.append(float(found[1]))
+                print(f"  CIDEr {scores[-1]:.1f} after {time.perf_counter() - began:.0f} s", flush=True)
+                if scores[-1] >= GOAL:
+                    took = time.perf_counter() - began
+                    # to the end, since the model counts when it is whole
+                    running.communicate()
+                    return took, scores
+    last = next((line for line in reversed(said) if line), "nothing")
+    raise CaptionerError(f"ended at CIDEr {max(scores, default=0):.1f} after {len(scores)} passes, and said: {last}")
+
+
+def reference_paces(clone: Path, directory: Path) -> tuple[float, float, float]:
+    """Return the reference's pictures a second, its captions a second, and the captions of a pass."""
+    settings = params.load(CHECKOUT / "params.yaml")
+    recipe = settings.train.photographs
+    captions = pack.read_captions(clone / "data")
+    learnt_from = captions[captions["split"] == "train"]
+    names = list(dict.fromkeys(learnt_from["image"]))[:PICTURES]
+    paths = [directory / f"{number}.jpg" for number in range(len(names))]
+    for path, data in zip(paths, pack.read_pictures(clone / "data", names), strict=True):
+        path.write_bytes(data)
+    encoder = encoders.build(settings.features.encoder, settings.features.weights)
+    bench_features.predict(encoder, paths[: bench_features.BATCH], directory)
+    extracting = median(
+        len(paths) / seconds(lambda: bench_features.predict(encoder, paths, directory)) for _ in range(PAIRS)
+    )
+    features, vocabulary = Features.open(clone / "data/features"), Vocabulary.load(clone / "data/vocabulary.json")
+    longest = max(len(vocabulary.split(caption)) for caption in learnt_from["caption"])
+    batches = training.batches(
+        features, captions, "train", vocabulary, recipe.model_copy(update={"maximum_words": longest})
+    )
+    decoder = training.build(settings.model, recipe, ATTENTION, len(vocabulary), features.channels, features.positions)
+    textbook = Textbook(decoder, recipe, len(batches))
+    size = recipe.batch_size * recipe.captions_a_picture
+    examples = one_caption_an_example(features, batches, size)
+
+    def run(steps: int) -> float:
+        return seconds(lambda: [textbook.step(*each).numpy() for each in itertools.islice(examples, steps)])
+
+    run(1)
+    learning = median(STEPS * size / run(STEPS) for _ in range(PAIRS))
+    return extracting, learning, float(len(learnt_from))
+
+
+def main() -> None:
+    """Measure the row and write it."""
+    mirror = os.environ.get("CAPTIONER_MIRROR")
+    if not mirror:
+        print("time-to-cider: not measured, since it wants Flickr8k's archives: set CAPTIONER_MIRROR")
+        return
+    environment = surroundings() | {
+        "CAPTIONER_MIRROR": str(Path(mirror).resolve()),
+        "PYTHONUNBUFFERED": "1",  # a pass is seen when it ends
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        clone = Path(folder) / "captioner"
+        call(["git", "clone", "--quiet", str(CHECKOUT), str(clone)], Path(folder), environment)
+        chosen = {"dataset": "flickr8k", "attention": ATTENTION}
+        text = (clone / "params.yaml").read_text("utf-8")
+        for key, value in chosen.items():
+            text = re.sub(rf"^{key}: \w+", f"{key}: {value}", text, flags=re.MULTILINE)
+        (clone / "params.yaml").write_text(text, "utf-8")
+        began = time.perf_counter()
+        took, scores = reach(clone, environment)
+        whole = time.perf_counter() - began
+        stages = {
+            name: json.loads((clone / f"results/seconds/{name}.json").read_text("utf-8"))[name]
+            for name in ("download", "vocabulary", "features", "train")
+        }
+        with (clone / "results/train/history.csv").open(encoding="utf-8") as file:
+            header, *rows = (line.strip().split(",") for line in file)
+        passes = [float(row[header.index("seconds")]) for row in rows[: len(scores)]]
+        pictures = len(Features.open(clone / "data/features").rows)
+        extracting, learning, captions = reference_paces(clone, Path(folder))
+    ours = stages["features"] + sum(passes)
+    reference = took - ours + pictures / extracting + len(scores) * captions / learning
+    Row(
+        "time-to-cider",
+        f"archives of Flickr8k to validation CIDEr {GOAL:g}, {ATTENTION}",
+        "s",
+        took,
+        reference,
+        reference / took,
+        goal={"ours": 60 * MINUTES, "ratio": 4},
+        parts=[
+            Part("to the whole model, all passes of the recipe", "s", whole, 60 * MINUTES),
+            Part("the reference's pictures a second", "pictures/s", extracting),
+            Part("the reference's captions a second", "captions/s", learning),
+            *(Part(f"stage {name}", "s", value) for name, value in stages.items()),
+        ],
+        notes=[
+            f"measured once; CIDEr of the captions generated for the validation pictures after each pass: "
+            f"{', '.join(f'{score:.1f}' for score in scores)}",
+            f"the reference's side is reckoned, not run: {pictures:,} pictures and {len(scores)} passes of "
+            f"{captions:,.0f} captions at its measured paces (medians of {PAIRS}), all else as ours",
+        ],
+    ).write()
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except CaptionerError as error:
+        sys.exit(f"bench_time_to_cider: {error}")
