@@ -26,6 +26,7 @@ with quiet():
 import numpy as np
 
 from captioner import params, training
+from captioner.allocator import keep_freed_memory
 from captioner.decoder import Decoder, State
 from captioner.generation import Generator
 from captioner.search import Found
@@ -129,5 +130,6 @@ def measure(directory: Path) -> None:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
         measure(Path(folder))

@@ -29,6 +29,7 @@ with quiet():
 import numpy as np
 
 from captioner import params, training
+from captioner.allocator import keep_freed_memory
 from captioner.batches import CaptionBatches
 from captioner.decoder import Decoder, Picture, State, TeacherForcing, TokenCrossEntropy
 from captioner.features import Features
@@ -186,6 +187,7 @@ def measure(attention: str, directory: Path) -> None:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
         for name in sys.argv[1:] or ATTENTIONS:
             measure(name, Path(folder))

@@ -11,6 +11,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from captioner import params as parameters
+from captioner.allocator import keep_freed_memory
 from captioner.errors import CaptionerError
 from captioner.files import replacing
 from captioner.params import Params
@@ -41,6 +42,7 @@ def run(stage: Callable[[Params], None]) -> None:
     What a user can cause ends in one line on the standard error stream and exit code 1.
     """
     began = time.perf_counter()
+    keep_freed_memory()
     try:
         stage(parameters.load(Path("params.yaml")))
     except CaptionerError as error:
