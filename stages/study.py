@@ -101,11 +101,13 @@ def _seeds(text: str) -> list[int]:
 
 if __name__ == "__main__":
     try:
-        (one_dataset,) = _listed("DATASET", "scenes", DATASETS)[:1]
+        datasets = _listed("DATASET", "scenes", DATASETS)
+        if len(datasets) > 1:
+            raise CaptionerError(f"DATASET is {','.join(datasets)!r}: a study has one; start one for each.")
         some_attentions = _listed("ATTENTIONS", ",".join(ATTENTIONS), ATTENTIONS)
         if len(some_attentions) < 2:
             raise CaptionerError(f"ATTENTIONS is {some_attentions[0]!r}: a study needs two or more.")
-        study(one_dataset, some_attentions, _seeds(os.environ.get("SEEDS") or "1,2,3"))
+        study(datasets[0], some_attentions, _seeds(os.environ.get("SEEDS") or "1,2,3"))
     except CaptionerError as error:
         sys.exit(f"study: {error}")
     except KeyboardInterrupt:
