@@ -7,7 +7,9 @@ with the evaluation settings among those parameters. Below it stands a run for e
 know the run, on another machine or after the database was deleted, is given it again without training or evaluating.
 """
 
+import base64
 import csv
+import io
 import json
 import logging
 import os
@@ -23,9 +25,11 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
+from PIL import Image
 
 from captioner.bootstrap import SCORES, STATISTICS
 from captioner.errors import CaptionerError
@@ -477,13 +481,29 @@ def _log_training(client: Any, record: Record, run_id: str, results: Path, model
     mlflow.models.Model.log(
         artifact_path=None,
         name="captioner",
-        flavor=mlflow.pyfunc,
+        flavor=SimpleNamespace(save_model=_save_model),
         run_id=run_id,
         loader_module="captioner.pyfunc",
         data_path=str(model),
         code_paths=[str(package)],
         pip_requirements=[f"{name}=={metadata.version(name)}" for name in sorted([*REQUIREMENTS, _backend()])],
+        # without a name, so that a list is taken as well as a table
+        signature=mlflow.models.ModelSignature(*([mlflow.types.Schema([mlflow.types.ColSpec("string")])] * 2)),
+        input_example=[_example()],
+        validate_serving_input=False,  # validating loads the model, the encoder and the search once more
     )
+
+
+def _save_model(validate_serving_input: bool, **arguments: Any) -> None:  # noqa: ARG001
+    # what logs a pyfunc heeds `validate_serving_input` and passes it on, to what saves one, which does not know it
+    _mlflow().pyfunc.save_model(**arguments)
+
+
+def _example() -> str:
+    """Return base64 of a small picture."""
+    encoded = io.BytesIO()
+    Image.new("RGB", (8, 8), "steelblue").save(encoded, "PNG")
+    return base64.b64encode(encoded.getvalue()).decode()
 
 
 def _log_evaluation(client: Any, record: Record, run_id: str, results: Path) -> None:
