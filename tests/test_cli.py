@@ -293,6 +293,15 @@ class TestCaption:
         assert "Usage: " in err
 
 
+class TestPromote:
+    def test_without_a_store(self, here: Path) -> None:
+        code, out, err = call("promote")
+        assert (code, out) == (1, "")
+        assert err.startswith(f"promote: There is no model to promote: there is no MLflow store sqlite:///{here}")
+        assert err.count("\n") == 1
+        assert not (here / "mlflow.db").exists()
+
+
 class TestInfo:
     def test_as_a_table_and_as_json(self, checkout: Path, model: Captioner) -> None:
         own, other = f"beam:3|weights:{model.weights_sha256[:12]}", "beam:3|weights:0123456789ab"

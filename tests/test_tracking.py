@@ -3,6 +3,7 @@ import base64
 import io
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -390,6 +391,85 @@ def _raiser(error: Exception) -> Callable[..., None]:
         raise error
 
     return fail
+
+
+class TestPromote:
+    @pytest.fixture
+    def trained(self, root: Path, workspace: Path) -> Callable[..., str]:
+        """Log a training with these validation CIDErs by epoch."""
+
+        def train(*ciders: float, dataset: str = "scenes", data: str = "12ab") -> str:
+            params = experiment().model_copy(update={"dataset": dataset})
+            results = workspace / "results"
+            with tracking.training(root, params, results / "seconds", {"data_sha256": data}) as run:
+                for number, cider in enumerate(ciders):
+                    run.log_epoch(number, {"val_CIDEr": cider})
+                run.log_training(results / "train", workspace / "models/captioner", "34cd")
+            return run.record.run_id
+
+        return train
+
+    def champion(self, root: Path) -> tuple[str, str]:
+        version = client(root).get_model_version_by_alias("captioner", "champion")
+        return str(version.version), version.run_id
+
+    def test_the_best_epoch_counts(self, root: Path, trained: Callable[..., str], tmp_path: Path) -> None:
+        best = trained(10.0, 90.0, 20.0)
+        trained(10.0, 50.0, 60.0)
+        found = tracking.promote(root)
+        assert (found.version, found.run_id, found.cider, found.trainings) == ("1", best, 90.0, 2)
+        assert self.champion(root) == ("1", best)
+        assert (tracking.fetch_model(root, "models:/captioner@champion", tmp_path) / "model.json").is_file()
+
+    def test_each_training_is_registered_once(self, root: Path, trained: Callable[..., str]) -> None:
+        first = trained(10.0)
+        assert tracking.promote(root) == tracking.promote(root)
+        trained(10.0)  # no better
+        assert tracking.promote(root).run_id == first
+        better = trained(20.0)
+        assert tracking.promote(root).version == "2"
+        assert tracking.promote(root).version == "2"
+        assert self.champion(root) == ("2", better)
+        assert len(client(root).search_model_versions("name = 'captioner'")) == 2
+        client(root).delete_run(better)
+        assert tracking.promote(root).version == "1"
+        assert self.champion(root) == ("1", first)
+
+    def test_only_the_like_are_compared(self, root: Path, trained: Callable[..., str]) -> None:
+        other = trained(95.0, data="other scenes")
+        photographs = trained(99.0, dataset="flickr8k")
+        trained(50.0, data="other scenes")
+        newest = trained(20.0)
+        with pytest.raises(ValueError), tracking.training(root, experiment(), Path(), {"data_sha256": "12ab"}) as run:
+            run.log_epoch(0, {"val_CIDEr": 90.0})
+            raise ValueError
+        assert (found := tracking.promote(root)).run_id == newest
+        assert (found.dataset, found.trainings) == ("scenes", 1)
+        assert tracking.promote(root, "flickr8k").run_id == photographs
+        client(root).delete_run(newest)
+        assert tracking.promote(root, "scenes").run_id == other
+
+    def test_nothing_to_promote(self, root: Path, trained: Callable[..., str]) -> None:
+        with pytest.raises(CaptionerError, match=r"no model to promote: there is no MLflow store sqlite:///.*: call "):
+            tracking.promote(root)
+        assert not list(root.iterdir())
+        client(root)
+        with pytest.raises(CaptionerError, match=r"has no finished training: make one with `dvc repro`"):
+            tracking.promote(root)
+        trained(10.0)
+        with pytest.raises(CaptionerError, match=r"has no finished training on 'flickr8k': make one with"):
+            tracking.promote(root, "flickr8k")
+
+    def test_the_best_has_lost_its_model(self, root: Path, trained: Callable[..., str]) -> None:
+        first, best = trained(10.0), trained(20.0)
+        model = client(root).get_run(best).outputs.model_outputs[0].model_id
+        (place,) = (root / "mlartifacts").rglob(model)
+        shutil.rmtree(place)
+        with pytest.raises(CaptionerError, match=f"run {best}, has no model in the store: put its artifacts back, or"):
+            tracking.promote(root)
+        assert not client(root).search_registered_models()
+        client(root).delete_run(best)
+        assert tracking.promote(root).run_id == first
 
 
 class TestFetchModel:

@@ -198,6 +198,38 @@ def check() -> None:
 
 
 @app.command()
+def promote(
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Compare trainings on this data set. Without it: on that of the newest training."
+        ),
+    ] = None,
+) -> None:
+    r"""Make the best training's model the champion, models:/captioner@champion of the MLflow store.
+
+    The best has the highest validation CIDEr of all trainings that have finished and were judged by the same captions.
+    Its model is registered as a new version of captioner, once only; called again, the command changes nothing unless
+    there is a better one. Then:
+
+    \b
+    captioner caption dog.jpg --model models:/captioner@champion
+    mlflow models serve -m models:/captioner@champion --env-manager local
+    """
+    with _in_one_line("promote"):
+        from captioner.checkout import checkout_of
+        from captioner.tracking import CHAMPION, REGISTERED
+        from captioner.tracking import promote as made
+
+        best = made(checkout_of(Path.cwd()), dataset)
+        of = "the only finished training" if best.trainings == 1 else f"the best of {best.trainings} finished trainings"
+        typer.echo(
+            f"models:/{REGISTERED}@{CHAMPION} is version {best.version}: {best.run_name} (run {best.run_id[:8]}), "
+            f"validation CIDEr {best.cider:.1f}, {of} on these captions of {best.dataset}."
+        )
+
+
+@app.command()
 def compare(
     runs: Annotated[
         list[str],

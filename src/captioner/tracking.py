@@ -38,6 +38,9 @@ from captioner.params import Params
 from captioner.quiet import quiet
 
 EXPERIMENT = "captioner"
+REGISTERED = "captioner"
+CHAMPION = "champion"
+JUDGED_BY = "val_CIDEr"
 RECORD = "run.json"
 SQLITE = "sqlite:///"
 REQUIREMENTS = (
@@ -75,6 +78,27 @@ ENVIRONMENT = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 """MLflow's settings, where the user has set nothing else."""
+
+
+@dataclass(frozen=True)
+class Champion:
+    """The training whose model is the champion.
+
+    Attributes:
+        version: of the registered model.
+        run_id: of the training.
+        run_name: of the training.
+        dataset: that it was trained and judged on.
+        cider: of the validation captions of the epoch that was kept.
+        trainings: how many were compared, itself among them.
+    """
+
+    version: str
+    run_id: str
+    run_name: str
+    dataset: str
+    cider: float
+    trainings: int
 
 
 @dataclass
@@ -231,8 +255,7 @@ def find(root: Path, beginning: str = "", most: int = 5) -> dict[str, tuple[str,
     Raises:
         CaptionerError: the store cannot be reached.
     """
-    uri = store(root)
-    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).is_file():
+    if not _there(root):
         return {}
     client, experiment = _connect(root)
     found = {}
@@ -275,11 +298,8 @@ def fetch_model(root: Path, uri: str, directory: Path) -> Path:
         CaptionerError: the store cannot be reached, it has no such model, or the model is not one of Captioner's.
     """
     address = store(root)
-    if address.startswith(SQLITE) and not Path(address.removeprefix(SQLITE)).is_file():
-        raise CaptionerError(
-            f"Received {uri!r}, but there is no MLflow store {address}: call from the checkout that has one, or set "
-            "MLFLOW_TRACKING_URI."
-        )
+    if not _there(root):
+        raise CaptionerError(f"Received {uri!r}, but {_no_store(root)}")
     mlflow = _mlflow()
     _connect(root)
     try:
@@ -293,6 +313,82 @@ def fetch_model(root: Path, uri: str, directory: Path) -> Path:
     if flavor.get("loader_module") != "captioner.pyfunc":
         raise CaptionerError(f"Received {uri!r}, a model that is not one of Captioner's: give another.")
     return fetched / flavor["data"]
+
+
+def promote(root: Path, dataset: str | None = None) -> Champion:
+    """Register the best training's model, if it is not registered yet, and make it the champion.
+
+    The best has the highest validation CIDEr, of two alike the earlier; those compared have finished, and were judged
+    by the same captions as the newest.
+
+    Args:
+        root: the main checkout, where the default store lies.
+        dataset: compare trainings on this data set; of itself that of the newest training.
+
+    Raises:
+        CaptionerError: the store cannot be reached, no training of it has finished, or the best has no model there.
+    """
+    if not _there(root):
+        raise CaptionerError(f"There is no model to promote: {_no_store(root)}")
+    client, experiment = _connect(root)
+    mlflow = _mlflow()
+    try:
+        finished = client.search_runs(
+            [experiment],
+            f"attributes.status = 'FINISHED' and metrics.{JUDGED_BY} >= 0",
+            max_results=50_000,  # the most that MLflow gives
+            order_by=["attributes.start_time DESC"],
+        )
+        judged = [run for run in finished if dataset in (None, run.data.tags.get("dataset"))]
+        if not judged:
+            raise CaptionerError(
+                f"The MLflow store {store(root)} has no finished training{f' on {dataset!r}' if dataset else ''}: "
+                "make one with `dvc repro`."
+            )
+        by = [judged[0].data.tags.get(name) for name in ("dataset", "data_sha256")]
+        alike = [run for run in judged if [run.data.tags.get(name) for name in ("dataset", "data_sha256")] == by]
+        # training leaves the weights of the epoch that scored best
+        kept = {
+            run.info.run_id: max(each.value for each in client.get_metric_history(run.info.run_id, JUDGED_BY))
+            for run in alike
+        }
+        best = max(reversed(alike), key=lambda run: kept[run.info.run_id])
+        return Champion(
+            _registered(client, best),
+            best.info.run_id,
+            best.info.run_name,
+            by[0] or "",
+            kept[best.info.run_id],
+            len(alike),
+        )
+    except (mlflow.exceptions.MlflowException, OSError) as error:
+        raise CaptionerError(f"The MLflow store {store(root)} does not register the model ({_line(error)}).") from None
+
+
+def _registered(client: Any, run: Any) -> str:
+    """Return the version that a training's model is registered as, and let it be the champion."""
+    run_id = run.info.run_id
+    model_ids = [each.model_id for each in run.outputs.model_outputs] if run.outputs else []
+    model_id = next((name for name in model_ids if _has_files(client, name)), None)
+    if model_id is None:
+        raise CaptionerError(
+            f"The best training, the MLflow run {run_id}, has no model in the store: put its artifacts back, or delete "
+            f"it with `mlflow runs delete --run-id {run_id}`, and the next best is taken."
+        )
+    if not client.search_registered_models(f"name = '{REGISTERED}'"):
+        client.create_registered_model(REGISTERED)
+    known = [each for each in client.search_model_versions(f"name = '{REGISTERED}'") if each.run_id == run_id]
+    version = (
+        known[0].version
+        if known
+        else client.create_model_version(REGISTERED, f"models:/{model_id}", run_id, model_id=model_id).version
+    )
+    client.set_registered_model_alias(REGISTERED, CHAMPION, version)
+    return str(version)
+
+
+def _has_files(client: Any, model_id: str) -> bool:
+    return "MLmodel" in [each.path for each in client.list_logged_model_artifacts(model_id)]
 
 
 def serve(root: Path, port: int) -> None:
@@ -324,6 +420,16 @@ def store(root: Path) -> str:
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}mlflow.db"
     # a file's relative path counts from the main checkout, since queued runs work elsewhere
     return f"{SQLITE}{root / uri.removeprefix(SQLITE)}" if uri.startswith(SQLITE) else uri
+
+
+def _there(root: Path) -> bool:
+    """Say whether there may be a store; a file that is missing would be made by asking it."""
+    uri = store(root)
+    return not uri.startswith(SQLITE) or Path(uri.removeprefix(SQLITE)).is_file()
+
+
+def _no_store(root: Path) -> str:
+    return f"there is no MLflow store {store(root)}: call from the checkout that has one, or set MLFLOW_TRACKING_URI."
 
 
 def _artifacts(root: Path) -> str:
