@@ -1,0 +1,243 @@
+"""A trained model on its way: logged, promoted, loaded by its alias, and served over HTTP by MLflow's own server."""
+
+import base64
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import HTTPServer, SimpleHTTPRequestHandler
+from pathlib import Path
+from threading import Thread
+from typing import Any
+from urllib import error, request
+
+import numpy as np
+import pytest
+import tiny
+from PIL import Image
+from typer.testing import CliRunner
+
+from captioner import images, params, tracking, training
+from captioner.batches import CaptionBatches
+from captioner.cli import app
+from captioner.features import Extractor, Features
+from captioner.model import Captioner
+
+ROOT = Path(__file__).parents[1]
+CHAMPION = "models:/captioner@champion"
+NO_PICTURE = base64.b64encode(b"these are words, and far too few to make a picture").decode()
+
+
+@pytest.fixture(scope="module")
+def environment() -> Iterator[pytest.MonkeyPatch]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("MLFLOW_TRACKING_URI", "KERAS_HOME", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV"):
+            patch.delenv(name, raising=False)
+        yield patch
+    tracking._mlflow().set_tracking_uri(None)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures that the real encoder tells apart, named as in the tiny data set, and some that are none."""
+    directory = tmp_path_factory.mktemp("pictures")
+    for colour, name in zip(("red", "blue", "black", "white"), tiny.CAPTIONS, strict=True):
+        Image.new("RGB", (64, 64), colour).save(directory / name)
+    (directory / "paper.png").write_bytes(b"%PDF-1.7")
+    return directory
+
+
+@pytest.fixture(scope="module")
+def root(environment: pytest.MonkeyPatch, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout whose store has a champion that knows the pictures by heart."""
+    root, results = tmp_path_factory.mktemp("checkout"), tmp_path_factory.mktemp("results")
+    extractor = Extractor("efficientnet_lite0")
+    names = list(tiny.CAPTIONS)
+    grid = extractor(np.stack([images.decode((pictures / name).read_bytes()) for name in names]))
+    by_name = {name: row for row, name in enumerate(names)}
+    features = Features(grid, by_name, "efficientnet_lite0", "imagenet", extractor.weights_sha256)
+    used = tiny.recipe(epochs=6, learning_rate=0.01)
+    words = tiny.vocabulary()
+    batches = partial(CaptionBatches, features, vocabulary=words, batch_size=5, captions_a_picture=2, maximum_words=3)
+    decoder = training.build(tiny.SIZES, used, "dot", len(words), extractor.channels, extractor.positions)
+    training.train(
+        decoder,
+        batches(captions=tiny.captions(tiny.KNOWN_BY_HEART), seed=1),
+        batches(captions=tiny.captions(), seed=None),
+        used,
+        [tiny.Scores(range(used.epochs))],
+    )
+    encoder = {"name": features.encoder, "weights": features.weights, "weights_sha256": features.weights_sha256}
+    model = Captioner(decoder, words, encoder, 4, {})
+    model.save(root / "models/captioner")
+    (results / "history.csv").write_text("epoch,val_CIDEr\n0,10\n")
+    with tracking.training(root, params.load(ROOT / "params.yaml"), results, {}) as run:
+        run.log_epoch(0, {"val_CIDEr": 10.0})
+        run.log_training(results, root / "models/captioner", model.weights_sha256)
+    assert run.whole
+    environment.chdir(root)
+    result = CliRunner().invoke(app, ["promote"])
+    assert result.exit_code == 0, result.stderr
+    environment.chdir(ROOT)
+    return root
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def server(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of `mlflow models serve`, called as a user would from the checkout."""
+    port, log = free_port(), tmp_path_factory.mktemp("server") / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            ["mlflow", "models", "serve", "-m", CHAMPION, "--env-manager", "local", "--port", str(port)],
+            cwd=root,
+            env=os.environ
+            | tracking.ENVIRONMENT
+            | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "NO_PROXY": "127.0.0.1"},
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    try:
+        address = f"http://127.0.0.1:{port}"
+        while not answers(address):
+            assert process.poll() is None, log.read_text("utf-8")
+            time.sleep(0.2)
+        yield address
+    finally:
+        # the command and the server that it has started
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
+
+
+def answers(address: str) -> bool:
+    try:
+        with request.urlopen(f"{address}/ping", timeout=60) as response:
+            return bool(response.status == 200)
+    except (error.URLError, ConnectionError):
+        return False
+
+
+def ask(server: str, body: Any, kind: str = "application/json") -> tuple[int, Any]:
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    try:
+        with request.urlopen(request.Request(f"{server}/invocations", data, {"Content-Type": kind})) as response:
+            return response.status, json.load(response)
+    except error.HTTPError as refused:
+        return refused.code, json.load(refused)
+
+
+def encoded(path: Path) -> str:
+    return base64.b64encode(path.read_bytes()).decode()
+
+
+@pytest.fixture(scope="module")
+def network(pictures: Path) -> Iterator[str]:
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    web = HTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(pictures)))
+    Thread(target=web.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{web.server_port}"
+    web.shutdown()
+    web.server_close()
+
+
+class TestServer:
+    @pytest.mark.parametrize(
+        "body",
+        [
+            lambda given: {"inputs": given},
+            lambda given: {"instances": given},
+            lambda given: {"dataframe_split": {"columns": ["picture"], "data": [[each] for each in given]}},
+            lambda given: {"dataframe_records": [{"picture": each} for each in given]},
+        ],
+        ids=["inputs", "instances", "split", "records"],
+    )
+    def test_many_in_their_order(self, server: str, pictures: Path, body: Callable[[list[str]], Any]) -> None:
+        given = [encoded(pictures / name) for name in reversed(tiny.CAPTIONS)]
+        assert ask(server, body(given)) == (200, {"predictions": tiny.SAID[::-1]})
+
+    def test_one(self, server: str, pictures: Path) -> None:
+        sun = encoded(pictures / "sun.png")
+        assert ask(server, {"inputs": [sun]}) == ask(server, {"inputs": sun}) == (200, {"predictions": tiny.SAID[:1]})
+
+    def test_every_form(self, server: str, pictures: Path, network: str) -> None:
+        given = [
+            f"data:image/png;base64,{encoded(pictures / 'sun.png')}",
+            f"{network}/sea.png",
+            (pictures / "sky.png").as_uri(),
+            str(pictures / "tree.png"),
+            base64.encodebytes((pictures / "sea.png").read_bytes()).decode(),
+        ]
+        assert ask(server, {"inputs": given}) == (200, {"predictions": [*tiny.SAID, tiny.SAID[1]]})
+
+    @pytest.mark.parametrize(
+        ("bad", "message"),
+        [
+            ("nonsense", "picture 2: received 'nonsense', neither base64 nor a file that is here: give base64 of a "),
+            (NO_PICTURE, "picture 2: no picture, or one cut short (it begins with b'these ar'): allowed are "),
+            ("data:image/png;base64,=", "picture 2: no data:<type>;base64,<base64 of a picture>"),
+            ("file:///none/there.png", "picture 2: /none/there.png: there is no such file: give "),
+            ("NETWORK/none.png", "NETWORK/none.png: the server answers 404 File not found: check the address"),
+            ("NETWORK/paper.png", "NETWORK/paper.png: a PDF document"),
+            (5, "picture 2: received '5', neither base64 nor a file that is here: give base64 of a "),
+            ("", "picture 2: received '', neither base64 nor a file that is here: give base64 of a "),
+        ],
+    )
+    def test_bad_one_is_named(self, server: str, pictures: Path, network: str, bad: Any, message: str) -> None:
+        given = bad.replace("NETWORK", network) if isinstance(bad, str) else bad
+        status, told = ask(server, {"inputs": [encoded(pictures / "sun.png"), given]})
+        assert (status, told["error_code"]) == (400, "INVALID_PARAMETER_VALUE")
+        assert told["message"].startswith(message.replace("NETWORK", network))
+        assert "\n" not in told["message"] and len(told["message"]) < 300
+        assert "stack_trace" not in told
+
+    @pytest.mark.parametrize("body", [b"no JSON", {"pictures": []}, []])
+    def test_bad_request(self, server: str, body: Any) -> None:
+        assert ask(server, body)[0] == 400
+
+
+class TestPromoted:
+    def test_in_one_line(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(root)
+        run_id = tracking._connect(root)[0].get_model_version_by_alias("captioner", "champion").run_id
+        result = CliRunner().invoke(app, ["promote", "--dataset", "scenes"])
+        assert (result.exit_code, result.stderr) == (0, "")
+        assert result.stdout == (
+            f"{CHAMPION} is version 1: dot · scenes (run {run_id[:8]}), validation CIDEr 10.0, the only finished "
+            "training on these captions of scenes.\n"
+        )
+
+
+class TestLoaded:
+    def test_by_mlflow(
+        self, root: Path, pictures: Path, environment: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sys, "path", [*sys.path])  # MLflow puts the logged code there
+        mlflow = tracking._mlflow()
+        tracking._connect(root)
+        model = mlflow.pyfunc.load_model(CHAMPION)
+        given = [str(pictures / "sea.png"), encoded(pictures / "sun.png"), (pictures / "sky.png").read_bytes()]
+        assert model.predict(given) == [tiny.SAID[1], tiny.SAID[0], tiny.SAID[2]]
+        with pytest.raises(mlflow.exceptions.MlflowException, match=r"^picture 1: received 'x', neither base64"):
+            model.predict(["x"])
+        assert [str(each.type) for each in model.metadata.signature.inputs] == ["DataType.string"]
+        (said,) = model.predict(model.input_example)
+        assert set(said.split()) <= set(tiny.vocabulary().words)
+
+    def test_on_the_command_line(self, root: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(root)
+        result = CliRunner().invoke(app, ["caption", "--model", CHAMPION, str(pictures / "tree.png")])
+        assert (result.exit_code, result.stdout, result.stderr) == (0, f"{tiny.SAID[3]}\n", "")
