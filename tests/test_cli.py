@@ -437,3 +437,13 @@ def test_the_script_of_the_package_is_the_command() -> None:
     module, _, name = project["scripts"]["captioner"].partition(":")
     assert getattr(import_module(module), name) is app
     assert project["version"] == __version__
+
+
+@pytest.mark.parametrize(
+    ("command", "example"),
+    [("caption", "captioner caption dog.jpg --samples 5 "), ("promote", "mlflow models serve -m models:/captioner@")],
+)
+def test_help_gives_each_example_a_line(command: str, example: str) -> None:
+    code, out, _ = call(command, "--help")
+    assert code == 0
+    assert any(line.strip().startswith(example) for line in out.splitlines())

@@ -104,7 +104,7 @@ def caption(
         ),
     ] = None,
 ) -> None:
-    r"""Say what pictures show: a line a picture, in their order.
+    """Say what pictures show: a line a picture, in their order.
 
     \b
     captioner caption dog.jpg                         one caption
@@ -117,7 +117,7 @@ def caption(
     on the standard error stream, and the rest goes on.
 
     Exit code: 0 when every picture has its caption, 1 when one has none or on an error, 2 for wrong usage.
-    """
+    """  # noqa: D301
     if not 0 < temperature < float("inf"):
         raise typer.BadParameter(f"received --temperature {temperature}; give a number above 0")
     if not 0 < top_p <= 1:
@@ -206,7 +206,7 @@ def promote(
         ),
     ] = None,
 ) -> None:
-    r"""Make the best training's model the champion, models:/captioner@champion of the MLflow store.
+    """Make the best training's model the champion, models:/captioner@champion of the MLflow store.
 
     The best has the highest validation CIDEr of all trainings that have finished and were judged by the same captions.
     Its model is registered as a new version of captioner, once only; called again, the command changes nothing unless
@@ -215,7 +215,7 @@ def promote(
     \b
     captioner caption dog.jpg --model models:/captioner@champion
     mlflow models serve -m models:/captioner@champion --env-manager local
-    """
+    """  # noqa: D301
     with _in_one_line("promote"):
         from captioner.checkout import checkout_of
         from captioner.tracking import CHAMPION, REGISTERED
