@@ -215,7 +215,7 @@ class TestPictures:
         found = model.caption([tiny.photograph(row) for row in range(4)], beam=3)
         assert [each.text for each in found] == [each.text for each in expected]
         probabilities = [each.log_probability for each in expected]
-        assert [each.log_probability for each in found] == pytest.approx(probabilities, rel=1e-4)
+        assert [each.log_probability for each in found] == pytest.approx(probabilities, rel=1e-4, abs=1e-6)
 
     def test_an_unreadable_one_is_named(self, model: Captioner) -> None:
         with pytest.raises(UnreadableImage, match=r"^picture 2: no picture"):
