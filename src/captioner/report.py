@@ -5,31 +5,21 @@ it to. Everything that came from a model, a data set or a user is text to it, ne
 this module fills in the data. Equal data gives equal bytes.
 """
 
-import base64
-import hashlib
 import html
-import io
-import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
 from math import ceil, isfinite, isqrt
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image
 
-from captioner import figures, images
+from captioner import pages
 from captioner.errors import CaptionerError
 from captioner.files import replacing
 from captioner.images import UnreadableImage
 
 SIDE = 224  # longest side of a photograph in the page, in pixels
-QUALITY = 80
 FULL_LIGHT = 254  # an even number, so that the even weight, light 1/2, is one of the steps
 SCALE_ENDS = (100, 200, 500, 1000)  # of the bars: percent; CIDEr goes up to 1000
 
@@ -78,26 +68,15 @@ def write(
         CaptionerError: no rows, or a picture that cannot be decoded.
         ValueError: attention that does not fit the words, is not of a square grid, or is no distribution.
     """
-    form = _form()
-    program = re.findall("<script>(.*?)</script>", form, re.DOTALL)[-1]
-    settings = {
-        "fullLight": FULL_LIGHT,
-        "darkest": figures.DARKEST,
-        "plain": figures.PLAIN,
-        "tint": figures.TINT,
-        "amber": figures.AMBER.tolist(),
-        "luminance": figures.LUMINANCE.astype(float).round(6).tolist(),
-    }
+    form = pages.form("report.html")
     parts = {
         "title": html.escape(title),
-        "program-sha256": base64.b64encode(hashlib.sha256(program.encode()).digest()).decode(),
+        "program-sha256": pages.program_sha256(form),
         "remarks": "".join(f"<p>{html.escape(remark)}</p>\n" for remark in remarks),
         "scores": _score_table(scores),
-        "settings": _json(settings),
+        "settings": pages.as_json({"fullLight": FULL_LIGHT} | pages.LIGHT),
     }
-    before, after = (
-        re.sub("{{([a-z0-9-]+)}}", lambda found: parts[found[1]], half) for half in form.split("{{rows}}\n")
-    )
+    before, after = (pages.filled(half, parts) for half in form.split("{{rows}}\n"))
     # a name that is no valid Unicode, as files may have, must not break the page
     with (
         replacing(path) as beside,
@@ -130,23 +109,21 @@ def light(attention: np.ndarray) -> np.ndarray:
     return np.rint(FULL_LIGHT * weights / (weights + 1 / weights.shape[1])).astype(np.uint8)
 
 
-@cache
-def _form() -> str:
-    return resources.files("captioner").joinpath("report.html").read_text("utf-8")
-
-
 def _block(row: Row) -> str:
     """Return the row's data, and its photograph apart, which is read only when its card is shown."""
-    photograph, size = _photograph(row)
+    try:
+        photograph, size = pages.photograph(row.picture, SIDE)
+    except UnreadableImage as error:
+        raise CaptionerError(f"received a picture {row.image!r} that cannot be shown: {error}") from error
     content = {
         "image": row.image,
         "size": size,
         "words": list(row.words),
-        "light": _base64(light(_checked(row)).tobytes()) if row.words else "",
+        "light": pages.base64_of(light(_checked(row)).tobytes()) if row.words else "",
         "references": list(row.references),
         "scores": {name: round(float(value), 2) for name, value in row.scores.items() if isfinite(value)},
     }
-    return _BLOCK.format(row=_json(content), photograph=_base64(photograph))
+    return _BLOCK.format(row=pages.as_json(content), photograph=pages.base64_of(photograph))
 
 
 def _checked(row: Row) -> np.ndarray:
@@ -168,44 +145,6 @@ def _checked(row: Row) -> np.ndarray:
             "give rows of numbers from 0 on with the sum 1"
         )
     return attention
-
-
-def _photograph(row: Row) -> tuple[bytes, tuple[int, int]]:
-    """Return the picture upright as JPEG, no side longer than `SIDE`, with its width and height."""
-    try:
-        # first, since it refuses what cannot be decoded
-        square = Image.fromarray(images.decode(row.picture, SIDE))
-    except UnreadableImage as error:
-        raise CaptionerError(f"received a picture {row.image!r} that cannot be shown: {error}") from error
-    width, height = _upright_size(row.picture)
-    shrunk = min(1, SIDE / max(width, height))
-    size = max(1, round(shrunk * width)), max(1, round(shrunk * height))
-    buffer = io.BytesIO()
-    square.resize(size, Image.Resampling.LANCZOS).save(buffer, "JPEG", quality=QUALITY, optimize=True)
-    return buffer.getvalue(), size
-
-
-def _upright_size(data: bytes) -> tuple[int, int]:
-    """Width and height of a picture that can be decoded, as one sees it."""
-    with Image.open(io.BytesIO(data), formats=images.FORMATS) as image:
-        image.draft(None, (2 * SIDE, 2 * SIDE))
-        # as in `images.decode`, only then are size and orientation settled in every format
-        image.load()
-        width, height = image.size
-        with suppress(Exception):
-            if image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8):
-                return height, width
-    return width, height
-
-
-def _base64(data: bytes) -> str:
-    return base64.b64encode(data).decode("ascii")
-
-
-def _json(value: Any) -> str:
-    """JSON of ASCII alone, in which nothing can end a script element or begin a comment in it."""
-    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
-    return text.replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026")
 
 
 def _score_table(scores: Mapping[str, Mapping[str, Any]]) -> str:

@@ -50,7 +50,8 @@ def files_of(module: str) -> set[Path]:
     if names[0] != "captioner":
         return set()
     packages = {SOURCE.joinpath(*names[:depth], "__init__.py") for depth in range(1, len(names) + 1)}
-    own = (SOURCE.joinpath(*names).with_suffix(suffix) for suffix in (".py", ".html"))  # code, and a page's form
+    suffixes = (".py", ".html", ".css", ".js")  # code, and its page
+    own = (SOURCE.joinpath(*names).with_suffix(suffix) for suffix in suffixes)
     return {path for path in (*packages, *own) if path.exists()}
 
 
