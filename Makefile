@@ -8,7 +8,7 @@ export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 
-.PHONY: help setup repro test check bench ui study tensorboard clean
+.PHONY: help setup repro test check bench ui demo study tensorboard clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -38,6 +38,9 @@ bench: setup ## measure speed and memory, some half an hour, or ROWS=start,memor
 
 ui: setup ## show the runs in the MLflow UI, on http://127.0.0.1:$(PORT)
 	@PORT=$(PORT) python stages/ui.py
+
+demo: setup ## try MODELS="models/captioner ..." on pictures of yours, on http://127.0.0.1:7860 or PORT
+	@captioner demo $(addprefix --model ,$(MODELS)) $(if $(filter file,$(origin PORT)),,--port $(PORT))
 
 study: setup ## train DATASET=scenes with ATTENTIONS=uniform,bahdanau,dot and SEEDS=1,2,3, and say what differs
 	@DATASET=$(DATASET) ATTENTIONS=$(ATTENTIONS) SEEDS=$(SEEDS) python stages/study.py

@@ -275,6 +275,40 @@ def compare(
             typer.echo(f"Wrote {html}.", err=True)
 
 
+@app.command()
+def demo(
+    models: Annotated[
+        list[str] | None,
+        typer.Option("--model", metavar="MODEL", help="As for caption; given several times, they stand side by side."),
+    ] = None,
+    port: Annotated[int, typer.Option(min=1, max=65535, metavar="N", help="The port of 127.0.0.1.")] = 7860,
+) -> None:
+    r"""Show a web page, for this machine alone, on which to try models on pictures.
+
+    \b
+    captioner demo                                                    the model of the checkout around
+    captioner demo --model runs:/3f2a…/captioner --model models/dot   two on the same picture
+
+    Exit code: 0 after Ctrl-C, 1 on an error, 2 for wrong usage.
+    """
+    with _in_one_line("demo"):
+        from importlib.util import find_spec
+
+        from captioner.checkout import checkout_of
+
+        lacking = [package for package in ("fastapi", "uvicorn") if find_spec(package) is None]
+        if lacking:
+            raise CaptionerError(
+                f"{lacking[0]} is not installed: pip install 'captioner[demo]' brings what this needs."
+            )
+        from captioner import demo
+
+        taken = demo.reserve(port)
+        places: list[str | None] = [*models] if models else [None]
+        loaded = [(place or "models/captioner", _captioner(place)) for place in places]
+        demo.serve(demo.named(loaded), demo.test_split(checkout_of(Path.cwd()) / "data"), taken)
+
+
 @contextmanager
 def _directory(model: str | None) -> Iterator[Path]:
     """Yield the folder of a model; one from MLflow is there only within the block."""
