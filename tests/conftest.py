@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ with quiet():
     import tensorflow
 import numpy as np
 import tiny
+from browser import Browser
 
 from captioner.decoder import Decoder
 from captioner.generation import Generator
@@ -75,3 +77,14 @@ def seeing(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(3)
+
+
+@pytest.fixture
+def browser() -> Iterator[Browser]:
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not program or not driver:
+        pytest.skip("chromium and chromedriver are not on PATH")
+    opened = Browser(webdriver, program, driver)
+    yield opened
+    opened.driver.quit()

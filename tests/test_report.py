@@ -4,8 +4,6 @@ import base64
 import io
 import json
 import re
-import shutil
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from browser import ESCAPE, LEFT, RIGHT, TAB, Browser
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
@@ -23,7 +22,6 @@ from captioner.report import FULL_LIGHT, SIDE, Row, light, write
 
 POSITIONS = 49
 EVEN = np.full(POSITIONS, 1 / POSITIONS)
-TAB, RIGHT, LEFT, ESCAPE = "\ue004", "\ue014", "\ue012", "\ue00c"  # as WebDriver writes them
 HOSTILE = "</script><img src=x onerror=\"document.title='broken'\"><!--<script>'`${1}{{title}}{{rows}}&amp;\u2028"
 SCORES: dict[str, dict[str, Any]] = {
     "BLEU-4": {"value": 21.34, "low": 20.0, "high": 22.5, "signature": "BLEU-4|tok:ptb"},
@@ -350,58 +348,8 @@ def test_wrong_attention_is_refused(tmp_path: Path, weights: np.ndarray, told: s
 # --- in a browser ----------------------------------------------------------------------------------------------------
 
 
-class Browser:
-    """Headless Chromium, and what it loads."""
-
-    def __init__(self, webdriver: Any, program: str, driver: str):
-        options = webdriver.ChromeOptions()
-        options.binary_location = program
-        for flag in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "window-size=1200,900"):
-            options.add_argument(f"--{flag}")
-        options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-        self.driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-
-    def run(self, script: str, *given: Any) -> Any:
-        return self.driver.execute_script(script, *given)
-
-    def wait(self, script: str) -> Any:
-        end = time.monotonic() + 10
-        while not (found := self.run(f"return {script}")):
-            assert time.monotonic() < end, f"{script} stayed {found!r}"
-            time.sleep(0.05)
-        return found
-
-    def press(self, *keys: str) -> None:
-        for key in keys:
-            self.driver.switch_to.active_element.send_keys(key)
-
-    def names(self) -> list[str]:
-        return self.run("return [...document.querySelectorAll('.name')].map(one => one.textContent)")
-
-    def seen(self) -> np.ndarray:
-        """Red of the overlay, `[height, width]`."""
-        self.wait("document.querySelector('.frame canvas')")
-        width, height, red = self.run(
-            "const canvas = document.querySelector('.frame canvas'), {width, height} = canvas;"
-            "const data = canvas.getContext('2d').getImageData(0, 0, width, height).data;"
-            "return [width, height, Array.from({length: width * height}, (_, i) => data[4 * i])];"
-        )
-        return np.array(red, float).reshape(height, width)
-
-    def requested(self) -> list[str]:
-        messages = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
-        return [one["params"]["request"]["url"] for one in messages if one["method"] == "Network.requestWillBeSent"]
-
-
-@pytest.fixture
-def browser() -> Iterator[Browser]:
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not program or not driver:
-        pytest.skip("chromium and chromedriver are not on PATH")
-    opened = Browser(webdriver, program, driver)
-    yield opened
-    opened.driver.quit()
+def names(browser: Browser) -> list[str]:
+    return browser.run("return [...document.querySelectorAll('.name')].map(one => one.textContent)")
 
 
 def test_in_a_browser(tmp_path: Path, browser: Browser) -> None:
@@ -419,11 +367,11 @@ def test_in_a_browser(tmp_path: Path, browser: Browser) -> None:
     browser.wait("performance.getEntriesByName('ready').length")
 
     # the median by CIDEr, then the best and the worst, then all, as far as the window reaches
-    assert len(browser.names()) == 24
+    assert len(names(browser)) == 24
     for choice, first in {"best": "119.png", "worst": "000.png", "all": "119.png"}.items():
         browser.run("document.querySelector(`input[value=${arguments[0]}]`).click()", choice)
-        assert browser.names()[0] == first
-    assert len(browser.names()) == 40
+        assert names(browser)[0] == first
+    assert len(names(browser)) == 40
     browser.run("document.getElementById('more').scrollIntoView()")
     browser.wait("document.querySelectorAll('.card').length === 80")
 
@@ -431,15 +379,15 @@ def test_in_a_browser(tmp_path: Path, browser: Browser) -> None:
     change = "const one = document.getElementById(arguments[0]); one.value = arguments[1];"
     change += "one.dispatchEvent(new Event('change'))"
     browser.run(change, "by", "METEOR")
-    assert browser.names()[0] == "000.png"
+    assert names(browser)[0] == "000.png"
     browser.run(change, "order", "name")
-    assert browser.names()[:2] == ["000.png", "001.png"]
+    assert names(browser)[:2] == ["000.png", "001.png"]
 
     # text that looks like markup
     browser.run("document.getElementById('search').focus()")
     browser.press("</script><img")
     browser.wait("document.querySelectorAll('.card').length === 1")
-    assert browser.names() == [HOSTILE] and browser.driver.title == "Looks"
+    assert names(browser) == [HOSTILE] and browser.driver.title == "Looks"
 
     # search without regard to case and accents, then the keyboard alone
     browser.run("document.getElementById('search').value = ''")
@@ -465,7 +413,7 @@ def test_in_a_browser(tmp_path: Path, browser: Browser) -> None:
     page(tmp_path, row("only.png", "", scores={}), title="One")
     browser.driver.refresh()
     browser.wait("document.title === 'One' && performance.getEntriesByName('ready').length")
-    assert browser.names() == ["only.png"]
+    assert names(browser) == ["only.png"]
     assert browser.run("return document.getElementById('found').textContent") == "1 picture."
     assert browser.run("return document.getElementById('show').disabled")
     assert browser.run("return document.querySelector('.caption').textContent") == "The model said nothing."

@@ -303,10 +303,10 @@ def demo(
             )
         from captioner import demo
 
-        taken = demo.reserve(port)
         places: list[str | None] = [*models] if models else [None]
-        loaded = [(place or "models/captioner", _captioner(place)) for place in places]
-        demo.serve(demo.named(loaded), demo.test_split(checkout_of(Path.cwd()) / "data"), taken)
+        with demo.reserve(port) as taken:
+            loaded = [(place or "models/captioner", _captioner(place)) for place in places]
+            demo.serve(demo.named(loaded), demo.to_try(checkout_of(Path.cwd()) / "data"), taken)
 
 
 @contextmanager

@@ -29,6 +29,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from captioner import images, pages
 from captioner.datasets import pack
 from captioner.errors import CaptionerError
+from captioner.vocabulary import END, SPECIAL_TOKENS
 
 if TYPE_CHECKING:
     from captioner.model import Caption, Captioner
@@ -219,7 +220,7 @@ def named(models: "Sequence[tuple[str, Captioner]]") -> "dict[str, Captioner]":
     return dict(zip(names, (model for _, model in models), strict=True))
 
 
-def test_split(directory: Path) -> list[tuple[str, bytes]]:
+def to_try(directory: Path) -> list[tuple[str, bytes]]:
     """Return some pictures of the data's test split, from all over it; none where there is no data."""
     if not (directory / pack.IMAGES).is_file() or not (directory / pack.CAPTIONS).is_file():
         return []
@@ -239,6 +240,7 @@ def reserve(port: int) -> socket.socket:
     taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         taken.bind((HOST, port))
+        taken.listen()  # else another could still take it; whoever comes early waits for the models
     except PermissionError:
         taken.close()
         raise CaptionerError(f"Port {port} is not for everyone: choose one from 1024 on, as in --port 7861.") from None
@@ -287,7 +289,7 @@ async def _body(request: Request) -> bytes:
 def _described(model: "Captioner", pixels: np.ndarray, caption: "Caption") -> dict[str, Any]:
     places = []
     for said, likeliest in zip(
-        [*caption.words, None], model.alternatives(pixels, caption.words, SEARCHED), strict=True
+        [*caption.words, SPECIAL_TOKENS[END]], model.alternatives(pixels, caption.words, SEARCHED), strict=True
     ):
         shown = likeliest[:ALTERNATIVES] + [each for each in likeliest[ALTERNATIVES:] if each.word == said]
         places.append([{"word": each.word, "probability": round(each.probability, 5)} for each in shown])
