@@ -8,6 +8,7 @@ Legend: `T` words of a caption · `R` rows and columns of the grid.
 """
 
 import asyncio
+import logging
 import mimetypes
 import socket
 from collections import Counter
@@ -257,6 +258,8 @@ def serve(models: "Mapping[str, Captioner]", pictures: Sequence[tuple[str, bytes
     Raises:
         CaptionerError: a model cannot caption, for its encoder's weights cannot be had.
     """
+    # Each model and each width of the beam is traced by itself, which TensorFlow takes for an oversight.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     grey = np.full((8, 8, 3), 128, np.uint8)
     for model in models.values():  # nobody has to wait for what is made only once
         model.alternatives(grey, model.caption(grey, Settings().beam).words)
