@@ -283,14 +283,14 @@ def demo(
     ] = None,
     port: Annotated[int, typer.Option(min=1, max=65535, metavar="N", help="The port of 127.0.0.1.")] = 7860,
 ) -> None:
-    r"""Show a web page, for this machine alone, on which to try models on pictures.
+    """Show a web page, for this machine alone, on which to try models on pictures.
 
     \b
-    captioner demo                                                    the model of the checkout around
-    captioner demo --model runs:/3f2a…/captioner --model models/dot   two on the same picture
+    captioner demo                                    the model of the checkout around
+    captioner demo --model models/a --model models/b  two on the same picture
 
     Exit code: 0 after Ctrl-C, 1 on an error, 2 for wrong usage.
-    """
+    """  # noqa: D301
     with _in_one_line("demo"):
         from importlib.util import find_spec
 
