@@ -8,7 +8,7 @@ export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 
-.PHONY: help setup repro test check bench ui demo study tensorboard clean
+.PHONY: help setup repro test check notebook bench ui demo study tensorboard clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -32,6 +32,9 @@ check: setup ## lint and check types
 	ruff check
 	ruff format --check
 	mypy
+
+notebook: setup ## make the lesson notebooks/attention.ipynb from its script, notebooks/attention.py
+	jupytext --to ipynb --update notebooks/attention.py
 
 bench: setup ## measure speed and memory, some half an hour, or ROWS=start,memory: benchmarks/README.md
 	@python benchmarks/run.py $(ROWS)
