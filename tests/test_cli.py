@@ -326,6 +326,14 @@ class TestInfo:
         assert "none beside this model" in call("info")[1]
         expected = "info: There is no model in elsewhere: make one with `dvc repro`.\n"
         assert call("info", "--model", "elsewhere") == (1, "", expected)
+        assert call("info", "--card", "--model", "elsewhere") == (1, "", expected)
+
+    def test_as_a_card(self, checkout: Path, model: Captioner) -> None:
+        code, out, err = call("info", "--card")
+        assert (code, err) == (0, "")
+        assert out.startswith("# Model card: bahdanau attention on ")
+        assert model.weights_sha256[:12] in out
+        assert call("info", "--card", "--json")[0] == 2
 
 
 class TestCheck:

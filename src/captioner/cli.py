@@ -167,14 +167,23 @@ def caption(
 def info(
     model: Model = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    as_card: Annotated[
+        bool, typer.Option("--card", help="Print a model card in Markdown: use, data, scores, limits.")
+    ] = False,
 ) -> None:
     """Tell what a model is: its data, encoder, attention, scores and parameters."""
+    if as_json and as_card:
+        raise typer.BadParameter("received --json and --card; give one of them")
     with _in_one_line("info"):
         import json
 
         from captioner.about import about, table
+        from captioner.card import card
 
         with _directory(model) as directory:
+            if as_card:
+                typer.echo(card(directory))
+                return
             known = about(directory) | ({} if model is None else {"model": model})
         typer.echo(json.dumps(known, ensure_ascii=False, indent=2) if as_json else "\n".join(table(known)))
 
