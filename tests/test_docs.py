@@ -1,0 +1,211 @@
+"""What the documentation says is so: links resolve, commands and parameters exist, its code runs."""
+
+import ast
+import re
+import types
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+import tiny
+import typer
+import yaml
+
+from captioner import __version__, attention, encoders
+from captioner.cli import app
+from captioner.datasets import pack
+from captioner.errors import CaptionerError
+from captioner.names import ATTENTIONS
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted(
+    page
+    for page in chain(ROOT.glob("*.md"), ROOT.glob("docs/*.md"), ROOT.glob("benchmarks/*.md"))
+    if not page.name.startswith(".")
+)
+EVERY = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+SOURCES = sorted(chain(ROOT.glob("src/**/*.py"), ROOT.glob("stages/*.py")))
+PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text("utf-8"))
+COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
+def prose(text: str) -> str:
+    return re.sub(r"^```.*?^```$|`[^`\n]*`", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def section(text: str, heading: str) -> str:
+    """Return what stands below a heading, up to the next one of its rank."""
+    level = heading.split()[0]
+    return re.split(rf"^#{{1,{len(level)}}} ", text.split(f"\n{heading}\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def code(text: str) -> list[str]:
+    """Return lines of code: those of blocks, indented ones, and what stands between backticks; no comments."""
+    fenced = [line for block in re.findall(r"^```\w*\n(.*?)^```$", text, re.M | re.S) for line in block.splitlines()]
+    outside = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    indented = re.findall(r"^    (.+)$", outside, re.MULTILINE)
+    lines = [*fenced, *indented, *re.findall(r"`([^`\n]+)`", outside)]
+    return [re.sub(r"\s#\s.*", "", line).strip() for line in lines]
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors that GitHub makes of a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.M | re.S), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@EVERY
+def test_links_resolve(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page.read_text("utf-8"))):
+        if target.startswith(("https://", "http://")):
+            continue
+        path, _, anchor = target.partition("#")
+        file = page.parent / path if path else page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), target
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (ROOT / "docs/README.md").read_text("utf-8")
+    assert [page.name for page in PAGES if page.parent.name == "docs" and f"({page.name}" not in index] == ["README.md"]
+
+
+@EVERY
+def test_make_knows_its_targets(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    used = {
+        match[1] for line in code(page.read_text("utf-8")) if (match := re.search(r"(?:^|= ?\S+ )make ([a-z]+)", line))
+    }
+    assert used <= targets
+
+
+@EVERY
+def test_the_command_has_what_is_called(page: Path) -> None:
+    for line in code(page.read_text("utf-8")):
+        called = re.match(r"captioner ([a-z]+)\b(.*)", line)
+        if called:
+            assert called[1] in COMMANDS, line
+            known = {option for each in COMMANDS[called[1]].params for option in each.opts}
+            assert {*re.findall(r"(?<=\s)--[a-z-]+", called[2])} <= known, line
+
+
+@EVERY
+def test_parameters_that_are_set_exist(page: Path) -> None:
+    for key in re.findall(r"-S '?([\w.]+)=", page.read_text("utf-8")):
+        found: Any = PARAMS
+        for name in key.split("."):
+            assert name in found, key
+            found = found[name]
+
+
+def keys(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from keys(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def first_column(text: str) -> list[str]:
+    return [name for row in re.findall(r"^\| (`.+?) \|", text, re.MULTILINE) for name in re.findall(r"`([^`]+)`", row)]
+
+
+PARAMETERS = (ROOT / "docs/parameters.md").read_text("utf-8")
+
+
+def test_every_parameter_is_explained_and_none_besides() -> None:
+    before = PARAMETERS.split("\n## The environment\n")[0]
+    recipe = set(first_column(section(before, "## Training")))
+    for kind in PARAMS["train"].values():
+        assert recipe == kind.keys()
+    listed = first_column(before)
+    assert len(listed) == len(set(listed))
+    assert {*listed} - recipe == {key for key in keys(PARAMS) if not key.startswith("train.")}
+
+
+def test_every_variable_of_the_environment_is_explained_and_none_besides() -> None:
+    source = "".join(path.read_text("utf-8") for path in SOURCES)
+    asked = r"""(?:environ(?:\.get|\.setdefault)?|from_environment)[(\[]["']([A-Z_]+)"""
+    text = section(PARAMETERS, "## The environment")
+    named = {name for name in re.findall(r"`([A-Z_]+)`", text) if not name.endswith("_")}
+    assert {*re.findall(asked, source)} <= named
+    assert {name for name in named if name not in source} == set()
+
+
+def messages() -> Iterator[str]:
+    """Yield every string of the source, `…` where a value is put in."""
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                yield "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+
+
+def test_messages_are_quoted_as_they_are_printed() -> None:
+    own = section((ROOT / "docs/troubleshooting.md").read_text("utf-8"), "## What Captioner says")
+    quoted = re.findall(r"^\| `(.+?)` \|", own, re.MULTILINE)
+    said = list(messages())
+    assert len(quoted) > 10
+    assert [quote for quote in quoted if not any(quote in message for message in said)] == []
+
+
+EXTENDING = (ROOT / "docs/extending.md").read_text("utf-8")
+
+
+def test_the_attention_of_the_documentation(monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> None:
+    definition, entry = blocks(section(EXTENDING, "## An attention"), "python")
+    names = ast.literal_eval(f"{{{entry}}}")
+    for name, class_name in names.items():
+        monkeypatch.setitem(ATTENTIONS, name, class_name)
+        monkeypatch.setattr(attention, class_name, None, raising=False)
+        exec(definition, vars(attention))
+        layer = attention.create(name, 5)
+        vectors, state = rng.normal(size=(2, 4, 3)).astype("f"), rng.normal(size=(2, 6)).astype("f")
+        context, weights = layer(vectors, state)
+        query, key = (np.asarray(each.kernel) for each in (layer.query_projection, layer.key_projection))
+        scores = np.einsum("ba,bpa->bp", state @ query, vectors @ key) / np.sqrt(5)
+        expected = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+        np.testing.assert_allclose(weights, expected, rtol=1e-4)
+        np.testing.assert_allclose(context, np.einsum("bp,bpe->be", expected, vectors), rtol=1e-3, atol=1e-5)
+        assert tiny.decoder(name).attention.name == "attention"
+
+
+def test_the_encoder_of_the_documentation() -> None:
+    definition, entry = blocks(section(EXTENDING, "## An encoder"), "python")
+    names = dict(vars(encoders))
+    exec(definition, names)
+    [encoder] = eval(f"[{entry}]", names)
+    network = encoder.connect(keras.Input((encoders.IMAGE_SIZE, encoders.IMAGE_SIZE, 3)), False)
+    assert network.shape == (None, 7, 7, encoder.channels)
+
+
+def test_the_data_set_of_the_documentation(tmp_path: Path) -> None:
+    definition, _ = blocks(section(EXTENDING, "## A data set"), "python")
+    module = types.ModuleType("sidecar")
+    exec(definition, vars(module))
+    with pytest.raises(CaptionerError, match=r"has a \.txt beside it"):
+        module.load(tmp_path)
+    for number in range(10):
+        (tmp_path / f"{number}.jpg").write_bytes(tiny.photograph(number % 4, "JPEG"))
+        (tmp_path / f"{number}.txt").write_text(f"a picture\nthe picture {number}\n", "utf-8")
+    pack.write(module.load(tmp_path), tmp_path / "data")
+    captions = pack.read_captions(tmp_path / "data")
+    assert captions["split"].value_counts().to_dict() == {"train": 16, "validation": 2, "test": 2}
+    pd.testing.assert_series_equal(
+        captions["caption"][:2], pd.Series(["a picture", "the picture 0"]), check_names=False, check_dtype=False
+    )
+
+
+def test_the_version_is_one() -> None:
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))["version"] == __version__
+    assert f"\n## {__version__}" in (ROOT / "CHANGELOG.md").read_text("utf-8")
