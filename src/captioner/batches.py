@@ -58,8 +58,8 @@ class CaptionBatches(keras.utils.PyDataset):
         seed: int | None = None,
         epochs: int = 1,
     ):
-        # With threads of Keras's own, since those of tf.data, which it takes for a single one, may sleep at the end of an
-        # epoch until its length has doubled.
+        # in Keras's own threads: those of tf.data, which it takes when there is to be one, may sleep at the end of an
+        # epoch until it has lasted twice as long
         super().__init__(workers=2, max_queue_size=4)
         if captions.empty:
             raise CaptionerError("There are no captions to train or validate on: give some to each split.")
