@@ -89,9 +89,12 @@ def predict(model: keras.Model, paths: Sequence[Path], directory: Path) -> None:
         return tensorflow.ensure_shape(pixels, (encoders.IMAGE_SIZE, encoders.IMAGE_SIZE, 3))
 
     batches = tensorflow.data.Dataset.from_tensor_slices([str(path) for path in paths])
-    batches = batches.map(decode, num_parallel_calls=tensorflow.data.AUTOTUNE).batch(BATCH)
+    batches = batches.map(decode, num_parallel_calls=os.cpu_count()).batch(BATCH).prefetch(2)
+    # its tuning may hold up the end until twice the time has passed, which would say nothing of the network's path
+    options = tensorflow.data.Options()
+    options.autotune.enabled = False
     position = 0
-    for batch in batches.prefetch(tensorflow.data.AUTOTUNE):
+    for batch in batches.with_options(options):
         for grid in model.predict(batch, batch_size=BATCH, verbose=0):
             np.save(directory / f"{position}.npy", grid.reshape(-1, grid.shape[-1]).astype(np.float16))
             position += 1

@@ -23,6 +23,7 @@ from pathlib import Path
 import psutil
 from measure import CHECKOUT, Part, Row
 
+from captioner.allocator import keep_freed_memory
 from captioner.errors import CaptionerError
 from captioner.quiet import quiet
 
@@ -189,6 +190,7 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         if sys.argv[1:]:
+            keep_freed_memory()
             {"features": features, "training": training}[sys.argv[1]](Path(sys.argv[2]))
         else:
             main()
