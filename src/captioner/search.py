@@ -67,16 +67,14 @@ def beam_search(
         return ops.take(values, ops.reshape(row + parents, (-1,)), axis=0)
 
     def is_open(time: Any, last: Any, *_: Any) -> Any:
-        return ops.logical_and(time < length, ops.any(ops.not_equal(last, PAD) & ops.not_equal(last, END)))
+        return ops.logical_and(time < length, ops.any(ops.logical_not(_closed(last))))
 
     def extend(time: Any, last: Any, log_probability: Any, words: Any, weights: Any, state: Any) -> tuple:
         logits, new_state, new_weights = step(last, state)
         size = logits.shape[-1]
-        closed = ops.logical_or(ops.equal(last, END), ops.equal(last, PAD))  # [B*K]
+        closed = _closed(last)  # [B*K]
         token = ops.expand_dims(ops.arange(size), 0)  # [1, V]
-        forbidden = (token == PAD) | (token == UNKNOWN) | (token == START) | ((token == END) & (time == 0))
-        forbidden = forbidden | ((token != END) & (time == maximum))  # as long as allowed: it has to end here
-        scores = ops.log_softmax(ops.cast(logits, "float32")) + ops.where(forbidden, NEVER, 0.0)
+        scores = ops.log_softmax(ops.cast(logits, "float32")) + ops.where(_forbidden(token, time, length), NEVER, 0.0)
         # a finished candidate goes on in one way only, by padding, at no cost
         scores = ops.where(ops.expand_dims(closed, 1), ops.where(token == PAD, 0.0, 2 * NEVER), scores)
         total = ops.reshape(log_probability, (-1, 1)) + scores  # [B*K, V]
@@ -136,16 +134,14 @@ def sample(
     rows, length = draws.shape
 
     def is_open(time: Any, last: Any, *_: Any) -> Any:
-        return ops.logical_and(time < length, ops.any(ops.not_equal(last, PAD) & ops.not_equal(last, END)))
+        return ops.logical_and(time < length, ops.any(ops.logical_not(_closed(last))))
 
     def extend(time: Any, last: Any, log_probability: Any, words: Any, weights: Any, state: Any) -> tuple:
         logits, state, new_weights = step(last, state)
-        closed = ops.logical_or(ops.equal(last, END), ops.equal(last, PAD))  # [B]
+        closed = _closed(last)  # [B]
         token = ops.expand_dims(ops.arange(logits.shape[-1]), 0)  # [1, V]
-        forbidden = (token == PAD) | (token == UNKNOWN) | (token == START) | ((token == END) & (time == 0))
-        forbidden = forbidden | ((token != END) & (time == length - 1))  # as long as allowed: it has to end here
         scores = ops.log_softmax(ops.cast(logits, "float32"))  # [B, V]
-        allowed = ops.where(forbidden, NEVER, scores)
+        allowed = ops.where(_forbidden(token, time, length), NEVER, scores)
         order = ops.argsort(-allowed, axis=-1)  # [B, V], the most probable first
         # the largest is made 0 before the division, which so makes no number that float32 cannot hold
         falling = ops.take_along_axis(allowed, order, axis=-1)
@@ -178,3 +174,14 @@ def sample(
     )
     _, _, log_probability, words, weights, _ = ops.while_loop(is_open, extend, start)
     return Found(words, log_probability, weights)
+
+
+def _closed(last: Any) -> Any:
+    """Return which captions have ended, by their last tokens."""
+    return ops.logical_or(ops.equal(last, END), ops.equal(last, PAD))
+
+
+def _forbidden(token: Any, time: Any, length: int) -> Any:
+    """Return which tokens may not stand at the place `time` of captions of at most `length` tokens."""
+    forbidden = (token == PAD) | (token == UNKNOWN) | (token == START) | ((token == END) & (time == 0))
+    return forbidden | ((token != END) & (time == length - 1))  # as long as allowed: it has to end here
