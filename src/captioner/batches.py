@@ -108,9 +108,8 @@ class CaptionBatches(keras.utils.PyDataset):
         captions = np.concatenate([captions for _, captions in examples])
         longest_first = np.argsort(-self.lengths[captions], kind="stable")
         pictures = np.zeros(self.widths[0], np.int32)
-        pictures[: len(captions)] = np.repeat(np.arange(len(examples)), [len(own) for _, own in examples])[
-            longest_first
-        ]
+        owners = np.repeat(np.arange(len(examples)), [len(own) for _, own in examples])
+        pictures[: len(captions)] = owners[longest_first]
         steps, places = self.layout()
         words, targets = (np.full((len(pictures), self.words.shape[1]), PAD, np.int32) for _ in range(2))
         words[: len(captions)] = self.words[captions[longest_first]]
