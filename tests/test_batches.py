@@ -8,7 +8,7 @@ import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from captioner.batches import CaptionBatches, rows_of
+from captioner.batches import VECTOR, CaptionBatches, balanced_order, rows_of
 from captioner.errors import CaptionerError
 from captioner.vocabulary import PAD, START
 
@@ -106,16 +106,50 @@ def test_as_many_captions_are_computed_as_go_on(captions: int, size: int) -> Non
     going_on = [size * sum(end > place for end in ends) for place in range(max(ends))]
     assert len(epoch.widths) == len(going_on) and epoch.widths[0] == going_on[0]
     for width, least in zip(epoch.widths, going_on, strict=True):
-        assert least <= width <= min(least + 7, going_on[0])
+        assert least <= width <= min(least + VECTOR - 1, going_on[0])
 
 
 def test_what_an_order_of_a_later_epoch_needs_is_known_before() -> None:
-    by_image = {image: ["a red circle", "a"][number % 2 :][:1] * 3 for number, image in enumerate(tiny.CAPTIONS)}
-    epoch = CaptionBatches(tiny.features(), tiny.captions(by_image), tiny.vocabulary(), 2, 3, 4, seed=1, epochs=8)
-    assert epoch.widths == (6, 6, 6, 6)
+    words = tiny.vocabulary().words[4:]
+    by_image = {image: [" ".join(words[: number % 5])] * 3 for number, image in enumerate(tiny.CAPTIONS)}
+    epoch = CaptionBatches(tiny.features(), tiny.captions(by_image), tiny.vocabulary(), 3, 3, 4, seed=1, epochs=8)
     for _ in range(8):
         assert Counter(seen(epoch)) == Counter(expected(by_image))
         epoch.on_epoch_end()
+
+
+@given(
+    lengths=st.lists(st.lists(st.integers(1, 6), min_size=1, max_size=3), min_size=1, max_size=40),
+    size=st.integers(1, 7),
+    seed=st.integers(0, 9),
+)
+def test_an_order_has_each_example_once(lengths: list[list[int]], size: int, seed: int) -> None:
+    order = balanced_order(going_on(lengths), size, np.random.default_rng(seed))
+    assert sorted(order) == list(range(len(lengths)))
+
+
+def test_batches_have_about_as_many_captions_going_on_at_each_place() -> None:
+    generator = np.random.default_rng(1)
+    traits = going_on(generator.integers(1, 19, (800, 5)).tolist())
+    size, count = 16, 50
+
+    def spread(order: np.ndarray) -> float:
+        return traits[order].reshape(count, size, -1).sum(axis=1).std(axis=0).mean()
+
+    balanced = [spread(balanced_order(traits, size, generator)) for _ in range(5)]
+    assert max(balanced) < 0.6 * min(spread(generator.permutation(800)) for _ in range(5))
+
+
+def test_balanced_batches_stay_random() -> None:
+    traits = going_on([[1, 2], [3, 4]] * 100)
+    orders = [balanced_order(traits, 20, np.random.default_rng(seed)) for seed in range(200)]
+    together = np.mean([set(order[:20]) >= {0, 2} or set(order[20:40]) >= {0, 2} for order in orders])
+    assert 0.001 < together < 0.08  # by chance 2 x 0.1 x 0.095
+
+
+def going_on(lengths: list[list[int]]) -> np.ndarray:
+    places = np.arange(max(map(max, lengths)))
+    return np.stack([(np.array(own)[:, None] > places).sum(axis=0) for own in lengths])
 
 
 def test_more_width_is_padding() -> None:

@@ -9,12 +9,14 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 import pandas as pd
+from scipy.optimize import linear_sum_assignment
 
 from captioner.errors import CaptionerError
 from captioner.features import Features
 from captioner.vocabulary import PAD, Vocabulary
 
-VECTOR = 8  # a product of matrices takes as long for fewer rows
+VECTOR = 4  # a product of matrices takes as long for fewer rows
+BALANCED_TOGETHER = 128  # batches; the time of an assignment grows with the third power of their number
 
 
 class CaptionBatches(keras.utils.PyDataset):
@@ -25,7 +27,8 @@ class CaptionBatches(keras.utils.PyDataset):
     Beyond a caption's own end stands padding, which neither costs nor counts. All batches have one shape.
 
     A picture's captions stand in one batch, since they share what is computed of the picture. One with more than `N`
-    captions appears several times.
+    captions appears several times. Batches are drawn at random, yet so that about as many captions go on at a place in
+    one as in another: what one has more, all compute.
 
     Args:
         features: of the data set.
@@ -76,15 +79,15 @@ class CaptionBatches(keras.utils.PyDataset):
         self.images = [image for image, _ in chunks]
         self.examples = [(row_of(features, image), rows) for image, rows in chunks]
         self.orders = [np.arange(len(chunks))]
+        places = np.arange(self.targets.shape[1])
+        going_on = np.stack([(self.lengths[rows, None] > places).sum(axis=0) for _, rows in self.examples])  # [_, T]
         if seed is not None:
             generator = np.random.default_rng(seed)
-            self.orders = [generator.permutation(len(chunks)) for _ in range(epochs)]
+            self.orders = [balanced_order(going_on, batch_size, generator) for _ in range(epochs)]
         self.epoch = 0
-        self.widths = self._widths()
+        self.widths = self._widths(going_on)
 
-    def _widths(self) -> tuple[int, ...]:
-        places = np.arange(self.targets.shape[1])
-        going_on = np.stack([(self.lengths[rows, None] > places).sum(axis=0) for _, rows in self.examples])
+    def _widths(self, going_on: np.ndarray) -> tuple[int, ...]:
         starts = np.arange(0, len(self.examples), self.batch_size)
         most = np.max([np.add.reduceat(going_on[order], starts).max(axis=0) for order in self.orders], axis=0)  # [T]
         return tuple(min(-(-width // VECTOR) * VECTOR, most[0]) for width in most.tolist() if width)
@@ -123,6 +126,32 @@ class CaptionBatches(keras.utils.PyDataset):
         """Return of each element of `words` the step, and the place of its caption in the batch; int `[S]` each."""
         steps = np.repeat(np.arange(len(self.widths)), self.widths)
         return steps, np.concatenate([np.arange(width) for width in self.widths])
+
+
+def balanced_order(traits: np.ndarray, batch_size: int, generator: np.random.Generator) -> np.ndarray:
+    """Return a random order of examples whose successive batches have about the same sums of traits.
+
+    The examples are dealt out at random in rounds, one to each batch. Within a round each goes where it fits best: the
+    assignment has the least sum of squares of what the batches then have beyond the mean.
+
+    Args:
+        traits: of each example, `[examples, traits]`.
+        batch_size: examples a batch; what is left over stands at the end, as drawn.
+        generator: draws.
+    """
+    order = generator.permutation(len(traits))
+    whole = len(order) // batch_size * batch_size
+    beyond = traits - traits.mean(axis=0)
+    rounds = order[:whole].reshape(batch_size, -1)  # [rounds, batches]
+    for first in range(0, rounds.shape[1], BALANCED_TOGETHER):
+        together = rounds[:, first : first + BALANCED_TOGETHER]
+        total = np.zeros((together.shape[1], traits.shape[1]))
+        for dealt in together:
+            # |total + beyond|^2, less what does not depend on the assignment
+            _, fitting = linear_sum_assignment(total @ beyond[dealt].T)
+            dealt[:] = dealt[fitting]
+            total += beyond[dealt]
+    return np.concatenate([rounds.T.ravel(), order[whole:]])
 
 
 def row_of(features: Features, image: str) -> int:
