@@ -4,7 +4,8 @@ Legend: `G` pictures · `N` captions a picture · `B` captions (`G x N`) · `T` 
 `C` encoder channels · `E` size of feature vectors and word embeddings · `H` size of the state · `V` vocabulary.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -12,6 +13,7 @@ from keras import ops
 
 from captioner import attention
 from captioner.dropout import Dropout
+from captioner.recurrence import RecurrentProduct
 from captioner.vocabulary import PAD
 
 
@@ -154,19 +156,23 @@ class Decoder(keras.Model):
         vectors, keys, output, cell = (ops.repeat(x, captions, axis=0) for x in once)  # [B, ...]
         return Picture(vectors, keys), State(output, cell)
 
-    def step(self, word_gates: Any, state: State, picture: Picture) -> tuple[State, Any, Any]:
+    def step(
+        self, word_gates: Any, state: State, picture: Picture, recurrent_gates: Callable[[Any], Any] | None = None
+    ) -> tuple[State, Any, Any]:
         """Advance by one word.
 
         Args:
             word_gates: the previous word's part of the gates, `[B, 4H]`.
             state: before the word.
             picture: what `look` returned.
+            recurrent_gates: what takes the place of the layer of this name, from `[B, E + H]` to `[B, 4H]`.
 
         Returns:
             The new state, the context vector `[B, E]` and the attention weights `[B, P]`.
         """
         context, weights = self.attention(picture.feature_vectors, state.output, keys=picture.keys)
-        gates = word_gates + self.recurrent_gates(ops.concatenate([context, state.output], axis=-1))
+        recurrent_gates = recurrent_gates or self.recurrent_gates
+        gates = word_gates + recurrent_gates(ops.concatenate([context, state.output], axis=-1))
         enter, forget, candidate, leave = ops.split(gates, 4, axis=-1)  # [B, H] each
         cell = ops.sigmoid(forget) * state.cell + ops.sigmoid(enter) * ops.tanh(candidate)
         return State(ops.sigmoid(leave) * ops.tanh(cell), cell), context, weights
@@ -216,16 +222,19 @@ class TeacherForcing(keras.Model):
         decoder = self.decoder
         once = decoder.look(inputs["features"], training=training)
         picture, state = keras.tree.map_structure(lambda x: ops.take(x, inputs["pictures"], axis=0), once)
-        embedded = decoder.word_dropout(decoder.embedding(inputs["words"]), training=training)  # [S, E]
+        words = ops.reshape(inputs["words"], (sum(self.widths),))  # under `fit` the number is not known of itself
+        embedded = decoder.word_dropout(decoder.embedding(words), training=training)  # [S, E]
+        # split and not sliced: the gradients of slices would each be as long as the whole
+        ends = list(itertools.accumulate(self.widths))[:-1]
         gates = decoder.word_gates(embedded)  # [S, 4H]
+        parts = ops.split(gates, ends) if ends else [gates]  # [B_t, 4H] each
+        recurrent_gates = RecurrentProduct(decoder.recurrent_gates.kernel, self.widths)
         outputs, contexts = [], []
-        begin = 0
-        for width in self.widths:
+        for width, word_gates in zip(self.widths, parts, strict=True):
             picture, state = keras.tree.map_structure(lambda x: x[:width], (picture, state))  # noqa: B023 - used at once
-            state, context, _ = decoder.step(gates[begin : begin + width], state, picture)
+            state, context, _ = decoder.step(word_gates, state, picture, recurrent_gates)
             outputs.append(state.output)
             contexts.append(context)
-            begin += width
         return decoder.logits(ops.concatenate(outputs), ops.concatenate(contexts), embedded, training)
 
 

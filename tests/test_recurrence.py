@@ -1,0 +1,48 @@
+"""A product whose gradient is put off gives the values and gradients of one that is not."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow
+from keras import ops
+
+from captioner.recurrence import RecurrentProduct
+
+STATE = 6
+
+
+def unrolled(matrix: Any, start: Any, rows: list[int], put_off: bool) -> Any:
+    """A recurrence of fewer and fewer rows, and a number made of all its states."""
+    product = RecurrentProduct(matrix, rows) if put_off else lambda inputs: ops.matmul(inputs, matrix)
+    state, total = start, 0.0
+    for count in rows:
+        state = ops.tanh(product(state[:count]) + 0.1)
+        total = total + ops.sum(state**2)
+    return total
+
+
+@pytest.mark.parametrize("rows", [[1], [5], [5, 5, 3, 1], [4, 4, 4]])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_values_and_gradients_are_those_of_the_plain_product(rows: list[int], compiled: bool) -> None:
+    keras.utils.set_random_seed(1)
+    matrix = tensorflow.Variable(keras.random.normal((STATE, STATE)))
+    start = tensorflow.Variable(keras.random.normal((rows[0], STATE)))
+
+    def value_and_gradients(put_off: bool) -> tuple:
+        with tensorflow.GradientTape() as tape:
+            value = unrolled(matrix, start, rows, put_off)
+        return value, *tape.gradient(value, (matrix, start))
+
+    run = tensorflow.function(value_and_gradients, jit_compile=True) if compiled else value_and_gradients
+    for plain, put_off in zip(run(False), run(True), strict=True):
+        np.testing.assert_allclose(put_off, plain, rtol=1e-5, atol=1e-6)
+        assert np.any(plain)
+
+
+def test_one_step_more_than_announced_is_an_error() -> None:
+    product = RecurrentProduct(ops.ones((2, 2)), [1])
+    product(ops.ones((1, 2)))
+    with pytest.raises(StopIteration):
+        product(ops.ones((1, 2)))
