@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from keras import ops
 
-from captioner.search import Found, beam_search, sample
+from captioner.search import BLOCK, Found, beam_search, sample, top_k
 from captioner.vocabulary import END, PAD, START, UNKNOWN
 
 SAYABLE = END + 1  # the first number that is a word
@@ -413,3 +413,21 @@ def test_a_draw_at_the_end_of_its_range_stays_within_the_nucleus() -> None:
 
     [first, *_] = np.asarray(sample(step, ops.zeros(1), almost_one, 1, top_p=1.0).words[0])
     assert first == SAYABLE + np.argmin(table[START, SAYABLE:])
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    rows=st.integers(1, 4),
+    size=st.sampled_from([5, BLOCK * 4, BLOCK * 4 + 1, BLOCK * 9 - 1, 1000]),
+    k=st.integers(1, 5),
+    different=st.sampled_from([1, 3, 10, 10_000]),
+    seed=st.integers(0, 99),
+)
+def test_the_largest_are_those_of_a_sort_even_of_equal_values(
+    rows: int, size: int, k: int, different: int, seed: int
+) -> None:
+    values = -np.random.default_rng(seed).integers(0, different, (rows, size)).astype(np.float32)
+    largest, places = map(np.asarray, top_k(ops.convert_to_tensor(values), k))
+    order = np.argsort(-values, axis=1, kind="stable")[:, :k]
+    assert np.array_equal(places, order)
+    assert np.array_equal(largest, np.take_along_axis(values, order, axis=1))

@@ -14,6 +14,7 @@ from keras import ops
 
 from captioner.vocabulary import END, PAD, START, UNKNOWN
 
+BLOCK = 32  # a largest value of so many is found in the time of reading them
 NEVER = -1e9  # a log-probability that no sum of real ones reaches, and float32 still adds to
 
 
@@ -78,9 +79,12 @@ def beam_search(
         # a finished candidate goes on in one way only, by padding, at no cost
         scores = ops.where(ops.expand_dims(closed, 1), ops.where(token == PAD, 0.0, 2 * NEVER), scores)
         total = ops.reshape(log_probability, (-1, 1)) + scores  # [B*K, V]
-        log_probability, flat = ops.top_k(ops.reshape(total, (-1, beam * size)), beam)  # [B, K]
-        parents = flat // size
-        last = ops.cast(ops.reshape(flat % size, (-1,)), "int32")  # [B*K]
+        most = min(beam, size)  # extensions of one candidate that may stay in the beam, `M`
+        each, tokens = top_k(total, most)  # [B*K, M]
+        log_probability, best = ops.top_k(ops.reshape(each, (-1, beam * most)), beam)  # [B, K]
+        parents = best // most
+        last = ops.take_along_axis(ops.reshape(tokens, (-1, beam * most)), best, axis=1)
+        last = ops.cast(ops.reshape(last, (-1,)), "int32")  # [B*K]
         now = ops.expand_dims(ops.arange(length) == time, 0)  # [1, T]
         words = ops.where(now, ops.expand_dims(last, 1), chosen(words, parents))
         new_weights = ops.where(ops.expand_dims(closed, 1), 0.0, ops.cast(new_weights, "float32"))
@@ -174,6 +178,26 @@ def sample(
     )
     _, _, log_probability, words, weights, _ = ops.while_loop(is_open, extend, start)
     return Found(words, log_probability, weights)
+
+
+def top_k(values: Any, k: int) -> tuple[Any, Any]:
+    """Return the `k` largest of each row of `values [rows, n]` and their places, as `ops.top_k` does, but faster.
+
+    On a CPU it takes a tenth of a search to sort rows of some thousand values. The largest stand in the `k` blocks
+    whose largest values are the largest: only those are sorted, and what fills no block.
+    """
+    rows, size = values.shape
+    if size <= BLOCK * (k + 1):
+        return ops.top_k(values, k)
+    end = size // BLOCK * BLOCK
+    blocks = ops.reshape(values[:, :end], (rows, -1, BLOCK))
+    _, chosen = ops.top_k(ops.max(blocks, axis=-1), k)  # [rows, k]
+    starts = ops.sort(chosen) * BLOCK  # of equal values, the first one counts
+    places = ops.reshape(ops.expand_dims(starts, -1) + ops.arange(BLOCK), (rows, -1))
+    rest = ops.broadcast_to(ops.arange(end, size), (rows, size - end))
+    places = ops.concatenate([places, rest], axis=1)
+    largest, found = ops.top_k(ops.take_along_axis(values, places, axis=1), k)
+    return largest, ops.take_along_axis(places, found, axis=1)
 
 
 def _closed(last: Any) -> Any:
