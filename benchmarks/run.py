@@ -48,9 +48,9 @@ machine for itself: what else runs is measured too.
 Our path and the reference's run in turn (A, B, A, B …) in one process, on the same input, and have to give the same
 result within tolerance. *Ours* and *reference* are medians of at least five runs, *ratio* says how many times better
 ours is: the median over the pairs, since the two runs of a pair see the same machine. *Of the limit* is the share of
-the rate that the machine's own float32 matrix product (measured in turn as well) would allow if nothing but the row's
-matrix products took time. All data is drawn from seeds; no photographs are needed. Each row is a file in `results/`,
-made by a script of this directory.
+the rate that the machine's own float32 matrix product (measured in turn as well, by the faster of NumPy and TensorFlow)
+would allow if nothing but the row's matrix products took time. All data is drawn from seeds; no photographs are needed.
+Each row is a file in `results/`, made by a script of this directory.
 """
 
 
