@@ -54,6 +54,7 @@ _TOKENIZER_OPTIONS = (*JAVA_OPTIONS, "-XX:TieredStopAtLevel=1")
 
 _PUNCTUATION = frozenset(ptbtokenizer.PUNCTUATIONS)
 
+_Counts = Mapping[tuple[str, ...], int]  # of the n-grams of one caption
 _Values = tuple[list[float], list[list[float]], np.ndarray]  # of each column: the corpus's, each picture's; rows [I, S]
 
 
@@ -74,18 +75,37 @@ class Scores:
     statistics: Statistics
 
 
+class _Largest:
+    """What BLEU asks of the references of a picture: how often the one that has an n-gram most often has it."""
+
+    def __init__(self, counts: Sequence[_Counts]):
+        self._counts = counts
+
+    def get(self, ngram: tuple[str, ...], default: int) -> int:
+        return max(counts.get(ngram, default) for counts in self._counts)
+
+
 class _References:
     """The tokenized captions of some pictures, prepared for BLEU, ROUGE-L and CIDEr."""
 
     def __init__(self, tokenized: list[list[str]]):
         self.tokenized = tokenized
-        self._for_bleu = [bleu_scorer.cook_refs(captions) for captions in tokenized]
+        self._lengths = [[len(caption.split()) for caption in captions] for captions in tokenized]
+        known: dict[tuple[str, ...], tuple[str, ...]] = {}
+        # each n-gram once, or those of a large validation split take as much memory as a model
+        self._counts = [
+            [
+                {known.setdefault(ngram, ngram): count for ngram, count in counts.items()}
+                for counts in cider_scorer.cook_refs(captions)
+            ]
+            for captions in tokenized
+        ]
         counting = cider_scorer.CiderScorer()
-        counting.crefs = [cider_scorer.cook_refs(captions) for captions in tokenized]
+        counting.crefs = self._counts
+        # a Counter, unlike the defaultdict in its place, does not grow when it is asked for an unknown n-gram
+        counting.document_frequency = Counter()
         counting.compute_doc_freq()
-        self._for_cider = counting.crefs
-        # a Counter, unlike the defaultdict it comes from, does not grow when it is asked for an unknown n-gram
-        self._document_frequency = Counter(counting.document_frequency)
+        self._document_frequency = counting.document_frequency
 
     def compute(self, metric: str, hypotheses: list[str], meteor_program: "_Meteor") -> _Values:
         match metric:
@@ -100,8 +120,8 @@ class _References:
 
     def _bleu(self, hypotheses: list[str]) -> _Values:
         scorer = bleu_scorer.BleuScorer(n=4)
-        scorer.crefs = self._for_bleu
-        scorer.ctest = [bleu_scorer.cook_test(*pair) for pair in zip(hypotheses, self._for_bleu, strict=True)]
+        scorer.crefs = list(zip(self._lengths, map(_Largest, self._counts), strict=True))
+        scorer.ctest = [bleu_scorer.cook_test(*pair) for pair in zip(hypotheses, scorer.crefs, strict=True)]
         rows = [
             (
                 one["testlen"],
@@ -120,7 +140,7 @@ class _References:
 
     def _cider(self, hypotheses: list[str]) -> _Values:
         scorer = cider_scorer.CiderScorer()
-        scorer.crefs = self._for_cider
+        scorer.crefs = self._counts
         scorer.document_frequency = self._document_frequency
         scorer.ctest = [cider_scorer.cook_test(hypothesis) for hypothesis in hypotheses]
         values = scorer.compute_cider()
