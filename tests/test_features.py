@@ -1,6 +1,7 @@
 import io
 import json
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -128,19 +129,27 @@ def test_extraction_is_repeatable(prepared: None, directory: Path, jpegs: list[b
         assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes()
 
 
-def test_pictures_are_read_as_they_are_needed(jpegs: list[bytes]) -> None:
+@pytest.mark.parametrize(("together", "needed", "parts"), [(1, 5, [1] * 50), (3, 9, [3] * 16 + [2])])
+def test_pictures_are_read_as_they_are_needed(
+    monkeypatch: pytest.MonkeyPatch, jpegs: list[bytes], together: int, needed: int, parts: list[int]
+) -> None:
     read = 0
 
     def pictures() -> Iterator[bytes]:
         nonlocal read
-        for _ in range(20):
+        for _ in range(50):
             read += 1
             yield jpegs[0]
 
-    batches = features._decoded(pictures(), [str(number) for number in range(20)], 3)
-    assert next(batches).shape == (3, 224, 224, 3)
-    assert read == 6
-    assert [len(batch) for batch in batches] == [3, 3, 3, 3, 3, 2]
+    def forward(batch: np.ndarray) -> np.ndarray:
+        return np.zeros((len(batch), 7, 7, 1280), np.float16)
+
+    monkeypatch.setattr(features, "compile_forward", lambda model, size: (forward, together))
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    found = Extractor(LITE0)._in_order(pictures(), [str(number) for number in range(50)])
+    assert next(found).shape == (together, 49, 1280)
+    assert read == needed
+    assert [together, *map(len, found)] == parts
 
 
 # --- what goes wrong -------------------------------------------------------------------------------------------------
@@ -174,11 +183,31 @@ def test_a_broken_picture_is_named(prepared: None, jpegs: list[bytes], tmp_path:
 
 
 def test_values_beyond_float16(monkeypatch: pytest.MonkeyPatch, pixels: np.ndarray) -> None:
-    monkeypatch.setattr(
-        features, "compile_forward", lambda model, size: lambda batch: np.full((len(batch), 7, 7, 1280), 7e4)
-    )
+    import keras
+
+    build = encoders.build
+
+    def too_large(name: str, weights: str) -> keras.Model:
+        model = build(name, weights)
+        return keras.Model(model.input, model.output + 7e4)
+
+    monkeypatch.setattr(encoders, "build", too_large)
     with pytest.raises(CaptionerError, match="float16 cannot hold"):
         Extractor(LITE0)(pixels)
+
+
+@pytest.mark.parametrize(("value", "held"), [(65504.0, True), (np.inf, False), (-np.inf, False), (np.nan, False)])
+def test_one_value_beyond_float16(
+    monkeypatch: pytest.MonkeyPatch, pixels: np.ndarray, value: float, held: bool
+) -> None:
+    def forward(batch: np.ndarray) -> np.ndarray:
+        found = np.zeros((len(batch), 7, 7, 1280), np.float16)
+        found[-1, 3, 3, 640] = value
+        return found
+
+    monkeypatch.setattr(features, "compile_forward", lambda model, size: (forward, 1))
+    with nullcontext() if held else pytest.raises(CaptionerError, match="float16 cannot hold"):
+        assert Extractor(LITE0)(pixels).max() == value
 
 
 def assert_damaged(directory: Path, message: str) -> None:

@@ -40,8 +40,8 @@ def begin(directory: Path) -> None:
 
 
 def encoder(first: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """Return the encoder in `first`, compiled for the two pictures: to a map, float32 `[2, 4, 4, 12]`."""
-    return compile_forward(keras.saving.load_model(first / ENCODER), len(PICTURES))
+    """Return the encoder in `first`, compiled for the two pictures: to a map, float16 `[2, 4, 4, 12]`."""
+    return compile_forward(keras.saving.load_model(first / ENCODER), len(PICTURES))[0]
 
 
 def learn(first: Path, directory: Path) -> None:
