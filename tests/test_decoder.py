@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import tensorflow
 import tiny
+from keras import ops
 
+from captioner.attention import Attention, DotProductAttention, UniformAttention
 from captioner.decoder import Decoder, State, TeacherForcing, TokenCrossEntropy
 from captioner.names import ATTENTIONS
 from captioner.vocabulary import END, PAD, START
@@ -135,6 +137,43 @@ def test_computing_captions_only_as_far_as_they_go_changes_neither_loss_nor_grad
     assert loss == pytest.approx(expected[0], rel=1e-5)
     for one, other in zip(gradients, expected[1], strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+class Sharper(DotProductAttention):
+    """Does more with the keys than multiply."""
+
+    def attention_scores(self, keys: Any, state_output: Any) -> Any:
+        return super().attention_scores(2.0 * keys, state_output)
+
+
+class Gated(UniformAttention):
+    """Does more with the feature vectors than multiply."""
+
+    def call(self, feature_vectors: Any, state_output: Any, keys: Any = None) -> tuple[Any, Any]:
+        context, weights = super().call(feature_vectors, state_output, keys)
+        return context * ops.max(feature_vectors, axis=1), weights
+
+
+class Twice(DotProductAttention):
+    """Looks a second time, from where the first look led."""
+
+    def call(self, feature_vectors: Any, state_output: Any, keys: Any = None) -> tuple[Any, Any]:
+        context, _ = super().call(feature_vectors, state_output, keys)
+        return super().call(feature_vectors, state_output + ops.max(context), keys)
+
+
+@pytest.mark.parametrize("kind", [Sharper, Gated, Twice])
+def test_an_attention_of_ones_own_is_trained_as_it_generates(
+    kind: type[Attention], monkeypatch: pytest.MonkeyPatch, features: np.ndarray, words: np.ndarray
+) -> None:
+    plain = logits_of(decoder("uniform" if kind is Gated else "dot"), features, words)
+    monkeypatch.setattr("captioner.attention.create", lambda _, units: kind(units))
+    model = decoder()
+    whole = logits_of(model, features, words)
+    assert np.abs(whole - plain).max() > 1e-2
+    inputs = {"features": features, "pictures": np.arange(G * N) // N, "words": words.reshape(-1, T).T.ravel()}
+    taught = np.asarray(TeacherForcing(model, (G * N,) * T)(inputs)).reshape(T, G, N, V)
+    np.testing.assert_allclose(taught, np.moveaxis(whole, 2, 0), rtol=1e-5, atol=1e-5)
 
 
 def test_look_repeats_each_picture_for_its_captions(features: np.ndarray) -> None:

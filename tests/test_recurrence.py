@@ -8,37 +8,51 @@ import pytest
 import tensorflow
 from keras import ops
 
-from captioner.recurrence import RecurrentProduct
+from captioner.recurrence import RecurrentProduct, multiply
 
-STATE = 6
+SIZE = 6
 
 
-def unrolled(matrix: Any, start: Any, rows: list[int], put_off: bool) -> Any:
+def unrolled(matrix: Any, start: Any, rows: list[int], put_off: bool, transposed: bool) -> Any:
     """A recurrence of fewer and fewer rows, and a number made of all its states."""
-    product = RecurrentProduct(matrix, rows) if put_off else lambda inputs: ops.matmul(inputs, matrix)
+    product = RecurrentProduct(matrix, rows, transposed) if put_off else None
     state, total = start, 0.0
     for count in rows:
-        state = ops.tanh(product(state[:count]) + 0.1)
+        plain = matrix if len(matrix.shape) == 2 else matrix[:count]
+        state = ops.tanh(multiply(state[:count], product or plain, transposed) + 0.1)
         total = total + ops.sum(state**2)
     return total
 
 
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("own", [False, True], ids=["one matrix", "a matrix a row"])
 @pytest.mark.parametrize("rows", [[1], [5], [5, 5, 3, 1], [4, 4, 4]])
 @pytest.mark.parametrize("compiled", [False, True])
-def test_values_and_gradients_are_those_of_the_plain_product(rows: list[int], compiled: bool) -> None:
+def test_values_and_gradients_are_those_of_the_plain_product(
+    rows: list[int], compiled: bool, own: bool, transposed: bool
+) -> None:
     keras.utils.set_random_seed(1)
-    matrix = tensorflow.Variable(keras.random.normal((STATE, STATE)))
-    start = tensorflow.Variable(keras.random.normal((rows[0], STATE)))
+    matrix = tensorflow.Variable(keras.random.normal((rows[0], SIZE, SIZE) if own else (SIZE, SIZE)))
+    start = tensorflow.Variable(keras.random.normal((rows[0], SIZE)))
 
     def value_and_gradients(put_off: bool) -> tuple:
         with tensorflow.GradientTape() as tape:
-            value = unrolled(matrix, start, rows, put_off)
+            value = unrolled(matrix.value(), start, rows, put_off, transposed)
         return value, *tape.gradient(value, (matrix, start))
 
     run = tensorflow.function(value_and_gradients, jit_compile=True) if compiled else value_and_gradients
     for plain, put_off in zip(run(False), run(True), strict=True):
         np.testing.assert_allclose(put_off, plain, rtol=1e-5, atol=1e-6)
         assert np.any(plain)
+
+
+def test_multiply_is_the_product_that_it_says(rng: np.random.Generator) -> None:
+    rows, matrices = rng.normal(size=(3, 4)), rng.normal(size=(3, 4, 5))
+    own = np.stack([row @ matrix for row, matrix in zip(rows, matrices, strict=True)])
+    np.testing.assert_allclose(multiply(rows, matrices), own, rtol=1e-6)
+    np.testing.assert_allclose(multiply(rows, matrices.swapaxes(1, 2), transposed=True), own, rtol=1e-6)
+    np.testing.assert_allclose(multiply(rows, matrices[0]), rows @ matrices[0], rtol=1e-6)
+    np.testing.assert_allclose(multiply(rows, matrices[0].T, transposed=True), rows @ matrices[0], rtol=1e-6)
 
 
 def test_one_step_more_than_announced_is_an_error() -> None:

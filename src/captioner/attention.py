@@ -18,12 +18,14 @@ Legend: `B` captions · `P` positions of the picture's grid · `E` size of a fea
 state · `A` size of the space in which state and positions are compared.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 from keras import ops
 
 from captioner.names import ATTENTIONS
+from captioner.recurrence import RecurrentProduct, multiply
 
 
 class Attention(keras.layers.Layer):
@@ -60,8 +62,21 @@ class Attention(keras.layers.Layer):
         if keys is None:
             keys = self.prepare(feature_vectors)
         weights = ops.softmax(self.attention_scores(keys, state_output), axis=-1)  # [B, P]
-        context = ops.squeeze(ops.matmul(ops.expand_dims(weights, 1), feature_vectors), 1)  # [B, E]
-        return context, weights
+        return multiply(weights, feature_vectors), weights  # [B, E], [B, P]
+
+    def recurrent(self, feature_vectors: Any, keys: Any, rows: Sequence[int]) -> tuple[Any, Any]:
+        """Return both for the steps of a recurrence, as they are or as `RecurrentProduct`, whose gradient is faster.
+
+        That is no tensor: it can be used by `multiply` alone, once a step.
+
+        Args:
+            feature_vectors: of the first step's captions.
+            keys: what `prepare` returned for them.
+            rows: how many captions each step has, not rising: the first ones.
+        """
+        if type(self).call is Attention.call:  # another may do more with them than multiply
+            feature_vectors = RecurrentProduct(feature_vectors, rows)
+        return feature_vectors, keys
 
     def compute_output_shape(
         self,
@@ -180,8 +195,15 @@ class DotProductAttention(Attention):
 
     def attention_scores(self, keys: Any, state_output: Any) -> Any:
         """Return `(Q s_t)^T keys_j`, `[B, P]`."""
-        query = ops.expand_dims(self.query_projection(state_output), -1)  # [B, A, 1]
-        return ops.squeeze(ops.matmul(keys, query), -1)  # [B, P]
+        return multiply(self.query_projection(state_output), keys, transposed=True)
+
+    def recurrent(self, feature_vectors: Any, keys: Any, rows: Sequence[int]) -> tuple[Any, Any]:
+        """Return both for the steps of a recurrence; see the base class."""
+        feature_vectors, keys = super().recurrent(feature_vectors, keys, rows)
+        own = (type(self).call, type(self).attention_scores)
+        if own == (Attention.call, DotProductAttention.attention_scores):
+            keys = RecurrentProduct(keys, rows, transposed=True)
+        return feature_vectors, keys
 
 
 def create(name: str, units: int = 256) -> Attention:

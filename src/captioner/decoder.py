@@ -170,7 +170,10 @@ class Decoder(keras.Model):
         Returns:
             The new state, the context vector `[B, E]` and the attention weights `[B, P]`.
         """
-        context, weights = self.attention(picture.feature_vectors, state.output, keys=picture.keys)
+        # by name, since Keras takes by place nothing but tensors
+        context, weights = self.attention(
+            feature_vectors=picture.feature_vectors, state_output=state.output, keys=picture.keys
+        )
         recurrent_gates = recurrent_gates or self.recurrent_gates
         gates = word_gates + recurrent_gates(ops.concatenate([context, state.output], axis=-1))
         enter, forget, candidate, leave = ops.split(gates, 4, axis=-1)  # [B, H] each
@@ -222,6 +225,7 @@ class TeacherForcing(keras.Model):
         decoder = self.decoder
         once = decoder.look(inputs["features"], training=training)
         picture, state = keras.tree.map_structure(lambda x: ops.take(x, inputs["pictures"], axis=0), once)
+        picture = Picture(*decoder.attention.recurrent(picture.feature_vectors, picture.keys, self.widths))
         words = ops.reshape(inputs["words"], (sum(self.widths),))  # under `fit` the number is not known of itself
         embedded = decoder.word_dropout(decoder.embedding(words), training=training)  # [S, E]
         # split and not sliced: the gradients of slices would each be as long as the whole
@@ -231,7 +235,10 @@ class TeacherForcing(keras.Model):
         recurrent_gates = RecurrentProduct(decoder.recurrent_gates.kernel, self.widths)
         outputs, contexts = [], []
         for width, word_gates in zip(self.widths, parts, strict=True):
-            picture, state = keras.tree.map_structure(lambda x: x[:width], (picture, state))  # noqa: B023 - used at once
+            picture, state = keras.tree.map_structure(
+                lambda x: x if isinstance(x, RecurrentProduct) else x[:width],  # noqa: B023 - used at once
+                (picture, state),
+            )
             state, context, _ = decoder.step(word_gates, state, picture, recurrent_gates)
             outputs.append(state.output)
             contexts.append(context)
