@@ -26,7 +26,7 @@ repro: setup ## run the pipeline of params.yaml, as far as something changed
 	dvc repro
 
 test: setup ## pass the tests
-	pytest --numprocesses 2 --dist loadfile
+	pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: setup ## lint and check types
 	ruff check

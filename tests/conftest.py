@@ -21,6 +21,13 @@ from captioner.decoder import Decoder
 from captioner.generation import Generator
 from captioner.model import Captioner
 
+LONGEST = ("test_notebook.py", "test_queue.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take minutes, since one worker does a whole file: begun last, they would end alone."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
