@@ -105,9 +105,9 @@ def page(results: Path) -> str:
     notes = [line for name in (*ROWS, ACCELERATOR) if name in found for line in _notes(found[name], usual)]
     lines += ["", *(["## Notes", "", *notes] if notes else [])]
     if PROFILE in found:
-        lines += _profile(found[PROFILE])
+        lines += _profile(found[PROFILE], usual)
     if GROWTH in found:
-        lines += _growth(found[GROWTH])
+        lines += _growth(found[GROWTH], usual)
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -163,17 +163,21 @@ def _notes(row: Mapping[str, Any], usual: Mapping[str, str]) -> list[str]:
         for part in row.get("parts", ())
         if part["at_most"] is None
     ]
-    machine = ", ".join(f"{key} {value}" for key, value in row["machine"].items() if usual.get(key) != value)
     said = [
         *([f"Same result: {row['agreement']}."] if row["agreement"] else []),
         *(f"{note[0].upper()}{note[1:]}." for note in row["notes"]),
         *([f"Also: {'; '.join(others)}."] if others else []),
-        *([f"Measured on another machine: {machine}."] if machine else []),
+        *_elsewhere(row, usual),
     ]
     return [f"**`{row['name']}`**", "", *(f"- {sentence}" for sentence in said), ""] if said else []
 
 
-def _profile(profile: Mapping[str, Any]) -> list[str]:
+def _elsewhere(row: Mapping[str, Any], usual: Mapping[str, str]) -> list[str]:
+    machine = ", ".join(f"{key} {value}" for key, value in row["machine"].items() if usual.get(key) != value)
+    return [f"Measured on another machine: {machine}."] if machine else []
+
+
+def _profile(profile: Mapping[str, Any], usual: Mapping[str, str]) -> list[str]:
     parts: Mapping[str, Mapping[str, float]] = profile["parts"]
     names = list(parts)
     return [
@@ -181,6 +185,7 @@ def _profile(profile: Mapping[str, Any]) -> list[str]:
         "",
         "Milliseconds of a step of 80 captions, by the recipe for photographs, on data of Flickr8k's shape. The parts",
         "are differences of medians, each variant compiled for itself, so a small one may come out below 0.",
+        *_elsewhere(profile, usual),
         "",
         _line("part", *names),
         f"|---|{'---|' * len(names)}",
@@ -189,9 +194,9 @@ def _profile(profile: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _growth(growth: Mapping[str, Any]) -> list[str]:
-    said = [f"- {note[0].upper()}{note[1:]}." for note in growth["notes"]]
-    return ["## How cost grows", "", f"![{growth['title']}](growth.png)", "", *said, ""]
+def _growth(growth: Mapping[str, Any], usual: Mapping[str, str]) -> list[str]:
+    said = [*(f"{note[0].upper()}{note[1:]}." for note in growth["notes"]), *_elsewhere(growth, usual)]
+    return ["## How cost grows", "", f"![{growth['title']}](growth.png)", "", *(f"- {one}" for one in said), ""]
 
 
 def _line(*cells: str) -> str:

@@ -85,11 +85,12 @@ def test_what_was_not_measured_is_said(tmp_path: Path) -> None:
     assert "growth.png" not in text
 
 
-def test_another_machine_is_said(tmp_path: Path) -> None:
-    others = [Row(name, name, "s", 1.0) for name in ("start", "repro")]
-    path = written(tmp_path, ROW, *others) / "beam-search.json"
-    row = json.loads(path.read_text("utf-8"))
-    path.write_text(json.dumps(row | {"machine": row["machine"] | {"cores": "1024"}}), "utf-8")
+@pytest.mark.parametrize("name", ["beam-search", "profile", "growth"])
+def test_another_machine_is_said(name: str, tmp_path: Path) -> None:
+    others = [Row(other, other, "s", 1.0) for other in ("start", "repro")]
+    row = json.loads((written(tmp_path, ROW, *others) / "beam-search.json").read_text("utf-8"))
+    there = {"machine": row["machine"] | {"cores": "1024"}, "parts": [] if name == "beam-search" else {"dot": {}}}
+    (tmp_path / f"{name}.json").write_text(json.dumps(row | there), "utf-8")
     text = page(tmp_path)
     assert "Measured on another machine: cores 1024." in text
     assert "| cores | 1024 |" not in text
