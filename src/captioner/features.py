@@ -12,26 +12,24 @@ import math
 import os
 import threading
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
 
-from captioner import encoders, files, images
+from captioner import encoders, files, images, threads
 from captioner.errors import CaptionerError
 from captioner.quiet import quiet
 
 if TYPE_CHECKING:
     import keras
-
-_Item = TypeVar("_Item")
 
 GRID = "grid.npy"
 INDEX = "index.json"
@@ -140,16 +138,12 @@ class Extractor:
         """
         pairs = zip(names, pictures, strict=True)
         cores = os.cpu_count() or 1
-        pool = ThreadPoolExecutor(cores)
-        try:
-            if self._together == 1:
-                yield from _ahead(pool, lambda pair: self(_decode(pair)[None]), pairs, 2 * cores)
-            else:
-                decoded = _ahead(pool, _decode, pairs, 2 * self._together)
+        if self._together == 1:
+            yield from threads.ahead(lambda pair: self(_decode(pair)[None]), pairs, 2 * cores, cores)
+        else:
+            with closing(threads.ahead(_decode, pairs, 2 * self._together, cores)) as decoded:
                 while part := list(islice(decoded, self._together)):
                     yield self(np.stack(part))
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def compile_forward(model: "keras.Model", batch_size: int) -> tuple[Callable[[np.ndarray], np.ndarray], int]:
@@ -230,19 +224,6 @@ def _compile_litert(model: "keras.Model") -> Callable[[np.ndarray], np.ndarray]:
         return np.concatenate(list(pool.map(forward_one, batch)))
 
     return forward
-
-
-def _ahead(
-    pool: ThreadPoolExecutor, work: Callable[[_Item], np.ndarray], items: Iterable[_Item], most: int
-) -> Iterator[np.ndarray]:
-    """Yield what `work` makes of items, in their order; the pool meanwhile does up to `most` of the next ones."""
-    waiting: deque[Future[np.ndarray]] = deque()
-    for item in items:
-        waiting.append(pool.submit(work, item))
-        if len(waiting) > most:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
 
 
 def _decode(picture: tuple[str, bytes]) -> np.ndarray:

@@ -6,9 +6,8 @@ memory does not grow with their number.
 
 import os
 import time
-from collections import deque
 from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from http.client import HTTPException, HTTPResponse
 from itertools import chain, islice
 from pathlib import Path
@@ -19,7 +18,7 @@ from urllib import request
 import numpy as np
 from PIL import Image
 
-from captioner import images
+from captioner import images, threads
 from captioner.images import UnreadableImage
 
 Picture: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
@@ -107,26 +106,17 @@ def ahead(
     The first batch has one picture, so that whoever waits sees something soon. Meanwhile the next two batches are read
     and decoded.
     """
-    numbered = enumerate(pictures, 1)
-    waiting: deque[Future[np.ndarray | UnreadableImage]] = deque()
-    # More than there are cores, since some wait for a disk or a network.
-    pool = ThreadPoolExecutor(2 * (os.cpu_count() or 1))
-
-    def fill(count: int) -> None:
-        waiting.extend(pool.submit(_pixels_or_error, picture, number) for number, picture in islice(numbered, count))
-
-    try:
-        fill(1)
+    # More threads than there are cores, since some wait for a disk or a network.
+    cores = os.cpu_count() or 1
+    with closing(threads.ahead(_pixels_or_error, enumerate(pictures, 1), 2 * batch_size, 2 * cores)) as read:
         size = 1
-        while waiting:
-            fill(2 * batch_size + size - len(waiting))
-            yield [waiting.popleft().result() for _ in range(min(size, len(waiting)))]
+        while batch := list(islice(read, size)):
+            yield batch
             size = batch_size
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
-def _pixels_or_error(picture: Picture | UnreadableImage, number: int) -> np.ndarray | UnreadableImage:
+def _pixels_or_error(numbered: tuple[int, Picture | UnreadableImage]) -> np.ndarray | UnreadableImage:
+    number, picture = numbered
     try:
         return picture if isinstance(picture, UnreadableImage) else pixels(picture, number)
     except UnreadableImage as error:

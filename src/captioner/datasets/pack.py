@@ -13,9 +13,7 @@ import json
 import os
 import sys
 import zipfile
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from captioner import images
+from captioner import images, threads
 from captioner.datasets.dataset import SPLITS, Dataset
 from captioner.datasets.fetch import open_zip, read_member
 from captioner.errors import CaptionerError
@@ -137,19 +135,8 @@ def _write_pictures(pictures: Iterable[tuple[str, bytes]], count: int, path: Pat
 def _decoded(pictures: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, bytes, str]]:
     """Yield each picture, in order, with the reason why it cannot be decoded, or with an empty one."""
     workers = min(8, os.cpu_count() or 1)
-    waiting: deque[tuple[str, bytes, Future[str]]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        for name, data in pictures:
-            waiting.append((name, data, pool.submit(_why_unreadable, data)))
-            # As many as keep the threads busy, so that memory holds a few pictures and not all.
-            if len(waiting) > 4 * workers:
-                yield _finished(*waiting.popleft())
-        while waiting:
-            yield _finished(*waiting.popleft())
-
-
-def _finished(name: str, data: bytes, reason: Future[str]) -> tuple[str, bytes, str]:
-    return name, data, reason.result()
+    # As many as keep the threads busy, so that memory holds a few pictures and not all.
+    return threads.ahead(lambda picture: (*picture, _why_unreadable(picture[1])), pictures, 4 * workers, workers)
 
 
 def _why_unreadable(data: bytes) -> str:

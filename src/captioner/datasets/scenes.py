@@ -15,13 +15,13 @@ import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw
 
+from captioner import threads
 from captioner.datasets.dataset import OBJECT_COLUMNS, SPLITS, Dataset
 
 SIZE = 224
@@ -98,13 +98,7 @@ def _drawn(
     scenes: Mapping[str, Sequence[Thing]], generators: Mapping[str, np.random.Generator]
 ) -> Iterator[tuple[str, bytes]]:
     """Yield the pictures, drawn by a thread a core; a few at a time, so that memory does not grow."""
-    names = list(scenes)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(names), _AT_A_TIME):
-            part = names[start : start + _AT_A_TIME]
-            yield from zip(
-                part, pool.map(draw, [scenes[each] for each in part], [generators[each] for each in part]), strict=True
-            )
+    return threads.ahead(lambda name: (name, draw(scenes[name], generators[name])), scenes, _AT_A_TIME, os.cpu_count())
 
 
 def compose(generator: np.random.Generator, objects: tuple[int, int]) -> list[Thing]:

@@ -1,0 +1,35 @@
+"""Work done in threads ahead of whoever wants it."""
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+
+
+def ahead(
+    work: Callable[[Item], Made], items: Iterable[Item], most: int, threads: int | None
+) -> Generator[Made, None, None]:
+    """Yield what `work` makes of items, in their order, while threads do the next ones.
+
+    An error of `work` or of the items ends it; what was not begun by then, or when it is closed, is not done.
+
+    Args:
+        work: is called in the threads.
+        items: taken one at a time as they are needed, so memory does not grow with their number.
+        most: of them that are being done or are done before they are wanted.
+        threads: how many; `None`: Python's choice.
+    """
+    waiting: deque[Future[Made]] = deque()
+    pool = ThreadPoolExecutor(threads)
+    try:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > most:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
