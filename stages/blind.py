@@ -2,9 +2,9 @@
 
 from stage import BLIND, DATA, VOCABULARY, run
 
-from captioner.quiet import quiet
+from captioner.lean import lean
 
-with quiet():
+with lean():
     import keras
 
 from captioner import files, training

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 from stage import BASELINES, BLIND, DATA, FEATURES, MODEL, RESULTS, from_environment, main_checkout, run
 
-from captioner.quiet import quiet
+from captioner.lean import lean
 
-with quiet():
+with lean():
     import keras  # noqa: F401
 
 from captioner import evaluation, looking, tracking

@@ -6,6 +6,7 @@ from stage import DATA, FEATURES, from_environment, main_checkout, run
 
 from captioner.datasets import pack
 from captioner.features import extract
+from captioner.lean import lean
 from captioner.params import Params
 
 
@@ -13,6 +14,8 @@ def features(params: Params) -> None:
     """Write `data/features/`."""
     if keras_home := from_environment("KERAS_HOME"):
         os.environ["KERAS_HOME"] = str(keras_home)
+    with lean():
+        import keras  # noqa: F401 - here, since Keras asks for its home when it is imported
     weights = params.features.weights
     images = pack.read_captions(DATA)["image"].drop_duplicates().tolist()
     extract(

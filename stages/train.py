@@ -3,9 +3,9 @@
 import numpy as np
 from stage import DATA, FEATURES, MODEL, RESULTS, VOCABULARY, main_checkout, run
 
-from captioner.quiet import quiet
+from captioner.lean import lean
 
-with quiet():
+with lean():
     import keras
 
 from captioner import encoders, files, images, tracking, training

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from captioner.quiet import quiet
+from captioner.lean import lean
 
-with quiet():
+with lean():
     import keras
     import tensorflow
 import numpy as np

@@ -340,29 +340,15 @@ def _directory(model: str | None) -> Iterator[Path]:
 def _captioner(model: str | None) -> "Captioner":
     from captioner.checkout import checkout_of
     from captioner.description import Description
+    from captioner.lean import lean
 
     if os.environ.get("KERAS_HOME"):
         os.environ["KERAS_HOME"] = str(checkout_of(Path.cwd()) / os.environ["KERAS_HOME"])
     with _directory(model) as directory:
         Description.read(directory)  # says in no time that there is none
-        with _without("matplotlib", "pandas", "sklearn"):
+        with lean():
             from captioner import Captioner
         return Captioner.load(directory)
-
-
-@contextmanager
-def _without(*packages: str) -> Iterator[None]:
-    """Let packages seem not to be installed, as far as they are not loaded yet.
-
-    Keras imports these whole, which takes more than a second, only to know whether they are there.
-    """
-    hidden = [package for package in packages if package not in sys.modules]
-    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: what Python takes for "not there"
-    try:
-        yield
-    finally:
-        for package in hidden:
-            del sys.modules[package]
 
 
 def _kept(given: Sequence[Any], shown: "deque[np.ndarray]") -> Iterator[Any]:

@@ -1,6 +1,5 @@
 """Is this machine ready? Each thing that Captioner needs, whether it is there, and how to mend it. Cheap looks only."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -14,6 +13,7 @@ from captioner import encoders
 from captioner.datasets import flickr8k
 from captioner.description import Description
 from captioner.errors import CaptionerError
+from captioner.lean import backend, keras_home
 
 DISK = 3 << 30  # bytes: the photographs' archive, their features and a few models
 KERAS_MODELS = {
@@ -64,15 +64,11 @@ def _python() -> Finding:
 
 
 def _backend(checkout: Path) -> Finding:
+    name = backend(checkout / keras_home())
     try:
-        configured = json.loads((_keras_home(checkout) / "keras.json").read_text("utf-8"))["backend"]
-    except (OSError, ValueError, KeyError, TypeError):
-        configured = "tensorflow"
-    backend = os.environ.get("KERAS_BACKEND") or configured
-    try:
-        return Finding("backend", True, f"{backend} {metadata.version(backend)}, Keras {metadata.version('keras')}")
+        return Finding("backend", True, f"{name} {metadata.version(name)}, Keras {metadata.version('keras')}")
     except metadata.PackageNotFoundError:
-        return Finding("backend", False, f"{backend} is not installed: `make setup`, or unset KERAS_BACKEND")
+        return Finding("backend", False, f"{name} is not installed: `make setup`, or unset KERAS_BACKEND")
 
 
 def _gpu() -> Finding:
@@ -95,16 +91,12 @@ def _weights(checkout: Path) -> Iterator[Finding]:
     except CaptionerError as error:
         there, says = False, str(error)
     yield Finding("efficientnet_lite0", there, says)
-    home = _keras_home(checkout)
+    home = checkout / keras_home()
     for encoder, file in KERAS_MODELS.items():
         there = (home / "models" / file).is_file()
         yield Finding(
             encoder, there, f"in {home / 'models'}" if there else "downloaded when it is first asked for", needed=False
         )
-
-
-def _keras_home(checkout: Path) -> Path:
-    return checkout / (os.environ.get("KERAS_HOME") or Path.home() / ".keras")
 
 
 def _java() -> Finding:

@@ -1,0 +1,87 @@
+"""Importing Keras without what it only looks for."""
+
+import gc
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from captioner.lean import backend, lean
+
+ROOT = Path(__file__).parents[1]
+HIDDEN = ("matplotlib", "pandas", "sklearn", "jax")
+
+IMPORT = """
+import sys
+from captioner.lean import lean
+with lean():
+    import keras
+print(keras.backend.backend(), *[name for name in ("matplotlib", "pandas", "sklearn", "jax") if name in sys.modules])
+import matplotlib, pandas, sklearn, jax
+"""
+
+
+def imported(**environment: str) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORT],
+        env=os.environ | {"PYTHONPATH": str(ROOT / "src")} | environment,
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.split()
+
+
+def test_keras_comes_without_what_it_only_looks_for() -> None:
+    assert imported(KERAS_BACKEND="tensorflow") == ["tensorflow"]
+
+
+def test_keras_comes_with_jax_where_that_is_its_backend() -> None:
+    assert imported(KERAS_BACKEND="jax") == ["jax", "jax"]
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_all_is_as_before_when_the_import_fails(collects: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)
+    monkeypatch.delenv("KERAS_HOME", raising=False)
+    for name in HIDDEN:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    before = dict(sys.modules)
+    if not collects:
+        gc.disable()
+    try:
+        with pytest.raises(ModuleNotFoundError, match="pandas"), lean():
+            assert not gc.isenabled()
+            import pandas  # noqa: F401
+        assert gc.isenabled() == collects
+    finally:
+        gc.enable()
+    assert sys.modules.keys() == before.keys()
+
+
+@pytest.mark.parametrize(
+    ("settings", "variable", "expected"),
+    [
+        ('{"backend": "jax"}', None, "jax"),
+        ('{"backend": "jax"}', "", "jax"),
+        ('{"backend": "jax"}', "tensorflow", "tensorflow"),
+        ("{}", None, "tensorflow"),
+        ("[]", None, "tensorflow"),
+        ("no JSON", None, "tensorflow"),
+        (None, None, "tensorflow"),
+        (None, "jax", "jax"),
+    ],
+)
+def test_the_backend_is_the_one_that_keras_would_take(
+    settings: str | None, variable: str | None, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if settings is not None:
+        (tmp_path / "keras.json").write_text(settings)
+    if variable is None:
+        monkeypatch.delenv("KERAS_BACKEND", raising=False)
+    else:
+        monkeypatch.setenv("KERAS_BACKEND", variable)
+    assert backend(tmp_path) == expected
