@@ -25,7 +25,7 @@ SIZES: dict[str, Any] = {"embedding_size": E, "state_size": H, "attention_size":
 def decoder(attention: str = "bahdanau", dropout: float = 0.0, **options: Any) -> Decoder:
     """A decoder with large random weights, biases included, so that everything has a say."""
     dropouts: dict[str, Any] = dict.fromkeys(("feature_dropout", "word_dropout", "output_dropout"), dropout)
-    model = Decoder(V, attention, **SIZES, **dropouts, **options)
+    model = Decoder(V, attention, **SIZES | dropouts | options)
     model.build({"features": (None, P, C), "words": (None, N, T)})
     random = np.random.default_rng(0)
     model.set_weights([random.normal(scale=0.7, size=weight.shape) for weight in model.weights])
@@ -118,10 +118,17 @@ def test_captions_of_a_picture_together_are_as_each_alone(
 @EVERY
 # one caption ends after two words, one after three; wider steps and one more are padding
 @pytest.mark.parametrize("widths", [(6, 6, 5, 4), (6, 6, 6, 6), (6, 6, 5, 5, 3)])
+# of many words each is looked up, of few, measured by the embeddings' size, all are computed once
+@pytest.mark.parametrize("embedding_size", [E, 10 * E])
 def test_computing_captions_only_as_far_as_they_go_changes_neither_loss_nor_gradients(
-    attention: str, widths: tuple[int, ...], features: np.ndarray, words: np.ndarray, targets: np.ndarray
+    attention: str,
+    widths: tuple[int, ...],
+    embedding_size: int,
+    features: np.ndarray,
+    words: np.ndarray,
+    targets: np.ndarray,
 ) -> None:
-    model = decoder(attention)
+    model = decoder(attention, embedding_size=embedding_size)
     expected = loss_and_gradients(model, features, words, targets)
     longest_first = np.argsort(-(targets != PAD).sum(axis=2).ravel(), kind="stable")
     more = ((0, 0), (0, len(widths) - T))
@@ -137,6 +144,30 @@ def test_computing_captions_only_as_far_as_they_go_changes_neither_loss_nor_grad
     assert loss == pytest.approx(expected[0], rel=1e-5)
     for one, other in zip(gradients, expected[1], strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("embedding_size", "dropout", "expected"), [(E, 0.0, G * N * T), (10 * E, 0.0, V), (10 * E, 0.5, G * N * T)]
+)
+def test_the_gates_of_few_words_are_computed_once(
+    embedding_size: int,
+    dropout: float,
+    expected: int,
+    features: np.ndarray,
+    words: np.ndarray,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = decoder(dropout=dropout, embedding_size=embedding_size)
+    computed, layer = [], model.word_gates
+
+    def counted(embedded: Any) -> Any:
+        computed.append(len(embedded))
+        return layer(embedded)
+
+    monkeypatch.setattr(model, "word_gates", counted)
+    inputs = {"features": features, "pictures": np.arange(G * N) // N, "words": words.reshape(-1, T).T.ravel()}
+    TeacherForcing(model, (G * N,) * T)(inputs, training=True)
+    assert computed == [expected]
 
 
 class Sharper(DotProductAttention):

@@ -227,10 +227,9 @@ class TeacherForcing(keras.Model):
         picture, state = keras.tree.map_structure(lambda x: ops.take(x, inputs["pictures"], axis=0), once)
         picture = Picture(*decoder.attention.recurrent(picture.feature_vectors, picture.keys, self.widths))
         words = ops.reshape(inputs["words"], (sum(self.widths),))  # under `fit` the number is not known of itself
-        embedded = decoder.word_dropout(decoder.embedding(words), training=training)  # [S, E]
+        embedded, gates = self._read(words, training)  # [S, E], [S, 4H]
         # split and not sliced: the gradients of slices would each be as long as the whole
         ends = list(itertools.accumulate(self.widths))[:-1]
-        gates = decoder.word_gates(embedded)  # [S, 4H]
         parts = ops.split(gates, ends) if ends else [gates]  # [B_t, 4H] each
         recurrent_gates = RecurrentProduct(decoder.recurrent_gates.kernel, self.widths)
         outputs, contexts = [], []
@@ -243,6 +242,20 @@ class TeacherForcing(keras.Model):
             outputs.append(state.output)
             contexts.append(context)
         return decoder.logits(ops.concatenate(outputs), ops.concatenate(contexts), embedded, training)
+
+    def _read(self, words: Any, training: bool) -> tuple[Any, Any]:
+        """Return embeddings `[S, E]` of words `[S]`, and their part of the gates, `[S, 4H]`."""
+        decoder, length = self.decoder, sum(self.widths)
+        vocabulary, size = decoder.config["vocabulary_size"], decoder.config["embedding_size"]
+        dropped = training and decoder.config["word_dropout"]
+        # multiplications for each gate, forward and backward, in the three ways below that involve words
+        if dropped or vocabulary * (3 * size + 2 * length) > 3 * length * size:
+            embedded = decoder.word_dropout(decoder.embedding(words), training=training)
+            return embedded, decoder.word_gates(embedded)
+        # of few words the gates are computed once each; they are picked by a product, since so is its gradient then
+        every = decoder.embedding(ops.arange(vocabulary))  # [V, E]
+        picked = ops.one_hot(words, vocabulary, dtype=every.dtype)  # [S, V]
+        return ops.matmul(picked, every), ops.matmul(picked, decoder.word_gates(every))
 
 
 def token_nll(logits: Any, targets: Any) -> Any:
