@@ -22,10 +22,11 @@ def baselines(params: Params) -> None:
     validation, test = (captions_by_image(captions[captions["split"] == split]) for split in ("validation", "test"))
     if not training or not validation or not test:
         raise CaptionerError("A split has no captions: give some to each of train, validation and test.")
-    constant = simple.best_constant(training, validation, vocabulary)
-    grams = simple.TrainingGrams(vocabulary.split(caption) for caption in training)
-    people = {image: [vocabulary.split(caption) for caption in many] for image, many in test.items()}
     with Scorer(test) as scorer:
+        scorer.prepare()
+        constant = simple.best_constant(training, validation, vocabulary)
+        grams = simple.TrainingGrams(vocabulary.split(caption) for caption in training)
+        people = {image: [vocabulary.split(caption) for caption in many] for image, many in test.items()}
         found = (
             simple.nll_of_frequencies(training, test, vocabulary, params.recipe.maximum_words)
             | scorer.score(dict.fromkeys(test, constant)).statistics.suffixed("constant")

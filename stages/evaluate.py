@@ -52,19 +52,21 @@ def evaluate(params: Params) -> None:
         settings.length_normalization,
         model.weights_sha256,
     )
-    with tracking.evaluation(main_checkout(), Path(), params) as tracked:
+    with Scorer(references, spice) as scorer, tracking.evaluation(main_checkout(), Path(), params) as tracked:
+        scorer.prepare(settings.metrics)
         began = time.perf_counter()
         found = dict(zip(names, model.captions(generator, features.grid, rows_of(features, names)), strict=True))
         pace = len(names) / (time.perf_counter() - began)
         texts = {image: caption.text for image, caption in found.items()}
-        with Scorer(references, spice) as scorer:
-            scores = scorer.score(texts, settings.metrics)
-            leave_one_out = scorer.leave_one_out(texts, settings.metrics)
+        likely = likelihood(model, features, captions)
+        novel = novelty(model, captions, found)
+        scores = scorer.score(texts, settings.metrics)
+        leave_one_out = scorer.leave_one_out(texts, settings.metrics)
         own = (
             scores.statistics
             | shares(texts, objects)
-            | likelihood(model, features, captions)
-            | novelty(model, captions, found)
+            | likely
+            | novel
             | looking.attention_on_objects(found, objects)
             | looking.entropy(found, objects)
             | leave_one_out.suffixed("leave-one-out")

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -243,9 +244,32 @@ def test_meteor_is_started_once_in_a_block_and_ends_with_it(monkeypatch: pytest.
 
     monkeypatch.setattr(scores._Meteor, "_start", counted)
     with Scorer(REFERENCES) as scorer:
+        scorer.prepare(["BLEU"])
+        assert not started
+        scorer.prepare()
         inside = scorer.score(HYPOTHESES, ["METEOR"]).corpus
         assert inside == scorer.score(HYPOTHESES, ["METEOR"]).corpus
         assert len(started) == 1 and started[0].poll() is None
     assert started[0].poll() is not None
     assert scorer.score(HYPOTHESES, ["METEOR"]).corpus == inside
     assert len(started) == 2 and started[1].poll() is not None
+
+
+def test_metrics_are_checked_before_there_are_captions(scorer: Scorer) -> None:
+    with pytest.raises(CaptionerError, match="BLEU, METEOR, ROUGE-L, CIDEr"):
+        scorer.prepare(["BLEURT"])
+
+
+def test_nobody_waits_for_meteor_when_another_metric_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    java = tmp_path / "java"
+    java.write_text("#!/bin/sh\nexec sleep 60\n")
+    java.chmod(0o755)
+    with Scorer(REFERENCES) as scorer:
+        monkeypatch.setattr(scores, "find_java", lambda: str(java))
+        scorer.prepare()
+        monkeypatch.setattr(scores, "_tokenize", lambda captions: list(captions))
+        monkeypatch.setattr(scores._References, "_cider", lambda *_: 1 / 0)
+        began = time.monotonic()
+        with pytest.raises(ZeroDivisionError):
+            scorer.score(HYPOTHESES, ["METEOR", "CIDEr"])
+        assert time.monotonic() - began < 30

@@ -20,10 +20,12 @@ variant known as CIDEr-D): Vedantam et al., CVPR 2015. The collection: Chen et a
 
 import subprocess
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from shutil import which
 from threading import Timer
@@ -107,12 +109,10 @@ class _References:
         counting.compute_doc_freq()
         self._document_frequency = counting.document_frequency
 
-    def compute(self, metric: str, hypotheses: list[str], meteor_program: "_Meteor") -> _Values:
+    def compute(self, metric: str, hypotheses: list[str]) -> _Values:
         match metric:
             case "BLEU":
                 return self._bleu(hypotheses)
-            case "METEOR":
-                return meteor_program.ask(hypotheses, self.tokenized)
             case "ROUGE-L":
                 return self._rouge(hypotheses)
             case _:
@@ -150,7 +150,8 @@ class _References:
 class Scorer:
     """Scores captions of one set of pictures, as often as wanted, against references that are prepared once.
 
-    In a `with` block METEOR's program is started once, and ends with the block; else it is started for each call.
+    In a `with` block METEOR's program is started once, and ends with the block; else it is started for each call. It
+    runs beside the other metrics, and `prepare` has it begin before there are captions.
 
     Args:
         references: by picture, the captions people wrote, one or more, as published.
@@ -176,6 +177,16 @@ class Scorer:
         self._meteor.close()
         self._meteor = _Meteor()
 
+    def prepare(self, metrics: Collection[str] = USUAL) -> None:
+        """Start what the metrics will need, in a `with` block: METEOR's program loads while other work is done.
+
+        Raises:
+            CaptionerError: an unknown metric.
+        """
+        self._check_metrics(metrics)
+        if "METEOR" in metrics:
+            self._meteor.prepare()
+
     def score(self, hypotheses: Mapping[str, str], metrics: Collection[str] = USUAL) -> Scores:
         """Score one caption a picture.
 
@@ -194,8 +205,12 @@ class Scorer:
         corpus: dict[str, float] = {}
         by_image: dict[str, list[float]] = {}
         rows: dict[str, np.ndarray] = {}
+        with self._meteor.asked("METEOR" in metrics, tokenized, self._references.tokenized) as answer:
+            computed = {name: self._compute(name, tokenized) for name in metrics if name != "METEOR"}
+            if "METEOR" in metrics:
+                computed["METEOR"] = answer()
         for metric in (name for name in METRICS if name in metrics):
-            of_corpus, of_images, rows[metric] = self._compute(metric, tokenized)
+            of_corpus, of_images, rows[metric] = computed[metric]
             for column, value, values in zip(METRICS[metric], of_corpus, of_images, strict=True):
                 corpus[column] = 100 * float(value)
                 by_image[column] = [100 * float(one) for one in values]
@@ -220,7 +235,7 @@ class Scorer:
 
     def _compute(self, metric: str, hypotheses: list[str]) -> _Values:
         if metric != SPICE or self._spice is None:
-            return self._references.compute(metric, hypotheses, self._meteor)
+            return self._references.compute(metric, hypotheses)
         values = self._spice(hypotheses, self._references.tokenized)
         return [float(np.mean(values))], [values], _rows_of_mean(values)
 
@@ -242,23 +257,25 @@ class Scorer:
         references = self._references.tokenized
         widths = {metric: len(columns(metric)) for metric in USUAL if metric in metrics}
         sums = {metric: np.zeros((len(self.images), width)) for metric, width in widths.items()}
-        chosen, captions, remaining = [], [], []
-        for place in range(max(map(len, references))):
-            here = [number for number, own in enumerate(references) if len(own) > max(place, 1)]
-            if not here:
-                continue
-            spoken = [hypotheses[number][place] for number in here]
-            others = [references[number][:place] + references[number][place + 1 :] for number in here]
-            prepared = _References(others)
-            for metric in sums.keys() - {"METEOR"}:
-                sums[metric][here] += prepared.compute(metric, spoken, self._meteor)[2]
-            chosen += here
-            captions += spoken
-            remaining += others
+        pairs = [  # by place: which pictures, what is said of each, and against what
+            (
+                here := [number for number, own in enumerate(references) if len(own) > max(place, 1)],
+                [hypotheses[number][place] for number in here],
+                [references[number][:place] + references[number][place + 1 :] for number in here],
+            )
+            for place in range(max(map(len, references)))
+        ]
+        chosen, captions, remaining = (list(chain.from_iterable(column)) for column in zip(*pairs, strict=True))
         if not chosen:
             return Statistics(self.images, {})
-        if "METEOR" in sums:  # all at once, since its program is slow to start
-            np.add.at(sums["METEOR"], chosen, self._meteor.ask(captions, remaining)[2])
+        with self._meteor.asked("METEOR" in sums, captions, remaining) as answer:
+            for here, spoken, others in pairs:
+                if here:
+                    prepared = _References(others)
+                    for metric in sums.keys() - {"METEOR"}:
+                        sums[metric][here] += prepared.compute(metric, spoken)[2]
+            if "METEOR" in sums:
+                np.add.at(sums["METEOR"], chosen, answer()[2])
         return Statistics(self.images, sums)
 
 
@@ -372,6 +389,29 @@ class _Meteor:
         self._keep = keep
         self._process: subprocess.Popen[str] | None = None
 
+    def prepare(self) -> None:
+        """Start the program, if it is to go on between questions and does not run yet."""
+        if self._keep and self._process is None:
+            self._process = self._start()
+
+    @contextmanager
+    def asked(
+        self, wanted: bool, hypotheses: list[str], references: list[list[str]]
+    ) -> Iterator[Callable[[], _Values]]:
+        """Ask in a thread, if wanted, while the block does something else; yields what waits for the answer.
+
+        Should the block fail, the program is ended, so that nobody waits for it.
+        """
+        pool = ThreadPoolExecutor(1)
+        try:
+            asked = pool.submit(self.ask, hypotheses, references) if wanted else Future[_Values]()
+            yield asked.result
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            pool.shutdown()
+
     def ask(self, hypotheses: list[str], references: list[list[str]]) -> _Values:
         """Score tokenized captions: one question a picture, then one for the score of their joined statistics."""
         limit = _limit(len(hypotheses))
@@ -398,11 +438,11 @@ class _Meteor:
 
     def close(self) -> None:
         """End the program, if it runs."""
-        if self._process is not None:
-            self._process.kill()
-            with suppress(OSError), self._process:  # closes its pipes and waits; it may have left words unread
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            with suppress(OSError), process:  # closes its pipes and waits; it may have left words unread
                 pass
-            self._process = None
 
     def _start(self) -> "subprocess.Popen[str]":
         jar = Path(meteor.__file__).with_name(meteor.METEOR_JAR)
