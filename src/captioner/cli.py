@@ -429,7 +429,7 @@ def _draw(pixels: "np.ndarray", caption: "Caption", path: Path) -> None:
 
     drawn = attention_figure(pixels, caption.words, caption.attention_by_position, caption.text)
     with replacing(path) as beside:
-        drawn.save(beside, "PNG", optimize=True)
+        drawn.save(beside, "PNG")
 
 
 @contextmanager

@@ -141,7 +141,7 @@ def write_curves(history: Path, scores: Mapping[str, Mapping[str, float]], direc
     with replacing(directory / f"{CURVES}.csv") as beside:
         table.to_csv(beside, index=False)
     with replacing(directory / f"{CURVES}.png") as beside:
-        figures.learning_curves(table, _CURVE_BASELINES).save(beside, "PNG", optimize=True)
+        figures.learning_curves(table, _CURVE_BASELINES).save(beside, "PNG")
 
 
 _CURVE_BASELINES = {
@@ -201,4 +201,4 @@ def write_attention(
             figure = figures.attention_figure(images.decode(data), caption.words, caption.attention_by_position, lines)
             # the whole name, since a/dog.jpg, b/dog.jpg and b/dog.gif are three pictures
             name = image.replace("/", "_").removesuffix(".png")
-            figure.save(beside / f"{name}.png", optimize=True)
+            figure.save(beside / f"{name}.png")

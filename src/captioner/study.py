@@ -143,7 +143,7 @@ def write(study: Study, dataset: str, pictures: Mapping[str, Mapping[str, bytes]
             for name, data in files.items():
                 (beside / "attention" / attention / name).write_bytes(data)
         _table(study).to_csv(beside / "scores.csv", index=False)
-        figures.study_curves(study.histories).save(beside / "curves.png", "PNG", optimize=True)
+        figures.study_curves(study.histories).save(beside / "curves.png", "PNG")
         (beside / "comparison.html").write_text(comparison_views.page(study.compared), "utf-8")
         (beside / "index.html").write_text(_page(study, dataset, pictures), "utf-8")
 
