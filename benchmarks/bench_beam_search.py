@@ -17,9 +17,9 @@ import synthetic
 from bench_training import flop_of_a_picture, flop_of_a_token
 from measure import CHECKOUT, matrix_rate, row_of_pairs, seconds
 
-from captioner.quiet import quiet
+from captioner.lean import lean
 
-with quiet():
+with lean():
     import keras
     import tensorflow
 

@@ -25,9 +25,9 @@ from statistics import median
 
 from measure import matrix_rate, row_of_pairs, seconds
 
-from captioner.quiet import quiet
+from captioner.lean import lean
 
-with quiet():
+with lean():
     import keras
     import tensorflow
 

@@ -25,7 +25,7 @@ from measure import CHECKOUT, Part, Row
 
 from captioner.allocator import keep_freed_memory
 from captioner.errors import CaptionerError
-from captioner.quiet import quiet
+from captioner.lean import lean
 
 PICTURES, TIMES = 8000, 4
 STEPS = 40  # of an epoch
@@ -70,7 +70,7 @@ def features(directory: Path) -> None:
 
 def training(directory: Path) -> None:
     """Do what the stage `train` does, but for the length of an epoch."""
-    with quiet():
+    with lean():
         import keras  # noqa: F401 - what follows imports it, with its notes
     import synthetic
 

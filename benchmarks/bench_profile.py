@@ -16,9 +16,9 @@ from typing import Any
 import synthetic
 from measure import CHECKOUT, RESULTS, machine, seconds
 
-from captioner.quiet import quiet
+from captioner.lean import lean
 
-with quiet():
+with lean():
     import tensorflow
 
 from captioner import params, training

@@ -21,14 +21,14 @@ from measure import CHECKOUT, PAIRS, Part, row_of_pairs, seconds
 from PIL import Image
 
 from captioner.errors import CaptionerError
-from captioner.quiet import quiet
+from captioner.lean import lean
 
 WORDS = 500
 
 
 def save_model(directory: Path) -> None:
     """Write an untrained model of the pipeline's sizes."""
-    with quiet():
+    with lean():
         import keras  # noqa: F401 - what follows imports it, with its notes
 
     from captioner import encoders, params, training

@@ -21,9 +21,9 @@ from typing import Any
 import synthetic
 from measure import CHECKOUT, matrix_rate, row_of_pairs, seconds
 
-from captioner.quiet import quiet
+from captioner.lean import lean
 
-with quiet():
+with lean():
     import tensorflow
 
 import numpy as np

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from captioner.lean import backend, lean
+from captioner.lean import LESS, backend, lean
 
 ROOT = Path(__file__).parents[1]
 HIDDEN = ("matplotlib", "pandas", "sklearn", "jax")
@@ -20,6 +20,8 @@ with lean():
     import keras
 print(keras.backend.backend(), *[name for name in ("matplotlib", "pandas", "sklearn", "jax") if name in sys.modules])
 import matplotlib, pandas, sklearn, jax
+import os
+print(os.environ.get("XLA_FLAGS"))
 """
 
 
@@ -36,11 +38,20 @@ def imported(**environment: str) -> list[str]:
 
 
 def test_keras_comes_without_what_it_only_looks_for() -> None:
-    assert imported(KERAS_BACKEND="tensorflow") == ["tensorflow"]
+    assert imported(KERAS_BACKEND="tensorflow", XLA_FLAGS="") == ["tensorflow", LESS]
 
 
 def test_keras_comes_with_jax_where_that_is_its_backend() -> None:
-    assert imported(KERAS_BACKEND="jax") == ["jax", "jax"]
+    assert imported(KERAS_BACKEND="jax", XLA_FLAGS="--xla_cpu_enable_fast_math=false") == [
+        "jax",
+        "jax",
+        "--xla_cpu_enable_fast_math=false",
+    ]
+
+
+def test_flags_of_the_user_come_last_and_hold() -> None:
+    own = "--xla_backend_optimization_level=2"
+    assert imported(KERAS_BACKEND="tensorflow", XLA_FLAGS=own) == ["tensorflow", LESS, own]
 
 
 @pytest.mark.parametrize("collects", [True, False])
