@@ -52,9 +52,9 @@ import os
 import time
 from pathlib import Path
 
-from captioner.quiet import quiet
+from captioner.lean import lean
 
-with quiet():  # TensorFlow has much to say when it starts
+with lean():  # TensorFlow has much to say when it starts, and much to load
     import keras
 
 import matplotlib.pyplot as plt
