@@ -87,27 +87,36 @@ class _Largest:
         return max(counts.get(ngram, default) for counts in self._counts)
 
 
+class _Counted:
+    """How often each n-gram stands in the captions of each picture, counted anew each time one goes through them.
+
+    Kept, the counts of a large validation split would take as much memory as a model.
+    """
+
+    def __init__(self, tokenized: list[list[str]]):
+        self._tokenized = tokenized
+
+    def __len__(self) -> int:
+        return len(self._tokenized)
+
+    def __iter__(self) -> Iterator[list[_Counts]]:
+        return map(cider_scorer.cook_refs, self._tokenized)
+
+
 class _References:
     """The tokenized captions of some pictures, prepared for BLEU, ROUGE-L and CIDEr."""
 
     def __init__(self, tokenized: list[list[str]]):
         self.tokenized = tokenized
         self._lengths = [[len(caption.split()) for caption in captions] for captions in tokenized]
-        known: dict[tuple[str, ...], tuple[str, ...]] = {}
-        # each n-gram once, or those of a large validation split take as much memory as a model
-        self._counts = [
-            [
-                {known.setdefault(ngram, ngram): count for ngram, count in counts.items()}
-                for counts in cider_scorer.cook_refs(captions)
-            ]
-            for captions in tokenized
-        ]
+        self._counts = _Counted(tokenized)
         counting = cider_scorer.CiderScorer()
         counting.crefs = self._counts
-        # a Counter, unlike the defaultdict in its place, does not grow when it is asked for an unknown n-gram
-        counting.document_frequency = Counter()
         counting.compute_doc_freq()
-        self._document_frequency = counting.document_frequency
+        # an n-gram of one picture counts as one of none does; and a Counter does not grow when it is asked for one
+        self._document_frequency = Counter(
+            {ngram: pictures for ngram, pictures in counting.document_frequency.items() if pictures > 1}
+        )
 
     def compute(self, metric: str, hypotheses: list[str]) -> _Values:
         match metric:
@@ -120,8 +129,10 @@ class _References:
 
     def _bleu(self, hypotheses: list[str]) -> _Values:
         scorer = bleu_scorer.BleuScorer(n=4)
-        scorer.crefs = list(zip(self._lengths, map(_Largest, self._counts), strict=True))
-        scorer.ctest = [bleu_scorer.cook_test(*pair) for pair in zip(hypotheses, scorer.crefs, strict=True)]
+        scorer.ctest = [
+            bleu_scorer.cook_test(hypothesis, (lengths, _Largest(counts)))
+            for hypothesis, lengths, counts in zip(hypotheses, self._lengths, self._counts, strict=True)
+        ]
         rows = [
             (
                 one["testlen"],
