@@ -25,9 +25,9 @@ from statistics import median
 
 from measure import matrix_rate, row_of_pairs, seconds
 
-from captioner.lean import lean
+from captioner.quiet import quiet
 
-with lean():
+with quiet():
     import keras
     import tensorflow
 
