@@ -35,7 +35,7 @@ from captioner.decoder import Decoder, Picture, State, TeacherForcing, TokenCros
 from captioner.features import Features
 from captioner.names import ATTENTIONS
 from captioner.params import ModelParams, Recipe
-from captioner.vocabulary import PAD
+from captioner.vocabulary import PAD, heard
 
 PICTURES = 960  # 60 steps of ours, a few seconds
 REFERENCE_STEPS = 8
@@ -90,7 +90,8 @@ def one_caption_an_example(
         order = generator.permutation(len(rows))
         for start in range(0, len(order) - captions + 1, captions):
             chosen = order[start : start + captions]
-            yield features.grid[pictures[chosen]], batches.words[rows[chosen]], batches.targets[rows[chosen]]
+            targets = batches.targets[rows[chosen]].astype(np.int32)
+            yield features.grid[pictures[chosen]], heard(targets), targets
 
 
 def flop_of_a_token(attention: str, sizes: ModelParams, vocabulary: int) -> float:

@@ -9,7 +9,7 @@ from captioner import training
 from captioner.decoder import Decoder, TeacherForcing, TokenNegativeLogLikelihood
 from captioner.features import Features
 from captioner.likelihood import nll_of_decoder
-from captioner.vocabulary import PAD
+from captioner.vocabulary import PAD, heard
 
 
 def by_hand(decoder: Decoder, image: str) -> tuple[float, int]:
@@ -17,7 +17,8 @@ def by_hand(decoder: Decoder, image: str) -> tuple[float, int]:
     vocabulary, features = tiny.vocabulary(), tiny.features()
     total, tokens = 0.0, 0
     for caption in tiny.CAPTIONS[image]:
-        words, targets = vocabulary.encode_batch([caption], 3)
+        targets = vocabulary.encode_batch([caption], 3)
+        words = heard(targets)
         length = int((targets != PAD).sum())
         grid = features.grid[[features.rows[image]]]
         logits = np.asarray(decoder({"features": grid, "words": words[:, None, :length]}), np.float64)[0, 0]

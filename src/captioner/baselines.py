@@ -55,9 +55,9 @@ def nll_of_frequencies(
         vocabulary: makes tokens of both.
         maximum_words: longer captions are cut, as they are for a decoder.
     """
-    frequencies = WordFrequencies(vocabulary.encode_batch(training, maximum_words)[1], len(vocabulary))
+    frequencies = WordFrequencies(vocabulary.encode_batch(training, maximum_words), len(vocabulary))
     captions = [caption for many in references.values() for caption in many]
-    targets = vocabulary.encode_batch(captions, maximum_words)[1]
+    targets = vocabulary.encode_batch(captions, maximum_words)
     starts = np.cumsum([0, *(len(many) for many in references.values())][:-1])
     tokens = np.add.reduceat((targets != PAD).sum(axis=1), starts)
     return Statistics(

@@ -13,7 +13,7 @@ from scipy.optimize import linear_sum_assignment
 
 from captioner.errors import CaptionerError
 from captioner.features import Features
-from captioner.vocabulary import PAD, START, Vocabulary
+from captioner.vocabulary import PAD, Vocabulary, heard
 
 VECTOR = 4  # a product of matrices takes as long for fewer rows
 BALANCED_TOGETHER = 128  # batches; the time of an assignment grows with the third power of their number
@@ -68,7 +68,7 @@ class CaptionBatches(keras.utils.PyDataset):
             raise CaptionerError("There are no captions to train or validate on: give some to each split.")
         self.grid = features.grid
         self.batch_size = batch_size
-        _, targets = vocabulary.encode_batch(captions["caption"].tolist(), maximum_words)
+        targets = vocabulary.encode_batch(captions["caption"].tolist(), maximum_words)
         self.targets = targets.astype(np.min_scalar_type(len(vocabulary)))
         self.lengths = (self.targets != PAD).sum(axis=1)
         rows_by_image = captions.reset_index(drop=True).groupby("image", sort=False).indices
@@ -117,9 +117,7 @@ class CaptionBatches(keras.utils.PyDataset):
         steps, places = self.layout()
         targets = np.full((len(pictures), self.targets.shape[1]), PAD, np.int32)
         targets[: len(captions)] = self.targets[captions[longest_first]]
-        # before each target the one before it was heard
-        words = np.pad(targets[:, :-1], ((0, 0), (1, 0)), constant_values=START)
-        words[targets == PAD] = PAD
+        words = heard(targets)
         return (
             {"features": self.grid[rows], "pictures": pictures, "words": words[places, steps]},
             targets[places, steps],

@@ -93,22 +93,19 @@ class Vocabulary:
         # the library reads "<end>" inside a text as the token: words are looked up one by one instead
         return [self._number(word) for word in self.split(caption)]
 
-    def encode_batch(self, captions: Sequence[str], maximum: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return what a decoder reads and what it must say, for each caption cut after `maximum` words.
+    def encode_batch(self, captions: Sequence[str], maximum: int) -> np.ndarray:
+        """Return what a decoder must say, for each caption cut after `maximum` words; `heard` is what it reads.
 
         Returns:
-            words int32 `[captions, maximum + 1]`, `START` and the words; targets int32 of the same shape, the words
-            and `END` (not after a caption that was cut); `PAD` behind both.
+            targets int32 `[captions, maximum + 1]`: the words and `END` (not after a caption that was cut), `PAD`
+            behind.
         """
-        words = np.full((len(captions), maximum + 1), PAD, np.int32)
-        targets = words.copy()
+        targets = np.full((len(captions), maximum + 1), PAD, np.int32)
         for row, caption in enumerate(captions):
             numbers = self.encode(caption)
             spoken = numbers[:maximum] if len(numbers) > maximum else [*numbers, END]
             targets[row, : len(spoken)] = spoken
-            heard = [START, *numbers][: len(spoken)]
-            words[row, : len(heard)] = heard
-        return words, targets
+        return targets
 
     def decode(self, numbers: Iterable[int]) -> str:
         """Return the words up to the first `END`, without special tokens, joined by spaces."""
@@ -127,6 +124,13 @@ class Vocabulary:
     def _number(self, word: str) -> int:
         number = self._tokenizer.token_to_id(word)
         return UNKNOWN if number is None else number
+
+
+def heard(targets: np.ndarray) -> np.ndarray:
+    """Return the words before targets `[captions, T]`: of each the target before it, of the first `START`."""
+    words = np.pad(targets[:, :-1], ((0, 0), (1, 0)), constant_values=START)
+    words[targets == PAD] = PAD
+    return words
 
 
 def _tokenizer(numbers: dict[str, int]) -> Tokenizer:
