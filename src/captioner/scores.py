@@ -77,16 +77,6 @@ class Scores:
     statistics: Statistics
 
 
-class _Largest:
-    """What BLEU asks of the references of a picture: how often the one that has an n-gram most often has it."""
-
-    def __init__(self, counts: Sequence[_Counts]):
-        self._counts = counts
-
-    def get(self, ngram: tuple[str, ...], default: int) -> int:
-        return max(counts.get(ngram, default) for counts in self._counts)
-
-
 class _Counted:
     """How often each n-gram stands in the captions of each picture, counted anew each time one goes through them.
 
@@ -108,7 +98,6 @@ class _References:
 
     def __init__(self, tokenized: list[list[str]]):
         self.tokenized = tokenized
-        self._lengths = [[len(caption.split()) for caption in captions] for captions in tokenized]
         self._counts = _Counted(tokenized)
         counting = cider_scorer.CiderScorer()
         counting.crefs = self._counts
@@ -130,8 +119,8 @@ class _References:
     def _bleu(self, hypotheses: list[str]) -> _Values:
         scorer = bleu_scorer.BleuScorer(n=4)
         scorer.ctest = [
-            bleu_scorer.cook_test(hypothesis, (lengths, _Largest(counts)))
-            for hypothesis, lengths, counts in zip(hypotheses, self._lengths, self._counts, strict=True)
+            bleu_scorer.cook_test(hypothesis, bleu_scorer.cook_refs(captions))
+            for hypothesis, captions in zip(hypotheses, self.tokenized, strict=True)
         ]
         rows = [
             (
