@@ -40,11 +40,9 @@ class WithoutVocabulary:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.decoder, name)
 
-    def logits(self, output: Any, context: Any, embedded: Any, training: bool = False) -> Any:
+    def logits(self, deep: Any, training: bool = False) -> Any:
         """Return what enters the vocabulary layer."""
-        return self.output_dropout(
-            self.state_to_output(output) + self.context_to_output(context) + embedded, training=training
-        )
+        return self.output_dropout(deep, training=training)
 
 
 def profile(attention: str, directory: Path) -> dict[str, float]:
@@ -57,7 +55,7 @@ def profile(attention: str, directory: Path) -> dict[str, float]:
     sizes = (len(vocabulary), features.channels, features.positions)
     decoder = training.build(settings.model, recipe, attention, *sizes)
     teacher = training.teacher(decoder, batches, recipe)
-    without: Any = TeacherForcing(decoder, batches.widths)
+    without: Any = TeacherForcing(decoder, batches.layout)
     without.decoder = WithoutVocabulary(decoder)
     cost, weights = TokenCrossEntropy(recipe.label_smoothing), decoder.trainable_weights
     teacher.optimizer.build(weights)

@@ -50,6 +50,7 @@ if importlib.util.find_spec("captioner") is None:
 import logging
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from captioner.lean import lean
@@ -594,7 +595,7 @@ few = names["train"][:300]
 
 fixed = copy_of(decoders["dot"])
 learnt_from = some(features, few)
-step_fixed, steps_fixed = train_for(LIMIT, TeacherForcing(fixed, learnt_from.widths), learnt_from)
+step_fixed, steps_fixed = train_for(LIMIT, TeacherForcing(fixed, learnt_from.layout), learnt_from)
 
 tuned = copy_of(decoders["dot"])
 encoder = encoders.build("efficientnet_lite0")
@@ -603,7 +604,7 @@ for layer in encoder.layers:
     layer.trainable = layer.name.startswith(("blocks15", "conv_head", "bn1"))
 # to the batches anything is a map that has a row for each picture, pixels too
 learnt_from = some(with_grid(np.stack([pixels[name] for name in few]), few), few)
-step_tuned, steps_tuned = train_for(LIMIT, EndToEnd(encoder, TeacherForcing(tuned, learnt_from.widths)), learnt_from)
+step_tuned, steps_tuned = train_for(LIMIT, EndToEnd(encoder, TeacherForcing(tuned, learnt_from.layout)), learnt_from)
 seen = encoder.predict(np.stack([pixels[name] for name in names["validation"]]), batch_size=20, verbose=0)
 seen = with_grid(seen.reshape(len(seen), features.positions, features.channels), names["validation"])
 
@@ -697,14 +698,14 @@ print(
 class OwnWords(TeacherForcing):
     """Reads, in training, about half of the words as it guesses them itself."""
 
-    def __init__(self, decoder, widths):
-        super().__init__(decoder, widths)
+    def __init__(self, decoder, layout):
+        super().__init__(decoder, layout)
         self.coin = keras.random.SeedGenerator(SEED)
-        # captions stand word by word: the guess made at a place is read at the next one, by the captions that go on
-        starts = np.cumsum([0, *self.widths])
-        following = [start + np.arange(width) for start, width in zip(starts, self.widths[1:], strict=False)]
-        self.guessed_at = np.concatenate([np.zeros(self.widths[0], int), *following])
-        self.is_first = np.arange(starts[-1]) < self.widths[0]
+        # captions stand word by word: the guess made at a step is read at the next one, by the captions that go on
+        step, caption = layout.spoken
+        self.is_first = step == 0
+        starts = np.cumsum([0, *layout.captions])
+        self.guessed_at = np.where(self.is_first, 0, starts[step - 1] + caption)
 
     def call(self, inputs, training=False):
         """Return logits `[S, V]`."""
@@ -722,7 +723,9 @@ fit(forced, recipe=one_pass, passes=1)
 
 free = copy_of(decoders["dot"])
 learnt_from = batches("train", recipe=one_pass, seed=SEED)
-model = OwnWords(free, learnt_from.widths)
+# captions that begin alike are computed together; here each goes its own way from the start
+learnt_from.layout = replace(learnt_from.layout, together=0)
+model = OwnWords(free, learnt_from.layout)
 optimizer = training.optimizer(one_pass, len(learnt_from))
 model.compile(optimizer, TokenCrossEntropy(), metrics=[TokenNegativeLogLikelihood()], jit_compile=True)
 model.fit(learnt_from, verbose=0)
@@ -772,7 +775,7 @@ def keras_layer(decoder):
     kernel = ops.concatenate([decoder.word_gates.kernel, recurrent[: sizes.embedding_size]])
     lstm.set_weights([kernel, recurrent[sizes.embedding_size :], decoder.word_gates.bias])
     outputs = lstm(ops.concatenate([embedded, contexts], axis=-1), initial_state=list(state))
-    return decoder.logits(outputs, contexts, embedded)
+    return decoder.logits(decoder.deep_output(outputs, contexts, embedded))
 
 
 def farthest(one, other):

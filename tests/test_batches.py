@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from captioner.batches import VECTOR, CaptionBatches, balanced_order, rows_of
 from captioner.errors import CaptionerError
+from captioner.prefixes import Layout
 from captioner.vocabulary import PAD, START
 
 Seen = list[tuple[int, str]]  # row of the picture's features, and caption
@@ -26,10 +27,19 @@ def batches(
 def captions_of(epoch: CaptionBatches, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A batch put together again: the map of each caption's picture, its words and targets, `[captions, T]`."""
     inputs, targets = epoch[index]
-    steps, places = epoch.layout()
-    words, said = (np.full((len(inputs["pictures"]), len(epoch.widths)), PAD) for _ in range(2))
-    words[places, steps], said[places, steps] = inputs["words"], targets
-    return inputs["features"][inputs["pictures"]], words, said
+    known = tiny.histories(epoch.layout, inputs)
+    words, said = (np.full((epoch.layout.captions[0], len(epoch.layout.captions)), PAD) for _ in range(2))
+    pictures = np.zeros(len(words), int)
+    for step, caption, row, target in zip(*epoch.layout.spoken, inputs["spoken"], targets, strict=True):
+        said[caption, step] = target
+        if target != PAD:
+            seen, read = zip(*known[row], strict=True)
+            if step == 0:
+                pictures[caption] = seen[0]
+            assert set(seen) == {pictures[caption]} and len(read) == step + 1
+            assert read[:step] == tuple(words[caption, :step]), "a caption goes on from another one's words"
+            words[caption, step] = read[step]
+    return inputs["features"][pictures], words, said
 
 
 def seen(epoch: CaptionBatches) -> Seen:
@@ -77,18 +87,23 @@ def test_all_shapes_are_equal(together: int) -> None:
     for index in range(len(epoch)):
         inputs, targets = epoch[index]
         assert inputs["features"].shape == (3, tiny.POSITIONS, tiny.CHANNELS)
-        assert inputs["pictures"].shape == (epoch.widths[0],)
-        assert inputs["words"].shape == targets.shape == (sum(epoch.widths),)
-        assert inputs["features"].dtype == np.float16
-        assert inputs["words"].dtype == inputs["pictures"].dtype == targets.dtype == np.int32
+        first, second = epoch.layout.stretches
+        assert inputs["pictures"].shape == inputs["origins"].shape == (max(first, default=0) + second[0],)
+        assert inputs["words"].shape == (sum(first) + sum(second),)
+        assert inputs["spoken"].shape == targets.shape == (sum(epoch.layout.captions),)
+        assert inputs.pop("features").dtype == np.float16
+        assert {each.dtype for each in (*inputs.values(), targets)} == {np.dtype(np.int32)}
 
 
 def test_captions_of_a_picture_stand_together() -> None:
     epoch = batches(tiny.CAPTIONS, size=10, together=2)
     assert len(epoch) == 1
-    real = captions_of(epoch, 0)[2].any(axis=1)
+    inputs, _ = epoch[0]
+    known = tiny.histories(epoch.layout, inputs)
+    targets = captions_of(epoch, 0)[2]
+    pictures = [known[row][0][0] for row in inputs["spoken"][: len(targets)][targets.any(axis=1)]]
     # "two stars" and two more of the same picture are three captions, in two examples
-    assert Counter(epoch[0][0]["pictures"][real].tolist()) == {0: 1, 1: 2, 2: 2, 3: 1, 4: 1}
+    assert Counter(pictures) == {0: 1, 1: 2, 2: 2, 3: 1, 4: 1}
 
 
 def test_the_longest_captions_come_first() -> None:
@@ -104,9 +119,44 @@ def test_as_many_captions_are_computed_as_go_on(captions: int, size: int) -> Non
     epoch = batches(dict.fromkeys(tiny.CAPTIONS, texts), size, captions)
     ends = [min(len(text.split()) + 1, 5) for text in texts]
     going_on = [size * sum(end > place for end in ends) for place in range(max(ends))]
-    assert len(epoch.widths) == len(going_on) and epoch.widths[0] == going_on[0]
-    for width, least in zip(epoch.widths, going_on, strict=True):
+    assert len(epoch.layout.captions) == len(going_on) and epoch.layout.captions[0] == going_on[0]
+    for width, least in zip(epoch.layout.captions, going_on, strict=True):
         assert least <= width <= min(least + VECTOR - 1, going_on[0])
+
+
+def test_words_that_captions_share_are_computed_once() -> None:
+    """Of three captions that begin with the same two words, and two of them with the same three."""
+    a, b, c, d, e, f = tiny.vocabulary().words[4:10]
+    texts = [f"{a} {b} {c} {d}", f"{a} {b} {c} {e}", f"{a} {b} {f}"]
+    epoch = batches(dict.fromkeys(tiny.CAPTIONS, texts), size=4, together=3)
+    # what is read: START, a, b, then c or f, then d, e or nothing
+    assert epoch.layout.together == 4 and epoch.layout.stretches == ((4, 4, 4, 8), (8,))
+    assert Counter(seen(epoch)) == Counter(expected(dict.fromkeys(tiny.CAPTIONS, texts)))
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    texts=st.lists(st.lists(st.lists(st.integers(4, 6), max_size=5), min_size=1, max_size=6), min_size=1, max_size=4),
+    size=st.integers(1, 3),
+    together=st.integers(1, 6),
+    seed=st.none() | st.integers(0, 9),
+    wider=st.lists(st.lists(st.integers(4, 6), max_size=5), min_size=1, max_size=6),
+)
+def test_captions_that_begin_alike_are_each_said_whole(
+    texts: list[list[list[int]]], size: int, together: int, seed: int | None, wider: list[list[int]]
+) -> None:
+    words = tiny.vocabulary().words
+
+    def said(captions: list[list[int]]) -> list[str]:
+        return [" ".join(words[number] for number in caption) for caption in captions]
+
+    by_image = {image: said(captions) for image, captions in zip(tiny.CAPTIONS, texts, strict=False)}
+    epoch = batches(by_image, size, together, seed)
+    other = batches({"sun.png": said(wider)}, size, together)
+    wanted = Counter((row, " ".join(text.split()[:4])) for row, text in expected(by_image))
+    for layout in (epoch.layout, epoch.layout.wider(other.layout), other.layout.wider(epoch.layout)):
+        epoch.layout = layout
+        assert Counter(seen(epoch)) == wanted
 
 
 def test_what_an_order_of_a_later_epoch_needs_is_known_before() -> None:
@@ -155,7 +205,9 @@ def going_on(lengths: list[list[int]]) -> np.ndarray:
 def test_more_width_is_padding() -> None:
     epoch = batches(tiny.CAPTIONS, size=4, seed=3)
     before = seen(epoch)
-    epoch.widths = tuple(width + 3 for width in epoch.widths)
+    layout = epoch.layout
+    captions, prefixes = (tuple(width + 3 for width in widths) for widths in (layout.captions, layout.prefixes))
+    epoch.layout = Layout(captions, prefixes, layout.together)
     assert seen(epoch) == before
 
 

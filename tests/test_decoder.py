@@ -14,7 +14,8 @@ from keras import ops
 from captioner.attention import Attention, DotProductAttention, UniformAttention
 from captioner.decoder import Decoder, State, TeacherForcing, TokenCrossEntropy
 from captioner.names import ATTENTIONS
-from captioner.vocabulary import END, PAD, START
+from captioner.prefixes import Layout
+from captioner.vocabulary import END, PAD, START, heard
 
 EVERY = pytest.mark.parametrize("attention", ATTENTIONS)
 G, N, T, V = 3, 2, 4, 12
@@ -27,8 +28,12 @@ def decoder(attention: str = "bahdanau", dropout: float = 0.0, **options: Any) -
     dropouts: dict[str, Any] = dict.fromkeys(("feature_dropout", "word_dropout", "output_dropout"), dropout)
     model = Decoder(V, attention, **SIZES | dropouts | options)
     model.build({"features": (None, P, C), "words": (None, N, T)})
+    return with_random_weights(model)
+
+
+def with_random_weights(model: Decoder, scale: float = 0.7) -> Decoder:
     random = np.random.default_rng(0)
-    model.set_weights([random.normal(scale=0.7, size=weight.shape) for weight in model.weights])
+    model.set_weights([random.normal(scale=scale, size=weight.shape) for weight in model.weights])
     return model
 
 
@@ -62,6 +67,25 @@ def loss_and_gradients(
 ) -> tuple[float, list[np.ndarray]]:
     inputs = {"features": features, "words": words}
     return _differentiated(lambda: TokenCrossEntropy(0.1)(targets, model(inputs, training=True)), model)
+
+
+def inputs_of_rows(layout: Layout, features: np.ndarray, pictures: np.ndarray, words: np.ndarray) -> dict:
+    """What `TeacherForcing` takes, of captions `[captions, T]` of which none shares a row."""
+    count = layout.captions[0]
+    return {
+        "features": features,
+        "pictures": pictures,
+        "origins": np.arange(count),
+        "words": np.concatenate([words[:width, step] for step, width in enumerate(layout.captions)]),
+        "spoken": np.arange(sum(layout.captions)),
+    }
+
+
+def taught(
+    model: Decoder, layout: Layout, inputs: dict[str, np.ndarray], targets: np.ndarray
+) -> tuple[float, list[np.ndarray]]:
+    teacher = TeacherForcing(model, layout)
+    return _differentiated(lambda: TokenCrossEntropy(0.1)(targets, teacher(inputs, training=True)), model)
 
 
 def _differentiated(compute: Callable[[], Any], model: Decoder) -> tuple[float, list[np.ndarray]]:
@@ -133,14 +157,44 @@ def test_computing_captions_only_as_far_as_they_go_changes_neither_loss_nor_grad
     longest_first = np.argsort(-(targets != PAD).sum(axis=2).ravel(), kind="stable")
     more = ((0, 0), (0, len(widths) - T))
     read, said = (np.pad(x.reshape(-1, T)[longest_first], more, constant_values=PAD) for x in (words, targets))
-    inputs = {
-        "features": features,
-        "pictures": longest_first // N,
-        "words": np.concatenate([read[:width, step] for step, width in enumerate(widths)]),
-    }
+    layout = Layout(widths)
+    inputs = inputs_of_rows(layout, features, longest_first // N, read)
     wanted = np.concatenate([said[:width, step] for step, width in enumerate(widths)])
-    teacher = TeacherForcing(model, widths)
-    loss, gradients = _differentiated(lambda: TokenCrossEntropy(0.1)(wanted, teacher(inputs, training=True)), model)
+    loss, gradients = taught(model, layout, inputs, wanted)
+    assert loss == pytest.approx(expected[0], rel=1e-5)
+    for one, other in zip(gradients, expected[1], strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+@EVERY
+@pytest.mark.parametrize("embedding_size", [E, 10 * E])
+# as many steps together as the fewest rows want, and fewer, and as many as there can be; then with room to spare
+@pytest.mark.parametrize(("together", "more"), [(None, 0), (0, 0), (1, 0), (3, 0), (None, 2), (3, 2)])
+def test_computing_together_what_captions_share_changes_neither_loss_nor_gradients(
+    attention: str, together: int | None, more: int, embedding_size: int
+) -> None:
+    texts = {
+        "sun.png": ["a red circle", "a red square", "a"],
+        "sea.png": ["the blue square", "the blue square", "a blue square"],
+        "sky.png": ["two stars", "two small stars"],
+    }
+    used = tiny.recipe(batch_size=3, captions_a_picture=3)
+    batches = tiny.batches(used, None, texts)
+    layout = batches.layout
+    assert layout.together and sum(sum(stretch) for stretch in layout.stretches) < sum(layout.captions)
+    captions, prefixes = (tuple(width + more for width in widths) for widths in (layout.captions, layout.prefixes))
+    batches.layout = Layout(captions, prefixes, layout.together if together is None else together)
+    inputs, targets = batches[0]
+    sizes = tiny.SIZES.model_copy(update={"embedding_size": embedding_size})
+    model = with_random_weights(tiny.decoder(attention, sizes=sizes), 0.3)
+
+    rows = [tiny.captions(texts)["caption"].tolist()[start:end] for start, end in ((0, 3), (3, 6), (6, 8))]
+    said = np.full((3, 3, 4), PAD, np.int32)
+    for picture, own in enumerate(rows):
+        said[picture, : len(own)] = tiny.vocabulary().encode_batch(own, 3)
+    read = heard(said.reshape(9, 4)).reshape(said.shape)
+    expected = loss_and_gradients(model, inputs["features"].astype(np.float32), read, said)
+    loss, gradients = taught(model, batches.layout, inputs, targets)
     assert loss == pytest.approx(expected[0], rel=1e-5)
     for one, other in zip(gradients, expected[1], strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
@@ -165,8 +219,10 @@ def test_the_gates_of_few_words_are_computed_once(
         return layer(embedded)
 
     monkeypatch.setattr(model, "word_gates", counted)
-    inputs = {"features": features, "pictures": np.arange(G * N) // N, "words": words.reshape(-1, T).T.ravel()}
-    TeacherForcing(model, (G * N,) * T)(inputs, training=True)
+    layout = Layout((G * N,) * T)
+    TeacherForcing(model, layout)(
+        inputs_of_rows(layout, features, np.arange(G * N) // N, words.reshape(-1, T)), training=True
+    )
     assert computed == [expected]
 
 
@@ -202,9 +258,10 @@ def test_an_attention_of_ones_own_is_trained_as_it_generates(
     model = decoder()
     whole = logits_of(model, features, words)
     assert np.abs(whole - plain).max() > 1e-2
-    inputs = {"features": features, "pictures": np.arange(G * N) // N, "words": words.reshape(-1, T).T.ravel()}
-    taught = np.asarray(TeacherForcing(model, (G * N,) * T)(inputs)).reshape(T, G, N, V)
-    np.testing.assert_allclose(taught, np.moveaxis(whole, 2, 0), rtol=1e-5, atol=1e-5)
+    layout = Layout((G * N,) * T)
+    inputs = inputs_of_rows(layout, features, np.arange(G * N) // N, words.reshape(-1, T))
+    step_by_step = np.asarray(TeacherForcing(model, layout)(inputs)).reshape(T, G, N, V)
+    np.testing.assert_allclose(step_by_step, np.moveaxis(whole, 2, 0), rtol=1e-5, atol=1e-5)
 
 
 def test_look_repeats_each_picture_for_its_captions(features: np.ndarray) -> None:

@@ -47,7 +47,7 @@ def test_the_metric_of_training_is_the_same_number(overfit: Decoder, eager: None
     metric = TokenNegativeLogLikelihood()
     for number in range(len(batches)):
         inputs, targets = batches[number]
-        metric.update_state(targets, TeacherForcing(overfit, batches.widths)(inputs))
+        metric.update_state(targets, TeacherForcing(overfit, batches.layout)(inputs))
     assert float(metric.result()) == pytest.approx(nll_of_decoder(overfit, batches).scores()["nll"], rel=1e-5)
 
 

@@ -14,26 +14,27 @@ SIZE = 6
 
 
 def unrolled(matrix: Any, start: Any, rows: list[int], put_off: bool, transposed: bool) -> Any:
-    """A recurrence of fewer and fewer rows, and a number made of all its states."""
+    """A recurrence whose rows end or are added, and a number made of all its states."""
     product = RecurrentProduct(matrix, rows, transposed) if put_off else None
     state, total = start, 0.0
     for count in rows:
         plain = matrix if len(matrix.shape) == 2 else matrix[:count]
-        state = ops.tanh(multiply(state[:count], product or plain, transposed) + 0.1)
+        state = ops.concatenate([state, start])[:count]
+        state = ops.tanh(multiply(state, product or plain, transposed) + 0.1)
         total = total + ops.sum(state**2)
     return total
 
 
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("own", [False, True], ids=["one matrix", "a matrix a row"])
-@pytest.mark.parametrize("rows", [[1], [5], [5, 5, 3, 1], [4, 4, 4]])
+@pytest.mark.parametrize("rows", [[1], [5], [5, 5, 3, 1], [4, 4, 4], [2, 2, 3, 5]])
 @pytest.mark.parametrize("compiled", [False, True])
 def test_values_and_gradients_are_those_of_the_plain_product(
     rows: list[int], compiled: bool, own: bool, transposed: bool
 ) -> None:
     keras.utils.set_random_seed(1)
-    matrix = tensorflow.Variable(keras.random.normal((rows[0], SIZE, SIZE) if own else (SIZE, SIZE)))
-    start = tensorflow.Variable(keras.random.normal((rows[0], SIZE)))
+    matrix = tensorflow.Variable(keras.random.normal((max(rows), SIZE, SIZE) if own else (SIZE, SIZE)))
+    start = tensorflow.Variable(keras.random.normal((max(rows), SIZE)))
 
     def value_and_gradients(put_off: bool) -> tuple:
         with tensorflow.GradientTape() as tape:

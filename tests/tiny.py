@@ -15,6 +15,7 @@ from captioner.batches import CaptionBatches
 from captioner.decoder import Decoder
 from captioner.features import Features
 from captioner.params import ModelParams, Recipe
+from captioner.prefixes import Layout
 from captioner.vocabulary import Vocabulary
 
 POSITIONS, CHANNELS = 4, 6
@@ -101,8 +102,25 @@ def batches(used: Recipe, seed: int | None = 1, by_image: dict[str, list[str]] =
     )
 
 
-def decoder(attention: str = "dot", used: Recipe | None = None) -> Decoder:
-    return training.build(SIZES, used or recipe(), attention, len(vocabulary()), CHANNELS, POSITIONS)
+def histories(layout: Layout, inputs: dict[str, np.ndarray]) -> list[list[tuple[int, int]]]:
+    """Return what a decoder knows after each row of a batch: step by step, which picture it saw and what it read."""
+    known: list[list[tuple[int, int]]] = []
+    before: list[list[tuple[int, int]]] = []
+    words = iter(inputs["words"].tolist())
+    start = 0
+    for stretch in filter(None, layout.stretches):
+        pictures, origins = (inputs[name][start : start + max(stretch)].tolist() for name in ("pictures", "origins"))
+        before = [before[origin] if start else [] for origin in origins[: stretch[0]]]
+        for width in stretch:
+            before = [*before[:width], *(before[origin] for origin in origins[len(before) : width])]
+            before = [[*history, (picture, next(words))] for history, picture in zip(before, pictures, strict=False)]
+            known += before
+        start += max(stretch)
+    return known
+
+
+def decoder(attention: str = "dot", used: Recipe | None = None, sizes: ModelParams = SIZES) -> Decoder:
+    return training.build(sizes, used or recipe(), attention, len(vocabulary()), CHANNELS, POSITIONS)
 
 
 class Scores(keras.callbacks.Callback):

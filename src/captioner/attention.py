@@ -70,9 +70,9 @@ class Attention(keras.layers.Layer):
         That is no tensor: it can be used by `multiply` alone, once a step.
 
         Args:
-            feature_vectors: of the first step's captions.
+            feature_vectors: of all captions.
             keys: what `prepare` returned for them.
-            rows: how many captions each step has, not rising: the first ones.
+            rows: how many captions each step has: the first ones.
         """
         if type(self).call is Attention.call:  # another may do more with them than multiply
             feature_vectors = RecurrentProduct(feature_vectors, rows)

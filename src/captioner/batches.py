@@ -1,6 +1,7 @@
 """Training batches, read from the memory-mapped features.
 
-Legend: `G` pictures · `N` captions a picture · `T` tokens · `P` positions · `C` channels.
+Legend: `G` pictures · `N` captions a picture · `T` tokens · `P` positions · `C` channels · of the rows computed, `A`,
+`B`, `R` and `S`, see `captioner.prefixes`.
 """
 
 import math
@@ -13,6 +14,7 @@ from scipy.optimize import linear_sum_assignment
 
 from captioner.errors import CaptionerError
 from captioner.features import Features
+from captioner.prefixes import Layout, arrange, parting, speakers, steps_together
 from captioner.vocabulary import PAD, Vocabulary, heard
 
 VECTOR = 4  # a product of matrices takes as long for fewer rows
@@ -22,13 +24,15 @@ BALANCED_TOGETHER = 128  # batches; the time of an assignment grows with the thi
 class CaptionBatches(keras.utils.PyDataset):
     """Pictures with their captions, for `captioner.decoder.TeacherForcing`.
 
-    An item is `({features [G, P, C], pictures [B], words [S]}, targets [S])`: the map of `G` pictures, the picture of
-    each caption, and the captions, the longest first, word by word: at the place `t` the first `widths[t]` of them.
-    Beyond a caption's own end stands padding, which neither costs nor counts. All batches have one shape.
+    An item is `({features [G, P, C], pictures [A + B], origins [A + B], words [R], spoken [S]}, targets [S])`: the map
+    of `G` pictures; of each row (see `captioner.prefixes`) its picture, and the row before that it goes on from; the
+    words that are read, step by step; and the words that must be said, step by step, those of the longest captions
+    first, with the row after which each must be said. Beyond a caption's own end stands padding, which neither costs
+    nor counts. All batches have one shape.
 
     A picture's captions stand in one batch, since they share what is computed of the picture. One with more than `N`
     captions appears several times. Batches are drawn at random, yet so that about as many captions go on at a place in
-    one as in another: what one has more, all compute.
+    one as in another, and as many prefixes: what one has more, all compute.
 
     Args:
         features: of the data set.
@@ -43,8 +47,8 @@ class CaptionBatches(keras.utils.PyDataset):
     Attributes:
         images: the picture of each example, an example being up to `N` captions of one picture.
         lengths: tokens of each caption.
-        widths: how many captions are computed at each place, `B_t`: as many as go on there in the batch with the most,
-            rounded up to full vectors of the processor. May be set to more.
+        layout: how many rows are computed at each step: as many as in the batch with the most, rounded up to full
+            vectors of the processor. May be set to a wider one.
 
     Raises:
         CaptionerError: there are no captions, or a picture has no features.
@@ -79,19 +83,42 @@ class CaptionBatches(keras.utils.PyDataset):
         ]
         self.images = [image for image, _ in chunks]
         self.examples = [(row_of(features, image), rows) for image, rows in chunks]
+        self.speakers = self._speakers()  # of each caption's prefixes, among those of its example: [captions, T]
+        going_on, prefixes = self._rows()
+        together = steps_together(going_on.sum(axis=0), prefixes.sum(axis=0))
         self.orders = [np.arange(len(chunks))]
-        places = np.arange(self.targets.shape[1])
-        going_on = np.stack([(self.lengths[rows, None] > places).sum(axis=0) for _, rows in self.examples])  # [_, T]
         if seed is not None:
+            traits = np.concatenate([prefixes[:, :together], going_on[:, together:]], axis=1)
             generator = np.random.default_rng(seed)
-            self.orders = [balanced_order(going_on, batch_size, generator) for _ in range(epochs)]
+            self.orders = [balanced_order(traits, batch_size, generator) for _ in range(epochs)]
         self.epoch = 0
-        self.widths = self._widths(going_on)
+        self.layout = Layout(self._most(going_on), self._most(prefixes), together)
 
-    def _widths(self, going_on: np.ndarray) -> tuple[int, ...]:
+    def _speakers(self) -> np.ndarray:
+        words = heard(self.targets)
+        found = np.empty(self.targets.shape, np.min_scalar_type(max(len(rows) for _, rows in self.examples)))
+        counts = pd.Series([len(rows) for _, rows in self.examples])
+        for alike in counts.groupby(counts).indices.values():
+            rows = np.stack([self.examples[number][1] for number in alike])  # [pictures, N]
+            found[rows] = speakers(words[rows])
+        return found
+
+    def _rows(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return how many captions of each example go on at each step, and how many prefixes they have, `[_, T]`."""
+        rows = np.concatenate([rows for _, rows in self.examples])
+        counts = [len(rows) for _, rows in self.examples]
+        starts = np.cumsum([0, *counts[:-1]])
+        parted = parting(self.speakers[rows], np.arange(len(rows)) - np.repeat(starts, counts))[:, None]
+        lengths = self.lengths[rows][:, None]
+        steps = np.arange(self.lengths.max())
+        going_on, prefixes = lengths > steps, (parted <= steps) & (parted < lengths)
+        return np.add.reduceat(going_on, starts, dtype=int), np.add.reduceat(prefixes, starts, dtype=int)
+
+    def _most(self, rows: np.ndarray) -> tuple[int, ...]:
+        """Return the most rows of a batch at each step, of those of the examples, `[_, T]`."""
         starts = np.arange(0, len(self.examples), self.batch_size)
-        most = np.max([np.add.reduceat(going_on[order], starts).max(axis=0) for order in self.orders], axis=0)  # [T]
-        return tuple(min(-(-width // VECTOR) * VECTOR, most[0]) for width in most.tolist() if width)
+        most = np.max([np.add.reduceat(rows[order], starts).max(axis=0) for order in self.orders], axis=0)  # [T]
+        return tuple(min(-(-count // VECTOR) * VECTOR, most.max()) for count in most.tolist())
 
     def on_epoch_end(self) -> None:
         """Take the order of the next epoch."""
@@ -107,26 +134,30 @@ class CaptionBatches(keras.utils.PyDataset):
 
     def __getitem__(self, index: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
         examples = [self.examples[example] for example in self.chosen(index)]
-        rows = np.zeros(self.batch_size, int)
-        rows[: len(examples)] = [row for row, _ in examples]
-        captions = np.concatenate([captions for _, captions in examples])
+        maps = np.zeros(self.batch_size, int)
+        maps[: len(examples)] = [row for row, _ in examples]
+        counts = [len(rows) for _, rows in examples]
+        captions = np.concatenate([rows for _, rows in examples])
         longest_first = np.argsort(-self.lengths[captions], kind="stable")
-        pictures = np.zeros(self.widths[0], np.int32)
-        owners = np.repeat(np.arange(len(examples)), [len(own) for _, own in examples])
-        pictures[: len(captions)] = owners[longest_first]
-        steps, places = self.layout()
-        targets = np.full((len(pictures), self.targets.shape[1]), PAD, np.int32)
-        targets[: len(captions)] = self.targets[captions[longest_first]]
-        words = heard(targets)
-        return (
-            {"features": self.grid[rows], "pictures": pictures, "words": words[places, steps]},
-            targets[places, steps],
-        )
+        firsts = np.repeat(np.cumsum([0, *counts[:-1]]), counts)[longest_first]
+        pictures = np.repeat(np.arange(len(examples)), counts)[longest_first]
+        captions = captions[longest_first]
+        speakers = np.argsort(longest_first)[firsts[:, None] + self.speakers[captions]]
+        arranged = arrange(self.layout, self.lengths[captions], speakers)
 
-    def layout(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return of each element of `words` the step, and the place of its caption in the batch; int `[S]` each."""
-        steps = np.repeat(np.arange(len(self.widths)), self.widths)
-        return steps, np.concatenate([np.arange(width) for width in self.widths])
+        places = self.layout.captions
+        targets = np.full((places[0] + 1, len(places)), PAD, np.int32)  # the last row stays empty, for what has none
+        targets[: len(captions)] = self.targets[captions, : len(places)]
+        steps, rows = self.layout.read
+        inputs = {
+            "features": self.grid[maps],
+            "pictures": np.append(pictures, 0)[arranged.captions].astype(np.int32),
+            "origins": arranged.origins.astype(np.int32),
+            "words": heard(targets)[arranged.captions[rows], steps],
+            "spoken": arranged.spoken.astype(np.int32),
+        }
+        steps, said_by = self.layout.spoken
+        return inputs, targets[said_by, steps]
 
 
 def balanced_order(traits: np.ndarray, batch_size: int, generator: np.random.Generator) -> np.ndarray:

@@ -5,7 +5,7 @@ Legend: `G` pictures · `N` captions a picture · `B` captions (`G x N`) · `T` 
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -13,6 +13,7 @@ from keras import ops
 
 from captioner import attention
 from captioner.dropout import Dropout
+from captioner.prefixes import Layout
 from captioner.recurrence import RecurrentProduct
 from captioner.vocabulary import PAD
 
@@ -139,7 +140,8 @@ class Decoder(keras.Model):
             state, context, _ = self.step(gates[:, step], state, picture)
             outputs.append(state.output)
             contexts.append(context)
-        logits = self.logits(ops.stack(outputs, 1), ops.stack(contexts, 1), embedded, training)  # [B, T, V]
+        deep = self.deep_output(ops.stack(outputs, 1), ops.stack(contexts, 1), embedded)  # [B, T, E]
+        logits = self.logits(deep, training)  # [B, T, V]
         return ops.reshape(logits, (-1, captions, length, logits.shape[-1]))
 
     def look(self, features: Any, captions: int = 1, training: bool = False) -> tuple[Picture, State]:
@@ -180,16 +182,19 @@ class Decoder(keras.Model):
         cell = ops.sigmoid(forget) * state.cell + ops.sigmoid(enter) * ops.tanh(candidate)
         return State(ops.sigmoid(leave) * ops.tanh(cell), cell), context, weights
 
-    def logits(self, output: Any, context: Any, embedded: Any, training: bool = False) -> Any:
-        """Return the logits of the next word, `[..., V]`, from state `[..., H]`, context and word `[..., E]`."""
-        deep = self.state_to_output(output) + self.context_to_output(context) + embedded
+    def deep_output(self, output: Any, context: Any, embedded: Any) -> Any:
+        """Return what the next word is told by, `[..., E]`: state `[..., H]`, context and word `[..., E]`, summed."""
+        return self.state_to_output(output) + self.context_to_output(context) + embedded
+
+    def logits(self, deep: Any, training: bool = False) -> Any:
+        """Return the logits of the next word, `[..., V]`, from what `deep_output` returned."""
         return self.vocabulary_logits(self.output_dropout(deep, training=training))
 
     def next_word(self, words: Any, state: State, picture: Picture) -> tuple[Any, State, Any]:
         """Generate: return logits `[B, V]`, new state and attention weights `[B, P]` after the words `[B]`."""
         embedded = self.embedding(words)  # [B, E]
         state, context, weights = self.step(self.word_gates(embedded), state, picture)
-        return self.logits(state.output, context, embedded), state, weights
+        return self.logits(self.deep_output(state.output, context, embedded)), state, weights
 
     def get_config(self) -> dict:
         """Return what `__init__` was given."""
@@ -197,55 +202,66 @@ class Decoder(keras.Model):
 
 
 class TeacherForcing(keras.Model):
-    """Runs a decoder along captions that are given, each only as far as it goes: what training spends its time on.
+    """Runs a decoder along captions that are given: what training spends its time on.
 
-    Captions stand in the order of their lengths, the longest first, so that those still going on at a word are the
-    first ones. Of each word only they are computed, in a number that is fixed for the compiler's sake.
+    Each caption is computed only as far as it goes, and its first words together with those captions of the picture
+    that begin alike; see `captioner.prefixes`. The number of rows at each step is fixed for the compiler's sake.
 
     Args:
         decoder: it is shared, not copied.
-        widths: how many captions go on at each word, `B_t`, not rising.
+        layout: how many rows each step has.
 
     Call arguments:
-        inputs: `features`, the encoder's map, float `[G, P, C]`; `pictures`, int `[B_0]`: which of them each caption
-            is of; `words`, int `[S]`, `S` the sum of `B_t`: the first word of all captions, then the second ...
+        inputs: `features`, the encoder's map, float `[G, P, C]`; `pictures`, int `[A + B]`: which of them each row of
+            either stretch is of; `origins`, int `[A + B]`: the row of the step before that each goes on from when it
+            is added; `words`, int `[R]`: what each row reads, step by step; `spoken`, int `[S]`: the rows after which
+            a word must be said.
 
     Returns:
-        Logits of the word that follows each word, float32 `[S, V]`.
+        Logits of the words that must be said, float32 `[S, V]`.
     """
 
-    def __init__(self, decoder: Decoder, widths: Sequence[int]):
+    def __init__(self, decoder: Decoder, layout: Layout):
         super().__init__(name="teacher_forcing")
         self.decoder = decoder
-        self.widths = tuple(widths)
+        self.layout = layout
         self.built = True
 
     def call(self, inputs: dict[str, Any], training: bool = False) -> Any:
-        """Return the logits of each next word; see the class."""
-        decoder = self.decoder
-        once = decoder.look(inputs["features"], training=training)
-        picture, state = keras.tree.map_structure(lambda x: ops.take(x, inputs["pictures"], axis=0), once)
-        picture = Picture(*decoder.attention.recurrent(picture.feature_vectors, picture.keys, self.widths))
-        words = ops.reshape(inputs["words"], (sum(self.widths),))  # under `fit` the number is not known of itself
-        embedded, gates = self._read(words, training)  # [S, E], [S, 4H]
+        """Return the logits of each word that must be said; see the class."""
+        decoder, stretches = self.decoder, [stretch for stretch in self.layout.stretches if stretch]
+        rows = list(itertools.chain(*stretches))
+        most = [max(stretch) for stretch in stretches]  # A and B
+        pictures, origins = (_split(inputs[name], most) for name in ("pictures", "origins"))
+        # under `fit` the number is not known of itself
+        embedded, gates = self._read(ops.reshape(inputs["words"], (sum(rows),)), training)  # [R, E], [R, 4H]
         # split and not sliced: the gradients of slices would each be as long as the whole
-        ends = list(itertools.accumulate(self.widths))[:-1]
-        parts = ops.split(gates, ends) if ends else [gates]  # [B_t, 4H] each
-        recurrent_gates = RecurrentProduct(decoder.recurrent_gates.kernel, self.widths)
-        outputs, contexts = [], []
-        for width, word_gates in zip(self.widths, parts, strict=True):
-            picture, state = keras.tree.map_structure(
-                lambda x: x if isinstance(x, RecurrentProduct) else x[:width],  # noqa: B023 - used at once
-                (picture, state),
-            )
-            state, context, _ = decoder.step(word_gates, state, picture, recurrent_gates)
-            outputs.append(state.output)
-            contexts.append(context)
-        return decoder.logits(ops.concatenate(outputs), ops.concatenate(contexts), embedded, training)
+        parts = iter(_split(gates, rows))  # [rows_t, 4H] each
+        recurrent_gates = RecurrentProduct(decoder.recurrent_gates.kernel, rows)
+        once, begun = decoder.look(inputs["features"], training=training)
+        outputs, contexts, state = [], [], None
+        for stretch, picture, origin in zip(stretches, pictures, origins, strict=True):
+            whole = Picture(*_rows(once, picture))
+            whole = Picture(*decoder.attention.recurrent(whole.feature_vectors, whole.keys, stretch))
+            rows_before = picture[: stretch[0]] if state is None else origin[: stretch[0]]
+            state = State(*_rows(begun if state is None else state, rows_before))
+            for before, width in itertools.pairwise((stretch[0], *stretch)):
+                if width > before:
+                    goes_on = ops.arange(before, dtype=origin.dtype)
+                    state = State(*_rows(state, ops.concatenate([goes_on, origin[before:width]])))
+                elif width < before:
+                    state, whole = State(*_first(state, width)), Picture(*_first(whole, width))
+                seen = Picture(*_first(whole, width))
+                state, context, _ = decoder.step(next(parts), state, seen, recurrent_gates)
+                outputs.append(state.output)
+                contexts.append(context)
+        deep = decoder.deep_output(ops.concatenate(outputs), ops.concatenate(contexts), embedded)  # [R, E]
+        spoken = ops.reshape(inputs["spoken"], (sum(self.layout.captions),))
+        return decoder.logits(ops.take(deep, spoken, axis=0), training)
 
     def _read(self, words: Any, training: bool) -> tuple[Any, Any]:
-        """Return embeddings `[S, E]` of words `[S]`, and their part of the gates, `[S, 4H]`."""
-        decoder, length = self.decoder, sum(self.widths)
+        """Return embeddings `[R, E]` of words `[R]`, and their part of the gates, `[R, 4H]`."""
+        decoder, length = self.decoder, words.shape[0]
         vocabulary, size = decoder.config["vocabulary_size"], decoder.config["embedding_size"]
         dropped = training and decoder.config["word_dropout"]
         # multiplications for each gate, forward and backward, in the three ways below that involve words
@@ -254,8 +270,24 @@ class TeacherForcing(keras.Model):
             return embedded, decoder.word_gates(embedded)
         # of few words the gates are computed once each; they are picked by a product, since so is its gradient then
         every = decoder.embedding(ops.arange(vocabulary))  # [V, E]
-        picked = ops.one_hot(words, vocabulary, dtype=every.dtype)  # [S, V]
+        picked = ops.one_hot(words, vocabulary, dtype=every.dtype)  # [R, V]
         return ops.matmul(picked, every), ops.matmul(picked, decoder.word_gates(every))
+
+
+def _split(values: Any, sizes: Sequence[int]) -> list[Any]:
+    """Return as many of the values as each size says, one after the other."""
+    *ends, number = itertools.accumulate(sizes)
+    values = ops.reshape(values, (number, *values.shape[1:]))
+    return ops.split(values, ends) if ends else [values]
+
+
+def _rows(values: Iterable[Any], rows: Any) -> Iterator[Any]:
+    return (ops.take(each, rows, axis=0) for each in values)
+
+
+def _first(values: Iterable[Any], count: int) -> Iterator[Any]:
+    """Return the first rows of each; a `RecurrentProduct` takes no more than it needs by itself."""
+    return (each if isinstance(each, RecurrentProduct) else each[:count] for each in values)
 
 
 def token_nll(logits: Any, targets: Any) -> Any:

@@ -17,14 +17,14 @@ from captioner.vocabulary import PAD
 
 def nll_of_decoder(decoder: Decoder, batches: CaptionBatches, name: str = "nll") -> Statistics:
     """Return a decoder's negative log-likelihood in nats a token, by picture, under the name given."""
-    measure = _Surprise(TeacherForcing(decoder, batches.widths))
+    measure = _Surprise(TeacherForcing(decoder, batches.layout))
     examples = np.zeros((len(batches.images), 2))
-    _, places = batches.layout()
+    _, rows = batches.layout.read
     for number in range(len(batches)):
         inputs, targets = batches[number]
         surprise = measure.predict_on_batch({**inputs, "targets": targets})  # [S]
         real = targets != PAD
-        owners = batches.chosen(number)[inputs["pictures"][places[real]]]
+        owners = batches.chosen(number)[inputs["pictures"][rows[inputs["spoken"][real]]]]
         np.add.at(examples, owners, np.stack([surprise[real], np.ones(len(owners))], axis=1))
     sums = pd.DataFrame(examples).groupby(batches.images, sort=False).sum()
     return Statistics(list(sums.index), {name: sums.to_numpy()})

@@ -1,7 +1,6 @@
 """Training a decoder: loss under teacher forcing, early stopping by captions that the model generates itself."""
 
 import io
-import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -85,7 +84,7 @@ def train(
         callbacks: one of them must add `val_CIDEr` to the logs, as `GeneratedValidation` does, if that is monitored.
         monitor: by which of `MONITORS` the best epoch is known.
     """
-    training.widths = validation.widths = _wider(training.widths, validation.widths)
+    training.layout = validation.layout = training.layout.wider(validation.layout)
     stopping = keras.callbacks.EarlyStopping(
         monitor, patience=recipe.patience, mode=MONITORS[monitor], restore_best_weights=True
     )
@@ -100,7 +99,7 @@ def train(
 
 def teacher(decoder: Decoder, batches: CaptionBatches, recipe: Recipe) -> TeacherForcing:
     """Return what fits a decoder to batches, compiled."""
-    model = TeacherForcing(decoder, batches.widths)
+    model = TeacherForcing(decoder, batches.layout)
     model.compile(
         optimizer=optimizer(recipe, len(batches)),
         loss=TokenCrossEntropy(recipe.label_smoothing),
@@ -119,10 +118,6 @@ def _learning_rate(recipe: Recipe, steps_an_epoch: int) -> Any:
     if recipe.schedule == "constant":
         return recipe.learning_rate
     return keras.optimizers.schedules.CosineDecay(recipe.learning_rate, recipe.epochs * steps_an_epoch)
-
-
-def _wider(one: Sequence[int], other: Sequence[int]) -> tuple[int, ...]:
-    return tuple(map(max, itertools.zip_longest(one, other, fillvalue=0)))
 
 
 class GeneratedValidation(keras.callbacks.Callback):
