@@ -106,6 +106,8 @@ def teacher(decoder: Decoder, batches: CaptionBatches, recipe: Recipe) -> Teache
         metrics=[TokenNegativeLogLikelihood()],
         jit_compile=True,
     )
+    # else it makes its variables in the first step, which is then traced twice
+    model.optimizer.build(decoder.trainable_variables)
     return model
 
 
