@@ -3,6 +3,7 @@ import json
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -92,6 +93,30 @@ def test_inference_gives_what_training_saw(directory: Path, extractor: Extractor
 
 def test_one_picture_at_a_time(pixels: np.ndarray, keras_grid: np.ndarray) -> None:
     assert_equal_in_float16(Extractor(LITE0, batch_size=1)(pixels[:2]), keras_grid[:2])
+
+
+def test_nothing_is_compiled_for_a_picture_alone_until_the_second_one(
+    monkeypatch: pytest.MonkeyPatch, directory: Path, pixels: np.ndarray, keras_grid: np.ndarray
+) -> None:
+    compiled = []
+    compile_forward = features.compile_forward
+
+    def counted(*arguments: Any) -> Any:
+        compiled.append(arguments)
+        return compile_forward(*arguments)
+
+    monkeypatch.setattr(features, "compile_forward", counted)
+    extractor = Extractor(LITE0)
+    assert_equal_in_float16(extractor(pixels[3:4]), keras_grid[3:4])
+    assert not compiled
+    for _ in range(2):
+        np.testing.assert_array_equal(extractor(pixels[3:4]), Features.open(directory).grid[3:4])
+    assert len(compiled) == 1
+
+
+def test_a_data_set_of_one_picture_is_extracted_as_any(directory: Path, jpegs: list[bytes], tmp_path: Path) -> None:
+    extract(jpegs[:1], NAMES[:1], LITE0, "imagenet", tmp_path / "features")
+    np.testing.assert_array_equal(Features.open(tmp_path / "features").grid, Features.open(directory).grid[:1])
 
 
 def test_the_path_of_a_gpu_gives_the_same(

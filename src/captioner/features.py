@@ -68,6 +68,8 @@ def extract(
 class Extractor:
     """A frozen encoder, compiled: the one way from pixels to feature vectors, in training as in inference.
 
+    Only the first picture that comes alone need not wait until it is compiled: its values may differ in the last place.
+
     Args:
         encoder: a key of `captioner.encoders.ENCODERS`.
         weights: `imagenet` or the path of a weights file.
@@ -89,7 +91,10 @@ class Extractor:
         self.encoder, self.weights = encoder, str(weights)
         self.batch_size = batch_size
         self.weights_sha256 = encoders.weights_hash(model)
-        self._forward, self._together = compile_forward(model, batch_size)
+        self._model = model
+        self._compiled: tuple[Callable[[np.ndarray], np.ndarray], int] | None = None
+        self._asked = False
+        self._lock = threading.Lock()
 
     def __call__(self, pictures: np.ndarray) -> np.ndarray:
         """Turn pictures, uint8 `[B, 224, 224, 3]`, into feature vectors, float16 `[B, P, C]`.
@@ -98,15 +103,31 @@ class Extractor:
             CaptionerError: a value is not finite in float16, as happens with the weights of another network.
         """
         features = np.empty((len(pictures), self.positions, self.channels), np.float16)  # [B, P, C]
+        forward, _ = self._network(alone=len(pictures) == 1)
         for start in range(0, len(pictures), self.batch_size):
             part = pictures[start : start + self.batch_size]
-            features[start : start + len(part)] = self._forward(part).reshape(len(part), self.positions, self.channels)
+            features[start : start + len(part)] = forward(part).reshape(len(part), self.positions, self.channels)
         # not finite: all bits of the exponent are set; NumPy's own test takes ten times as long in float16
         if (features.view(np.uint16) & EXPONENT == EXPONENT).any():
             raise CaptionerError(
                 f"encoder {self.encoder!r} gives values that float16 cannot hold: check that `weights` are its own"
             )
         return features
+
+    def _network(self, alone: bool = False) -> tuple[Callable[[np.ndarray], np.ndarray], int]:
+        """Return what `compile_forward` made of the network.
+
+        Whoever gives a picture alone may have no other. The first such goes through Keras as it is, which takes a fifth
+        of a second where compiling takes two.
+        """
+        with self._lock:
+            if self._compiled is None:
+                if alone and not self._asked and runs_on_litert():
+                    self._asked = True
+                    return lambda batch: np.asarray(half(self._model)(batch)), 1
+                self._compiled = compile_forward(self._model, self.batch_size)
+                del self._model
+            return self._compiled
 
     def extract(self, pictures: Iterable[bytes], names: Sequence[str], directory: Path) -> None:
         """Write the features of encoded pictures to a directory; see the function `extract`."""
@@ -138,12 +159,31 @@ class Extractor:
         """
         pairs = zip(names, pictures, strict=True)
         cores = os.cpu_count() or 1
-        if self._together == 1:
+        _, together = self._network()
+        if together == 1:
             yield from threads.ahead(lambda pair: self(_decode(pair)[None]), pairs, 2 * cores, cores)
         else:
-            with closing(threads.ahead(_decode, pairs, 2 * self._together, cores)) as decoded:
-                while part := list(islice(decoded, self._together)):
+            with closing(threads.ahead(_decode, pairs, 2 * together, cores)) as decoded:
+                while part := list(islice(decoded, together)):
                     yield self(np.stack(part))
+
+
+def half(model: "keras.Model") -> "keras.Model":
+    """Return a model whose map is float16, infinite where that cannot hold it."""
+    import keras
+
+    return keras.Model(model.inputs[0], keras.ops.cast(model.outputs[0], "float16"))
+
+
+def runs_on_litert() -> bool:
+    """Whether frozen models run through LiteRT: on TensorFlow without a GPU."""
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow
+
+    return not tensorflow.config.list_physical_devices("GPU")
 
 
 def compile_forward(model: "keras.Model", batch_size: int) -> tuple[Callable[[np.ndarray], np.ndarray], int]:
@@ -156,14 +196,9 @@ def compile_forward(model: "keras.Model", batch_size: int) -> tuple[Callable[[np
         Function from pictures, uint8 `[B, 224, 224, 3]`, `B` up to `batch_size`, to the map, float16 `[B, 7, 7, C]`,
         infinite where float16 cannot hold it; and how many pictures it takes at a time at best.
     """
-    import keras
-
-    half = keras.Model(model.inputs[0], keras.ops.cast(model.outputs[0], "float16"))
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow
-
-        if not tensorflow.config.list_physical_devices("GPU"):
-            return _compile_litert(half), 1
+    network = half(model)
+    if runs_on_litert():
+        return _compile_litert(network), 1
 
     # A web server calls from many threads, and on JAX Keras lends the weights' memory to a prediction until it ends.
     lock = threading.Lock()
@@ -171,7 +206,7 @@ def compile_forward(model: "keras.Model", batch_size: int) -> tuple[Callable[[np
     def forward(batch: np.ndarray) -> np.ndarray:
         filled = np.pad(batch, ((0, batch_size - len(batch)), (0, 0), (0, 0), (0, 0)))
         with lock:
-            return half.predict_on_batch(filled)[: len(batch)]
+            return network.predict_on_batch(filled)[: len(batch)]
 
     return forward, batch_size
 
