@@ -182,9 +182,9 @@ def measure(attention: str, directory: Path) -> None:
         agreement=agreed,
         goal={"ratio": 4, "fraction_of_limit": GOALS[attention]},
         notes=[
-            f"{flop / 1e6:.0f} MFLOP a caption of {tokens:.1f} tokens, for which ours computes {rows:.1f} rows, those that "
-            f"captions share once and those that only the fullest batch needs included; ours cuts captions at "
-            f"{recipe.maximum_words} words, as the pipeline does, the textbook's loop pads them to {synthetic.LONGEST}",
+            f"{flop / 1e6:.0f} MFLOP a caption of {tokens:.1f} tokens, for which ours computes {rows:.1f} rows, as "
+            f"many in each batch as in the fullest; ours cuts captions at {recipe.maximum_words} words, as the "
+            f"pipeline does, the textbook's loop pads them to {synthetic.LONGEST}",
             f"first pass, compilation included: ours {compiling[0]:.0f} s, one step of the reference "
             f"{compiling[1]:.0f} s; not counted",
         ],
