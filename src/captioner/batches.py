@@ -118,7 +118,7 @@ class CaptionBatches(keras.utils.PyDataset):
         """Return the most rows of a batch at each step, of those of the examples, `[_, T]`."""
         starts = np.arange(0, len(self.examples), self.batch_size)
         most = np.max([np.add.reduceat(rows[order], starts).max(axis=0) for order in self.orders], axis=0)  # [T]
-        return tuple(min(-(-count // VECTOR) * VECTOR, most.max()) for count in most.tolist())
+        return tuple(min(-(-count // VECTOR) * VECTOR, max(most.tolist())) for count in most.tolist())
 
     def on_epoch_end(self) -> None:
         """Take the order of the next epoch."""
