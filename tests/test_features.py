@@ -114,6 +114,15 @@ def test_nothing_is_compiled_for_a_picture_alone_until_the_second_one(
     assert len(compiled) == 1
 
 
+def test_a_picture_alone_has_its_network_when_another_thread_compiles(
+    pixels: np.ndarray, keras_grid: np.ndarray
+) -> None:
+    extractor = Extractor(LITE0)
+    alone, _ = extractor._network(alone=True)
+    extractor(pixels[:2])
+    assert_equal_in_float16(alone(pixels[:1]).reshape(1, 49, 1280), keras_grid[:1])
+
+
 def test_a_data_set_of_one_picture_is_extracted_as_any(directory: Path, jpegs: list[bytes], tmp_path: Path) -> None:
     extract(jpegs[:1], NAMES[:1], LITE0, "imagenet", tmp_path / "features")
     np.testing.assert_array_equal(Features.open(tmp_path / "features").grid, Features.open(directory).grid[:1])

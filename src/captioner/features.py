@@ -124,7 +124,8 @@ class Extractor:
             if self._compiled is None:
                 if alone and not self._asked and runs_on_litert():
                     self._asked = True
-                    return lambda batch: np.asarray(half(self._model)(batch)), 1
+                    network = half(self._model)  # kept, should another thread compile it before this one comes to it
+                    return lambda batch: np.asarray(network(batch)), 1
                 self._compiled = compile_forward(self._model, self.batch_size)
                 del self._model
             return self._compiled

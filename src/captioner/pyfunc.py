@@ -125,6 +125,7 @@ def _size(path: Path) -> int | None:
 def _load_pyfunc(path: str) -> PicturesToCaptions:
     """Load the model's directory; the name is MLflow's."""
     model = Captioner.load(Path(path))
-    # A server says that it is ready when this is done: with the encoder loaded and the search compiled, not before.
-    model.caption(np.zeros((1, 1), np.uint8))
+    # A server says that it is ready when this is done: with the encoder compiled, as it is for a second picture, and
+    # the search, not before.
+    model.caption([np.zeros((1, 1), np.uint8)] * 2)
     return PicturesToCaptions(model)
