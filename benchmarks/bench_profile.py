@@ -58,7 +58,6 @@ def profile(attention: str, directory: Path) -> dict[str, float]:
     without: Any = TeacherForcing(decoder, batches.layout)
     without.decoder = WithoutVocabulary(decoder)
     cost, weights = TokenCrossEntropy(recipe.label_smoothing), decoder.trainable_weights
-    teacher.optimizer.build(weights)
     inputs, targets = tensorflow.nest.map_structure(tensorflow.constant, batches[0])
 
     def look() -> Any:

@@ -51,14 +51,12 @@ class Layout:
 
     def wider(self, other: "Layout") -> "Layout":
         """Return a layout for the batches of both, with as many steps together as here."""
-        ends = [max(each.prefixes, default=0) for each in (self, other)]
-        longest = max(len(each.captions) for each in (self, other))
-        prefixes = [
-            [*each.prefixes, *[end] * (longest - len(each.prefixes))]
-            for each, end in zip((self, other), ends, strict=True)
-        ]
-        captions = itertools.zip_longest(self.captions, other.captions, fillvalue=0)
-        return Layout(tuple(map(max, captions)), tuple(map(max, zip(*prefixes, strict=True))), self.together)
+        captions, prefixes = (
+            map(max, itertools.zip_longest(one, another, fillvalue=0))
+            for one, another in ((self.captions, other.captions), (self.prefixes, other.prefixes))
+        )
+        # beyond the end of the shorter one its last prefixes still want their rows
+        return Layout(tuple(captions), tuple(itertools.accumulate(prefixes, max)), self.together)
 
 
 def steps_together(captions: np.ndarray, prefixes: np.ndarray) -> int:
