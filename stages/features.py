@@ -4,6 +4,7 @@ import os
 
 from stage import DATA, FEATURES, from_environment, main_checkout, run
 
+from captioner import encoders
 from captioner.datasets import pack
 from captioner.features import extract
 from captioner.lean import lean
@@ -16,13 +17,14 @@ def features(params: Params) -> None:
         os.environ["KERAS_HOME"] = str(keras_home)
     with lean():
         import keras  # noqa: F401 - here, since Keras asks for its home when it is imported
-    weights = params.features.weights
+    encoder, weights = params.features.encoder, params.features.weights
+    file = encoders.weights_file(encoder, weights, main_checkout())
     images = pack.read_captions(DATA)["image"].drop_duplicates().tolist()
     extract(
         pack.read_pictures(DATA, images),
         images,
-        params.features.encoder,
-        weights if weights == "imagenet" else str(main_checkout() / weights),
+        encoder,
+        weights if file is None else str(file),
         FEATURES,
         batch_size=params.features.batch_size,
     )

@@ -17,6 +17,7 @@ from captioner.files import replacing
 from captioner.params import Params
 
 DATA = Path("data")
+FINGERPRINTS = DATA / "fingerprints"
 VOCABULARY = DATA / "vocabulary.json"
 FEATURES = DATA / "features"
 MODEL = Path("models/captioner")
@@ -36,8 +37,8 @@ def from_environment(name: str) -> Path | None:
     return main_checkout() / value if value else None
 
 
-def run(stage: Callable[[Params], None]) -> None:
-    """Run a stage with the parameters of `params.yaml`, and note how long it took.
+def run(stage: Callable[[Params], None], timed: bool = True) -> None:
+    """Run a stage with the parameters of `params.yaml`, and, if timed, note how long it took.
 
     What a user can cause ends in one line on the standard error stream and exit code 1.
     """
@@ -51,5 +52,6 @@ def run(stage: Callable[[Params], None]) -> None:
         sys.exit(f"{stage.__name__}: {error.strerror or error} ({error.filename or 'no file'}); nothing was written.")
     except KeyboardInterrupt:
         sys.exit(f"{stage.__name__}: interrupted; nothing was written.")
-    with replacing(RESULTS / "seconds" / f"{stage.__name__}.json") as beside:
-        beside.write_text(json.dumps({stage.__name__: round(time.perf_counter() - began, 1)}) + "\n")
+    if timed:
+        with replacing(RESULTS / "seconds" / f"{stage.__name__}.json") as beside:
+            beside.write_text(json.dumps({stage.__name__: round(time.perf_counter() - began, 1)}) + "\n")

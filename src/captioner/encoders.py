@@ -67,16 +67,28 @@ def build(name: str, weights: str | Path = "imagenet") -> "keras.Model":
     with quiet():
         import keras
     encoder = ENCODERS[name]
-    imagenet = weights == "imagenet"
-    if not imagenet and not Path(weights).is_file():
-        raise CaptionerError(f"weights {str(weights)!r} of encoder {name!r} are no file: give 'imagenet' or a file")
+    file = weights_file(name, weights)
     pictures = keras.Input((IMAGE_SIZE, IMAGE_SIZE, 3), name="pictures")
     preprocessed = keras.layers.Rescaling(encoder.scale, encoder.offset, name="preprocessing")(pictures)
-    model = keras.Model(pictures, encoder.connect(preprocessed, imagenet), name=name)
-    if not imagenet:
-        _load(model, Path(weights))
+    model = keras.Model(pictures, encoder.connect(preprocessed, file is None), name=name)
+    if file is not None:
+        _load(model, file)
     model.trainable = False
     return model
+
+
+def weights_file(name: str, weights: str | Path, directory: Path = Path()) -> Path | None:
+    """Return the file of an encoder's weights, if they are not ImageNet's; a relative path counts from `directory`.
+
+    Raises:
+        CaptionerError: there is no such file.
+    """
+    if weights == "imagenet":
+        return None
+    file = directory / weights
+    if not file.is_file():
+        raise CaptionerError(f"weights {str(weights)!r} of encoder {name!r} are no file: give 'imagenet' or a file")
+    return file
 
 
 def weights_hash(model: "keras.Model") -> str:

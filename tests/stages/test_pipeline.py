@@ -3,6 +3,8 @@
 import ast
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,7 +17,7 @@ import yaml
 from PIL import Image
 
 from captioner.datasets import pack
-from captioner.datasets.dataset import CAPTION_COLUMNS, Dataset
+from captioner.datasets.dataset import CAPTION_COLUMNS, SPLITS, Dataset
 
 CHECKOUT = Path(__file__).parents[2]
 SOURCE = CHECKOUT / "src"
@@ -137,8 +139,10 @@ def test_script_and_function_bear_the_name_of_the_stage(stage: str) -> None:
 @EVERY
 def test_nothing_switches_off_the_run_cache(stage: str) -> None:
     assert STAGES[stage]["deps"]
-    assert not STAGES[stage].keys() & {"metrics", "plots", "always_changed", "frozen"}
-    assert [out for out in STAGES[stage]["outs"] if not isinstance(out, str)] == []
+    assert not STAGES[stage].keys() & {"metrics", "plots", "frozen"}
+    assert STAGES[stage].get("always_changed", False) == (stage == "fingerprint")
+    if stage != "fingerprint":  # which reads what it wrote before
+        assert [out for out in STAGES[stage]["outs"] if not isinstance(out, str)] == []
 
 
 def test_data_dependencies_are_outputs_of_earlier_stages() -> None:
@@ -147,7 +151,7 @@ def test_data_dependencies_are_outputs_of_earlier_stages() -> None:
         for path in stage["deps"]:
             if not path.startswith(("src/", "stages/")):
                 assert any(path == out or path.startswith(f"{out}/") for out in made), path
-        made += stage["outs"]
+        made += [path for out in stage["outs"] for path in ([out] if isinstance(out, str) else out)]
     assert len(made) == len(set(made))
     for shown in (*PIPELINE["metrics"], *(path for plot in PIPELINE["plots"] for path in _files(plot))):
         assert any(shown == out or shown.startswith(f"{out}/") for out in made), shown
@@ -220,6 +224,92 @@ def test_an_unknown_attention_is_one_line_before_any_work(stage: str, workspace:
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (f"{stage}: params.yaml: attention is 'additive': allowed are uniform, bahdanau, dot.\n")
     assert files(workspace) == before
+
+
+@pytest.fixture
+def own(workspace: Path) -> Path:
+    """A folder of one's own pictures in the workspace, chosen as its data set."""
+    folder = workspace / "mine"
+    folder.mkdir()
+    for number, (split, shade) in enumerate((split, shade) for split in SPLITS for shade in (0, 90)):
+        Image.new("RGB", (8, 8), (shade,) * 3).save(folder / f"{split}{number}.png")
+    rows = [f"{path.name},a dog runs,{path.name[:-5]}" for path in sorted(folder.glob("*.png"))]
+    (folder / "captions.csv").write_text("image,caption,split\n" + "\n".join(rows) + "\n", "utf-8")
+    set_parameter(workspace, "dataset", "folder")
+    set_parameter(workspace, "download.folder.path", "mine")
+    return folder
+
+
+def fingerprints(directory: Path) -> tuple[bytes, bytes]:
+    done = script("fingerprint", directory)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    pictures, weights = (directory / f"data/fingerprints/{name}.json" for name in ("pictures", "weights"))
+    return pictures.read_bytes(), weights.read_bytes()
+
+
+def test_a_fingerprint_changes_with_the_content_of_what_is_named_and_with_nothing_else(own: Path) -> None:
+    workspace = own.parent
+    first = fingerprints(workspace)
+    os.utime(own / "train0.png", ns=(0, 0))
+    (own / "not-captioned.png").write_bytes(b"?")
+    assert fingerprints(workspace) == first
+    Image.new("RGB", (8, 8), "red").save(own / "train0.png")
+    other_picture = fingerprints(workspace)
+    assert other_picture[0] != first[0] and other_picture[1] == first[1]
+    (own / "captions.csv").write_text((own / "captions.csv").read_text("utf-8").replace("dog", "cat"), "utf-8")
+    assert fingerprints(workspace)[0] not in (first[0], other_picture[0])
+    (own / "captions.csv").write_text("nonsense", "utf-8")  # the stage that reads it says what is wrong
+    assert fingerprints(workspace)[0] not in (first[0], other_picture[0])
+
+
+def test_a_clone_without_ones_own_pictures_keeps_what_was_made_of_them(own: Path) -> None:
+    workspace = own.parent
+    first = fingerprints(workspace)
+    own.rename(workspace / "elsewhere")
+    done = script("fingerprint", workspace)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr == "fingerprint: there is no mine here: what was made of it is kept.\n"
+    assert (workspace / "data/fingerprints/pictures.json").read_bytes() == first[0]
+    set_parameter(workspace, "download.folder.path", "others")
+    assert fingerprints(workspace)[0] != first[0]
+
+
+def test_a_fingerprint_of_weights(workspace: Path) -> None:
+    none = fingerprints(workspace)
+    set_parameter(workspace, "features.weights", "own.h5")
+    done = script("fingerprint", workspace)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("fingerprint: weights 'own.h5' of encoder") and done.stderr.count("\n") == 1
+    (workspace / "own.h5").write_bytes(b"one")
+    one = fingerprints(workspace)
+    (workspace / "own.h5").write_bytes(b"two")
+    assert len({none, one, fingerprints(workspace)}) == 3
+
+
+@pytest.mark.skipif(not (CHECKOUT / ".git").exists(), reason="needs a git checkout to copy")
+def test_dvc_runs_again_what_depends_on_a_changed_file(own: Path) -> None:
+    workspace = own.parent
+    shutil.rmtree(workspace / "data")
+    for name in ("dvc.yaml", ".dvc/config", ".dvcignore"):
+        (workspace / name).parent.mkdir(exist_ok=True)
+        (workspace / name).write_bytes((CHECKOUT / name).read_bytes())
+    for name in ("src", "stages"):
+        shutil.copytree(CHECKOUT / name, workspace / name, ignore=shutil.ignore_patterns("__pycache__"))
+    assert run("-m", "dvc", "config", "core.no_scm", "true", directory=workspace).returncode == 0
+
+    def repeated() -> list[str]:
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        done = run("-m", "dvc", "repro", "vocabulary", directory=workspace, PATH=path, DVC_NO_ANALYTICS="1")
+        assert done.returncode == 0, done.stdout + done.stderr
+        return re.findall("Running stage '(.*)'", done.stdout)
+
+    assert repeated() == ["fingerprint", "download", "vocabulary"]
+    os.utime(own / "train0.png", ns=(0, 0))
+    assert repeated() == ["fingerprint"]
+    Image.new("RGB", (8, 8), "red").save(own / "train0.png")
+    assert repeated() == ["fingerprint", "download"]
+    (own / "captions.csv").write_text((own / "captions.csv").read_text("utf-8").replace("dog", "cat"), "utf-8")
+    assert repeated() == ["fingerprint", "download", "vocabulary"]
 
 
 def test_what_spice_lacks_is_one_line_before_any_work(workspace: Path) -> None:

@@ -15,6 +15,7 @@ from captioner.datasets.dataset import CAPTION_COLUMNS, SPLITS, Dataset
 from captioner.datasets.fetch import CLIMBING
 from captioner.errors import CaptionerError
 from captioner.files import sha256
+from captioner.fingerprints import FileHashes, combined
 
 SPLIT_NAMES = {**{split: split for split in SPLITS}, "val": "validation", "dev": "validation"}
 TRAIN_SHARE, VALIDATION_SHARE = 0.8, 0.1
@@ -63,6 +64,25 @@ def load(path: Path, captions: str = "captions.csv") -> Dataset:
     if not (table["split"] == "train").any():
         raise CaptionerError(f"{file} has no captions to train on: give some pictures the split train, or none a split")
     return Dataset(table, _read(path, list(dict.fromkeys(table["image"]))), origin={file.name: sha256(file)})
+
+
+def fingerprint(path: Path, captions: str, hashes: FileHashes) -> dict[str, str]:
+    """Return what tells whether the captions or one of their pictures changed; whether they are right, `load` says."""
+    file = path / captions
+    if not file.is_file():
+        return {}
+    try:
+        pictures = {path / name: str(name) for name in load(path, captions).captions["image"].unique()}
+    except CaptionerError:
+        pictures = {}
+    try:
+        found = hashes.of([file, *pictures])
+    except OSError:
+        return {}
+    return {
+        "captions": found[file],
+        "pictures": combined((name, found[picture]) for picture, name in pictures.items()),
+    }
 
 
 def _text(file: Path) -> str:

@@ -1,0 +1,56 @@
+"""Note what the files contain that the parameters name, so that the stages which read them notice a change."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from stage import FINGERPRINTS, main_checkout, run
+
+from captioner import encoders, files
+from captioner.fingerprints import FileHashes
+from captioner.params import Params
+
+
+def fingerprint(params: Params) -> None:
+    """Write `data/fingerprints/`: equal bytes where nothing changed, and DVC skips what depends on them."""
+    checkout = main_checkout()
+    hashes = FileHashes(checkout / ".cache/file-hashes.json")
+
+    def pictures() -> dict[str, str]:
+        from captioner.datasets import folder  # here, since it takes as long to load as all the rest
+
+        return folder.fingerprint(checkout / own.path, own.captions, hashes)
+
+    def weights() -> dict[str, str]:
+        file = encoders.weights_file(asked.encoder, asked.weights, checkout)
+        return {} if file is None else {"sha256": hashes.of([file])[file]}
+
+    own, asked = params.download.folder, params.features
+    found = {
+        "pictures": {} if params.dataset != "folder" else _look(checkout, "pictures", own.path, pictures),
+        "weights": {} if asked.weights == "imagenet" else _look(checkout, "weights", asked.weights, weights),
+    }
+    hashes.save()
+    with files.replacing(FINGERPRINTS) as beside:
+        beside.mkdir()
+        for name, values in found.items():
+            (beside / f"{name}.json").write_text(json.dumps(values, indent=2) + "\n", "utf-8")
+
+
+def _look(checkout: Path, name: str, path: str, look: Callable[[], dict[str, str]]) -> dict[str, Any]:
+    """Return the fingerprint of what lies at a path; where nothing does, the one that came with the data from there."""
+    if not (checkout / path).exists():
+        try:
+            known = json.loads((FINGERPRINTS / f"{name}.json").read_text("utf-8"))
+        except (OSError, ValueError):
+            known = {}
+        if known.get("path") == path:
+            print(f"fingerprint: there is no {path} here: what was made of it is kept.", file=sys.stderr)
+            return dict(known)
+    return {"path": path, **look()}
+
+
+if __name__ == "__main__":
+    run(fingerprint, timed=False)
