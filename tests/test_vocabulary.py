@@ -1,6 +1,8 @@
 """Words to numbers and back."""
 
 import json
+import random
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +10,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from captioner import scores
 from captioner.errors import CaptionerError
-from captioner.vocabulary import END, PAD, SPECIAL_TOKENS, START, UNKNOWN, Vocabulary, heard
+from captioner.vocabulary import END, PAD, SPECIAL_TOKENS, START, UNKNOWN, Vocabulary, heard, says_something, split
 
 CAPTIONS = ["A dog runs", "a dog's ball", "A mid-air dog", "the cat"]
 
@@ -67,12 +70,80 @@ def test_whatever_people_write_every_word_of_it_is_known_and_survives(captions: 
         ("room 12 , floor 3", ["room", "12", "floor", "3"]),
         ('- \' "dog" ...', ["dog"]),
         ("<end> dog <pad>", ["end", "dog", "pad"]),
+        ("10,000 men, 3.5 miles, .5 inch", ["10,000", "men", "3.5", "miles", ".5", "inch"]),
+        ("at 9:30am, 24/7, 1,2", ["at", "9:30", "am", "24/7", "1,2"]),
+        ("it is -5, not 2-3", ["it", "is", "-5", "not", "2-3"]),
+        ("½ mile", ["1/2", "mile"]),
+        ("a dog.A cat", ["a", "dog.a", "cat"]),
+        ("Mr. Smith of the U.S., a.m.", ["mr.", "smith", "of", "the", "u.s.", "a.m."]),
+        ("black/white, w/ me@example.org", ["black/white", "w", "/", "me@example.org"]),
+        ("$5 or 50% & #1", ["$", "5", "or", "50", "%", "&", "#", "1"]),
+        ("he said 'stop' in the '90s, 'tis", ["he", "said", "stop", "in", "the", "'90s", "'tis"]),
+        ("rock 'n' roll", ["rock", "'n'", "roll"]),
         ("", []),
         (" \r\n", []),
     ],
 )
 def test_split(vocabulary: Vocabulary, caption: str, words: list[str]) -> None:
-    assert vocabulary.split(caption) == words
+    assert vocabulary.split(caption) == split(caption) == words
+
+
+@pytest.mark.parametrize("other", ["man’s", "MAN'S", "man＇s", "ma\u00adn's", "man\ufe0f's"])
+def test_what_looks_alike_is_one_word(other: str) -> None:
+    assert split(other) == ["man's"]
+
+
+PIECES = """
+dog|man's|man’s|don't|don’t|10,000|3.5|1/2|24/7|10:30|9:30am|10k|u.s.|mr. smith|st. bernard|t-shirt|mid-air|it's|-5|+5
+.5|black/white|www.example.org|$5|$1,000.50|50%|#1|#tag|a & b|rock 'n' roll|'90s|1990's|o'clock|y'all|20°|café|犬|wow
+e-mail|girls’ team|“quoted”|‘stop’|'stop'|5 p.m.|so\u00adft|zero\u200bwidth|can't|one ½|dog, cat|dog - cat|dog -- cat
+dog—cat|I'm|we'll|ain’t|cannot|1st|1.5-inch|4x4|x/y/z|a_b|well... yes
+"""
+
+
+def test_captions_are_split_where_the_scorers_split_them() -> None:
+    generator, pieces = random.Random(1), re.split(r"[|\n]", PIECES.strip())
+    captions = [
+        " ".join(generator.choice(pieces) + generator.choice(["", "", "", ",", ";", " .", "!", "?"]) for _ in range(6))
+        for _ in range(1000)
+    ]
+    ours = [" ".join(split(caption)) for caption in captions]
+    # of `1 1/2` it makes one token, with a space that does not break
+    tokens = [text.replace("\u00a0", " ") for text in scores._tokenize([*captions, *ours])]
+    assert [caption for caption, one, own in zip(captions, tokens, tokens[1000:], strict=False) if one != own] == []
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        *(
+            "",
+            " ",
+            ".",
+            "...",
+            "…",
+            "?!",
+            "- -",
+            "'",
+            "***",
+            "♥",
+            "👍🏽",
+            "\u200b",
+            "\u00ad\u00ad",
+            "\u200f\u200e",
+            "\ufeff",
+        ),
+        *("\ufe0f", "\u0301", " \u0301", "\u3164", "\u2800", "\u115f\u1160", "\0", "\ue000", "\U00020bb7", "\u0903"),
+    ],
+)
+def test_a_caption_without_a_word_says_nothing(caption: str) -> None:
+    assert not says_something(caption)
+    assert not any(character.isalnum() and character <= "\uffff" for word in split(caption) for character in word)
+
+
+@pytest.mark.parametrize("caption", ["a", "5", "... a", "犬", "हिन्दी", "\u200bа\u0301", "क"])
+def test_a_caption_with_a_word_says_something(caption: str) -> None:
+    assert says_something(caption)
 
 
 def test_text_that_looks_like_a_special_token_is_a_word() -> None:
@@ -175,6 +246,15 @@ def test_save_and_load(vocabulary: Vocabulary, tmp_path: Path) -> None:
     loaded.save(tmp_path / "again.json")
     assert (tmp_path / "again.json").read_bytes() == (tmp_path / "new" / "vocabulary.json").read_bytes()
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["vocabulary.json"]
+
+
+def test_a_vocabulary_splits_as_its_file_says(vocabulary: Vocabulary, tmp_path: Path) -> None:
+    vocabulary.save(tmp_path / "vocabulary.json")
+    described = json.loads((tmp_path / "vocabulary.json").read_text("utf-8"))
+    described["normalizer"] = {"type": "Lowercase"}
+    described["pre_tokenizer"]["pattern"] = {"Regex": "[a-z]+"}
+    (tmp_path / "vocabulary.json").write_text(json.dumps(described))
+    assert Vocabulary.load(tmp_path / "vocabulary.json").split("A man’s 3.5") == ["a", "man", "s"]
 
 
 def test_the_file_is_readable(vocabulary: Vocabulary, tmp_path: Path) -> None:

@@ -1,18 +1,24 @@
 """Words to numbers and back.
 
 A vocabulary is one readable JSON file in the form of the `tokenizers` library: its special tokens first, then the
-words of the training captions, most frequent first. Captions are lower-cased and split into runs of letters, digits,
-apostrophes and hyphens; punctuation is no word, since the scorers' tokenizer removes it as well.
+words of the training captions, most frequent first, and how captions are split into words.
+
+Captions are lower-cased and split where the scorers' PTB tokenizer splits them, so that a caption put together from
+its words has the tokens of the caption itself: `10,000`, `3.5`, `24/7`, `mid-air`, `u.s.` and `mr.` are one word each,
+`$`, `%`, `&`, `#`, `+`, `@`, `/` and `°` are words, other punctuation is none. What the PTB tokenizer takes apart on
+both sides, such as `man's` or `don't`, stays one word here. Typographic apostrophes, hyphens and invisible characters
+are written plainly first: `man’s` is `man's`.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from tokenizers import Regex, Tokenizer
 from tokenizers.models import WordLevel
-from tokenizers.normalizers import NFKC, Lowercase
+from tokenizers.normalizers import NFKC, Lowercase, Replace
 from tokenizers.normalizers import Sequence as Normalizers
 from tokenizers.pre_tokenizers import Split
 
@@ -21,7 +27,29 @@ from captioner.files import replacing
 
 PAD, UNKNOWN, START, END = range(4)
 SPECIAL_TOKENS = ("<pad>", "<unk>", "<start>", "<end>")
-_WORD = Regex(r"[\p{L}\p{M}\p{N}]+(?:[-'’][\p{L}\p{M}\p{N}]+)*|['’][\p{L}]+")
+
+# They are letters, and nobody sees them.
+_FILLERS = "\u115f\u1160\u3164\uffa0"
+# With soft hyphens, joiners of graphemes and variation selectors. Other invisible characters part words, as they do for
+# the scorers.
+_INVISIBLE = _FILLERS + "\u00ad\u034f\u180b-\u180d\ufe00-\ufe0f"
+_PLAIN = {f"[{_INVISIBLE}]": "", "’": "'", "‐": "-", "⁄": "/"}
+
+_TITLES = "mr|mrs|ms|dr|st|mt|jr|sr|vs|etc|lt|sgt|capt|prof|gen|col|gov|rev|ltd|inc|corp|co|dept|ave|blvd|rd|ft"
+_RUN = r"[\p{L}\p{N}][\p{L}\p{M}\p{N}]*"
+_APART = r"(?<![\p{L}\p{M}\p{N}])"
+_WORD = "|".join(
+    (
+        r"(?<!\S)[-+]\.?\p{Nd}+(?:[.,:]\p{Nd}+)*",  # -5, +1.5
+        r"\p{Nd}+(?:[.,:]\p{Nd}+)+(?:-\p{L}[\p{L}\p{M}]*)*",  # 10,000, 3.5, 10:30, 1.5-inch
+        rf"{_APART}(?<!\.)\.\p{{Nd}}+",  # .5
+        rf"{_APART}(?:(?:[a-z]\.)+|(?:{_TITLES})\.)(?![\p{{L}}\p{{M}}])",  # u.s., mr.
+        r"[#@][a-z]+",
+        rf"{_RUN}(?:(?:[-'/_@]|(?<=[\p{{L}}\p{{M}}])\.(?=\p{{L}})){_RUN})*",  # dog, dog's, mid-air, 24/7, example.org
+        r"'(?:s|m|d|ll|ve|re|em|n'?|cause|tis|twas|till?|\p{Nd}\p{Nd}s?)(?![\p{L}\p{M}\p{N}])",  # 's, 'em, '90s
+        r"[#$%&+@/°]|\p{Sc}",
+    )
+)
 
 
 class Vocabulary:
@@ -48,8 +76,7 @@ class Vocabulary:
         Raises:
             CaptionerError: no word does.
         """
-        splitter = _tokenizer({token: number for number, token in enumerate(SPECIAL_TOKENS)})
-        counts = Counter(word for caption in captions for word in _split(splitter, caption))
+        counts = Counter(word for caption in captions for word in split(caption))
         frequent = sorted((word for word in counts if counts[word] >= minimum_count), key=lambda w: (-counts[w], w))
         if not frequent:
             raise CaptionerError(
@@ -126,6 +153,23 @@ class Vocabulary:
         return UNKNOWN if number is None else number
 
 
+def split(caption: str) -> list[str]:
+    """Return the words of a caption, as a vocabulary that is built now splits it."""
+    return _split(_splitter(), caption)
+
+
+def says_something(caption: str) -> bool:
+    """Return whether a caption has a word for a vocabulary and for the scorers: with a letter or digit to be seen.
+
+    The scorers' tokenizer drops what lies beyond Unicode's first plane.
+    """
+    seen = (
+        character <= "\uffff" and character not in _FILLERS and (character.isalpha() or character.isdecimal())
+        for character in caption
+    )
+    return any(seen) and any(map(str.isalnum, "".join(split(caption))))
+
+
 def heard(targets: np.ndarray) -> np.ndarray:
     """Return the words before targets `[captions, T]`: of each the target before it, of the first `START`."""
     words = np.pad(targets[:, :-1], ((0, 0), (1, 0)), constant_values=START)
@@ -135,9 +179,15 @@ def heard(targets: np.ndarray) -> np.ndarray:
 
 def _tokenizer(numbers: dict[str, int]) -> Tokenizer:
     tokenizer = Tokenizer(WordLevel(numbers, unk_token=SPECIAL_TOKENS[UNKNOWN]))
-    tokenizer.normalizer = Normalizers([NFKC(), Lowercase(), NFKC()])  # lower case may leave parts to compose
-    tokenizer.pre_tokenizer = Split(_WORD, behavior="removed", invert=True)
+    plain = [Replace(Regex(pattern), content) for pattern, content in _PLAIN.items()]
+    tokenizer.normalizer = Normalizers([NFKC(), Lowercase(), *plain, NFKC()])  # what is left may have parts to compose
+    tokenizer.pre_tokenizer = Split(Regex(_WORD), behavior="removed", invert=True)
     return tokenizer
+
+
+@cache
+def _splitter() -> Tokenizer:
+    return _tokenizer({token: number for number, token in enumerate(SPECIAL_TOKENS)})
 
 
 def _split(tokenizer: Tokenizer, caption: str) -> list[str]:
