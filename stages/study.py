@@ -12,19 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 from dvc.api import DVCFileSystem
 from stage import RESULTS, main_checkout
 
-from captioner import runs
+from captioner import params, runs
 from captioner import study as studies
-from captioner.errors import CaptionerError
+from captioner.errors import CaptionerError, quoted
 from captioner.names import ATTENTIONS, DATASETS
 from captioner.study import Trained
 
 
 def study(dataset: str, attentions: list[str], seeds: list[int]) -> None:
     """Write `results/study/`."""
+    params.load(Path("params.yaml"))  # else the first stage would say what is wrong with it
     checkout = main_checkout()
     trainings = {(attention, seed): f"study-{dataset}-{attention}-{seed}" for attention in attentions for seed in seeds}
     commit = _git("rev-parse", "--short", "HEAD")
@@ -73,8 +73,8 @@ def _revision(name: str) -> str | None:
 
 def _has_parameters(revision: str, chosen: dict[str, Any]) -> bool:
     """Whether an experiment was made with the parameters that the checkout has now, but for the chosen ones."""
-    now = yaml.safe_load(Path("params.yaml").read_text("utf-8")) | chosen
-    return bool(yaml.safe_load(_git("show", f"{revision}:params.yaml")) == now)
+    now = params.parse(Path("params.yaml").read_text("utf-8"), "params.yaml") | chosen
+    return bool(params.parse(_git("show", f"{revision}:params.yaml"), f"params.yaml of {revision[:8]}") == now)
 
 
 def _git(*arguments: str) -> str:
@@ -88,14 +88,16 @@ def _listed(name: str, default: str, allowed: Any) -> list[str]:
     values = list(dict.fromkeys((os.environ.get(name) or default).replace(",", " ").split()))
     for value in values:
         if value not in allowed:
-            raise CaptionerError(f"{name} has {value!r}: allowed are {', '.join(allowed)}.")
+            raise CaptionerError(f"{name} has {quoted(value)}: allowed are {', '.join(allowed)}.")
     return values
 
 
 def _seeds(text: str) -> list[int]:
     values = text.replace(",", " ").split()
-    if not values or not all(value.isdecimal() for value in values):
-        raise CaptionerError(f"SEEDS is {text!r}: give whole numbers from 0 on, as in SEEDS=1,2,3.")
+    if not values or not all(value.isdecimal() and len(value) <= 10 and int(value) < params.SEEDS for value in values):
+        raise CaptionerError(
+            f"SEEDS is {quoted(text)}: give whole numbers from 0 to {params.SEEDS - 1}, as in SEEDS=1,2,3."
+        )
     return sorted({int(value) for value in values})
 
 
@@ -103,10 +105,10 @@ if __name__ == "__main__":
     try:
         datasets = _listed("DATASET", "scenes", DATASETS)
         if len(datasets) > 1:
-            raise CaptionerError(f"DATASET is {','.join(datasets)!r}: a study has one; start one for each.")
+            raise CaptionerError(f"DATASET is {quoted(','.join(datasets))}: a study has one; start one for each.")
         some_attentions = _listed("ATTENTIONS", ",".join(ATTENTIONS), ATTENTIONS)
         if len(some_attentions) < 2:
-            raise CaptionerError(f"ATTENTIONS is {some_attentions[0]!r}: a study needs two or more.")
+            raise CaptionerError(f"ATTENTIONS is {quoted(some_attentions[0])}: a study needs two or more.")
         study(datasets[0], some_attentions, _seeds(os.environ.get("SEEDS") or "1,2,3"))
     except CaptionerError as error:
         sys.exit(f"study: {error}")

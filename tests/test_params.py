@@ -6,6 +6,9 @@ from typing import Any
 
 import pytest
 import yaml
+from dvc.utils.serialize import dumps_yaml, loads_yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from captioner import params
 from captioner.errors import CaptionerError
@@ -87,6 +90,38 @@ def test_comments_list_every_name() -> None:
         ("seed", 1.5, ["seed is 1.5", "integer"]),
         ("seed", True, ["seed is True", "integer"]),
         ("seed", "1", ["seed is '1'", "integer"]),
+        ("seed", 5.0, ["seed is 5.0", "integer"]),
+        ("seed", 2**32, [f"seed is {2**32}", f"less than {2**32}"]),
+        ("download.scenes.seed", 2**32, [f"less than {2**32}"]),
+        ("download.scenes.train", 2**31, ["less than or equal to 100000"]),
+        ("download.scenes.validation", 0, ["greater than or equal to 1"]),
+        ("download.scenes.test", 1e20, ["download.scenes.test is 1e+20", "integer"]),
+        ("download.scenes.captions", 17, ["less than or equal to 16"]),
+        ("download.folder.path", "", ["download.folder.path is ''", "at least 1 character"]),
+        ("download.folder.path", "x" * 100_000, ["download.folder.path is 'xxx", "at most 4000 characters"]),
+        ("download.folder.path", "a\nb", ["download.folder.path is 'a\\nb'", "without line breaks"]),
+        ("download.folder.path", 2024, ["download.folder.path is 2024", "quotes", """'download.folder.path="2024"'"""]),
+        ("download.folder.path", True, ["download.folder.path is True", "quotes"]),
+        ("features.weights", 1e5, ["features.weights is 100000.0", "quotes"]),
+        ("features.batch_size", 2**31, ["less than or equal to 1024"]),
+        ("model.state_size", 2**31, ["less than or equal to 4096"]),
+        ("model.embedding_size", 10**20, ["less than or equal to 4096"]),
+        ("model.attention_size", 1e20, ["integer"]),
+        ("vocabulary.minimum_count", 2**31, ["less than or equal to 1000000"]),
+        ("train.scenes.epochs", 2**31, ["less than or equal to 100000"]),
+        ("train.scenes.blind_epochs", 2**31, ["less than or equal to 100000"]),
+        ("train.scenes.patience", 2**31, ["less than or equal to 100000"]),
+        ("train.scenes.batch_size", 2**31, ["less than or equal to 4096"]),
+        ("train.photographs.captions_a_picture", 2**31, ["less than or equal to 1000"]),
+        ("train.photographs.maximum_words", 2**31, ["less than or equal to 1000"]),
+        ("train.scenes.learning_rate", 1e20, ["train.scenes.learning_rate is 1e+20", "from 1e-10 to 1000"]),
+        ("train.scenes.learning_rate", 1e-46, ["train.scenes.learning_rate is 1e-46", "from 1e-10 to 1000"]),
+        ("train.scenes.gradient_norm", 1e39, ["train.scenes.gradient_norm is 1e+39", "from 1e-06 to 1e+30"]),
+        ("train.scenes.output_dropout", 0.99999999999, ["from 0 to 0.99"]),
+        ("evaluate.beam", 51, ["less than or equal to 50"]),
+        ("evaluate.batch_size", 2**31, ["less than or equal to 4096"]),
+        ("evaluate.attention_pictures", 2**31, ["less than or equal to 10000"]),
+        ("evaluate.length_normalization", 1e20, ["less than or equal to 10"]),
         ("vocabulary.minimum_count", 0, ["vocabulary.minimum_count is 0", "greater than or equal to 1"]),
         ("train.scenes.label_smoothing", 1, ["train.scenes.label_smoothing is 1", "less than 1"]),
         ("train.photographs.word_dropout", -0.1, ["train.photographs.word_dropout is -0.1"]),
@@ -117,6 +152,16 @@ def test_fewest_objects_above_most(tmp_path: Path) -> None:
     content["download"]["scenes"]["most_objects"] = 4
     message = complaint(content, tmp_path)
     assert "download.scenes.most_objects is 4" in message and "fewest_objects" in message and "5" in message
+
+
+def test_batches_that_no_memory_holds(tmp_path: Path) -> None:
+    content = changed("train.scenes.batch_size", 4096)
+    content["train"]["scenes"] |= {"captions_a_picture": 1000, "maximum_words": 13}
+    message = complaint(content, tmp_path)
+    assert "train.scenes: batch_size × captions_a_picture × (maximum_words + 1) is 57,344,000 words" in message
+    content = changed("evaluate.beam", 50)
+    content["evaluate"]["batch_size"] = 4096
+    assert "evaluate: beam × batch_size is 204,800 captions" in complaint(content, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -160,6 +205,50 @@ def test_not_yaml(content: str, tmp_path: Path) -> None:
     assert "is not YAML" in complaint(content, tmp_path)
 
 
+BOMB = "a0: &a0 [boom]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 10))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("seed: 1\nattention: dot\nseed: 2\n", 'line 3: found duplicate key "seed"'),
+        (f"{'x' * 100}: 1\n" * 2, "line 2: found duplicate key"),
+        ("a: " + "[" * 5000, "brackets within brackets"),
+        ("a: " + "{a: " * 5000, "brackets within brackets"),
+        ("seed: " + "9" * 5001, "Exceeds the limit"),
+        ("seed: 2024-13-45", "month"),
+        ("seed: !!int x", "invalid literal"),
+        ("seed: !foo 5", "line 1: could not determine a constructor for the tag"),
+        ("a: 1\nb:\n\t- c", "line 3: found character '\\t'"),
+        ("a: \x07", "line 1: unacceptable character"),
+        ("a: *b", "undefined alias"),
+        ("a: 1\n---\nb: 1", "another document"),
+        (BOMB, "more than 50 aliases"),
+        ("x: " + "y" * (1 << 20), "more than 1,048,576 bytes"),
+        ("".join(f"key{number}: 1\n" for number in range(10_000)), "more."),
+        ("&a {download: *a, train: *a}", "unknown key download.download"),
+        ("- a\n- b", "the file is ['a', 'b']"),
+    ],
+    ids=range(17),
+)
+def test_what_no_reader_should_stumble_over(content: str, said: str, tmp_path: Path) -> None:
+    message = complaint(content, tmp_path)
+    assert said in message and len(message) < 3000, message
+
+
+def test_a_folder_in_the_files_place(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").mkdir()
+    with pytest.raises(CaptionerError, match=r"cannot read .*params\.yaml \(Is a directory\)"):
+        params.load(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32"])
+def test_other_encodings(encoding: str, tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_bytes(FILE.read_text("utf-8").encode(encoding))
+    with pytest.raises(CaptionerError, match=r"UTF-16.*save the file as UTF-8"):
+        params.load(tmp_path / "params.yaml")
+
+
 def test_not_text(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_bytes(b"attention: \xff\xfe")
     with pytest.raises(CaptionerError, match="is not YAML"):
@@ -188,6 +277,65 @@ def test_the_order_of_metrics_says_nothing(tmp_path: Path) -> None:
         load(changed("evaluate.metrics", names), tmp_path) for names in (["SPICE", "CIDEr"], ["CIDEr", "SPICE"])
     )
     assert one == other and one.flat()["evaluate.metrics"] == "CIDEr, SPICE"
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        ("5e-05", 5e-5),
+        ("1e-5", 1e-5),
+        ("1.0e-05", 1e-5),
+        ("1E-3", 1e-3),
+        ("1e0", 1.0),
+        (".5", 0.5),
+        ("+.5", 0.5),
+        ("1", 1.0),
+    ],
+)
+def test_numbers_as_dvc_writes_them(written: str, value: float, tmp_path: Path) -> None:
+    text = re.sub(r"learning_rate: [\d.]+", f"learning_rate: {written}", FILE.read_text("utf-8"))
+    assert load(text, tmp_path).train.scenes.learning_rate == value
+
+
+@given(value=st.floats(1e-10, 1000))
+def test_whatever_dvc_writes_is_read_as_it_was(value: float) -> None:
+    text = dumps_yaml({"learning_rate": value})
+    assert params.parse(text, "params.yaml") == loads_yaml(text) == {"learning_rate": value}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1:30",
+        "yes",
+        "no",
+        "on",
+        "1_0x",
+        "2024",
+        "5e-05",
+        "~",
+        "null",
+        "a: b",
+        "été (é) = ~ #1",
+        " a ",
+        "[a]",
+        "-",
+        "\u3000",
+    ],
+)
+def test_text_as_dvc_writes_it(text: str, tmp_path: Path) -> None:
+    content = changed("download.folder.path", text)
+    assert load(dumps_yaml(content), tmp_path).download.folder.path == text
+
+
+def test_what_is_text_in_yaml_of_today() -> None:
+    assert params.parse("{a: yes, b: off, c: 1:30, d: 0o17, e: +1}", "") == {
+        "a": "yes",
+        "b": "off",
+        "c": "1:30",
+        "d": 15,
+        "e": 1,
+    }
 
 
 def test_whole_numbers_where_fractions_are_allowed(tmp_path: Path) -> None:

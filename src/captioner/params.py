@@ -1,13 +1,26 @@
 """The experiment, as typed and validated objects. `params.yaml` says what each value is for."""
 
 import difflib
+import re
+import unicodedata
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from ruamel.yaml import YAML, YAMLError
 
-from captioner.errors import CaptionerError
+from captioner.errors import CaptionerError, quoted, reason
+from captioner.files import read_text
 from captioner.names import ATTENTIONS, DATASETS, ENCODERS, METRICS
 
 
@@ -20,8 +33,37 @@ def _one_of(names: Any) -> AfterValidator:
     return AfterValidator(check)
 
 
-Positive = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0, lt=1)]
+def _within(low: float, high: float) -> AfterValidator:
+    def check(value: float) -> float:
+        if not low <= value <= high:
+            raise ValueError(f"allowed are numbers from {low:g} to {high:g}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _path(text: str) -> str:
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
+        raise ValueError("allowed is text without line breaks and control characters")
+    return text
+
+
+# Bounds are where what a value feeds stops working, or stops making sense: docs/parameters.md#bounds says why.
+SEEDS = 2**32
+Seed = Annotated[int, Field(ge=0, lt=SEEDS)]
+Drawn = Annotated[int, Field(ge=1, le=100_000)]
+Passes = Annotated[int, Field(ge=1, le=100_000)]
+Size = Annotated[int, Field(ge=1, le=4096)]
+Pictures = Annotated[int, Field(ge=1, le=4096)]
+Share = Annotated[float, Field(ge=0, lt=1), _within(0, 0.99)]
+PathText = Annotated[str, Field(min_length=1, max_length=4000), AfterValidator(_path)]
+
+WORDS_A_BATCH = 2**20
+ROWS_OF_A_SEARCH = 2**16
+
+LARGEST = 1 << 20  # bytes of the file
+ALIASES = 50
+PROBLEMS = 10  # said at once
 
 
 class _Section(BaseModel):
@@ -31,10 +73,10 @@ class _Section(BaseModel):
 class Scenes(_Section):
     """How many scenes are drawn, and what is in them."""
 
-    seed: Annotated[int, Field(ge=0)]
-    train: Positive
-    validation: Positive
-    test: Positive
+    seed: Seed
+    train: Drawn
+    validation: Drawn
+    test: Drawn
     fewest_objects: Annotated[int, Field(ge=2)]
     most_objects: Annotated[int, Field(ge=2, le=6)]
     captions: Annotated[int, Field(ge=1, le=16)]
@@ -51,8 +93,8 @@ class Scenes(_Section):
 class Folder(_Section):
     """Where one's own pictures lie."""
 
-    path: str
-    captions: str
+    path: PathText
+    captions: PathText
 
 
 class Download(_Section):
@@ -65,42 +107,52 @@ class Download(_Section):
 class VocabularyParams(_Section):
     """Stage `vocabulary`."""
 
-    minimum_count: Positive
+    minimum_count: Annotated[int, Field(ge=1, le=1_000_000)]
 
 
 class FeaturesParams(_Section):
     """Stage `features`."""
 
     encoder: Annotated[str, _one_of(ENCODERS)]
-    weights: str
-    batch_size: Positive
+    weights: PathText
+    batch_size: Annotated[int, Field(ge=1, le=1024)]
 
 
 class ModelParams(_Section):
     """Sizes of the decoder."""
 
-    embedding_size: Positive
-    state_size: Positive
-    attention_size: Positive
+    embedding_size: Size
+    state_size: Size
+    attention_size: Size
     spatial_encoding: Literal["none", "learned"]
 
 
 class Recipe(_Section):
     """How a decoder is trained on one kind of data."""
 
-    epochs: Positive
-    blind_epochs: Positive
-    patience: Positive
-    batch_size: Positive
-    captions_a_picture: Positive
-    maximum_words: Positive
-    learning_rate: Annotated[float, Field(gt=0)]
+    epochs: Passes
+    blind_epochs: Passes
+    patience: Passes
+    batch_size: Pictures
+    captions_a_picture: Annotated[int, Field(ge=1, le=1000)]
+    maximum_words: Annotated[int, Field(ge=1, le=1000)]
+    learning_rate: Annotated[float, Field(gt=0), _within(1e-10, 1000)]
     schedule: Literal["cosine", "constant"]
-    gradient_norm: Annotated[float, Field(gt=0)]
+    gradient_norm: Annotated[float, Field(gt=0), _within(1e-6, 1e30)]
     label_smoothing: Share
     feature_dropout: Share
     word_dropout: Share
     output_dropout: Share
+
+    @model_validator(mode="after")
+    def _batches_that_memory_holds(self) -> "Recipe":
+        words = self.batch_size * self.captions_a_picture * (self.maximum_words + 1)
+        if words > WORDS_A_BATCH:
+            raise ValueError(
+                f"batch_size × captions_a_picture × (maximum_words + 1) is {words:,} words a batch, allowed are "
+                f"{WORDS_A_BATCH:,}: lower one of them"
+            )
+        return self
 
 
 class Train(_Section):
@@ -114,10 +166,20 @@ class Evaluate(_Section):
     """Stage `evaluate`."""
 
     beam: Annotated[int, Field(ge=1, le=50)]
-    length_normalization: Annotated[float, Field(ge=0)]
-    batch_size: Positive
-    attention_pictures: Annotated[int, Field(ge=0)]
+    length_normalization: Annotated[float, Field(ge=0, le=10)]
+    batch_size: Pictures
+    attention_pictures: Annotated[int, Field(ge=0, le=10_000)]
     metrics: list[str]
+
+    @model_validator(mode="after")
+    def _searches_that_memory_holds(self) -> "Evaluate":
+        rows = self.beam * self.batch_size
+        if rows > ROWS_OF_A_SEARCH:
+            raise ValueError(
+                f"beam × batch_size is {rows:,} captions searched at a time, allowed are {ROWS_OF_A_SEARCH:,}: "
+                "lower one of them"
+            )
+        return self
 
     @field_validator("metrics")
     @classmethod
@@ -132,7 +194,7 @@ class Params(_Section):
 
     dataset: Annotated[str, _one_of(DATASETS)]
     attention: Annotated[str, _one_of(ATTENTIONS)]
-    seed: Annotated[int, Field(ge=0)]
+    seed: Seed
     download: Download
     vocabulary: VocabularyParams
     features: FeaturesParams
@@ -160,29 +222,65 @@ def load(path: Path) -> Params:
         CaptionerError: no file, no YAML, an unknown key or value; in one line that lists what is allowed.
     """
     try:
-        values = yaml.safe_load(path.read_text("utf-8"))
+        text = read_text(path, LARGEST)
     except FileNotFoundError:
         raise CaptionerError(f"No file {path}: run from the checkout, where params.yaml lies.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise CaptionerError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    except CaptionerError as error:
+        raise CaptionerError(f"{path.name} is not YAML: {error}.") from None
+    values = parse(text, str(path))
     try:
         return Params.model_validate(values)
     except ValidationError as error:
-        problems = "; ".join(_problem(details) for details in error.errors())
-        raise CaptionerError(f"{path.name}: {problems}.") from None
+        problems = error.errors()
+        said = "; ".join(_problem(details) for details in problems[:PROBLEMS])
+        more = f"; and {len(problems) - PROBLEMS:,} more" if len(problems) > PROBLEMS else ""
+        raise CaptionerError(f"{path.name}: {said}{more}.") from None
+
+
+def parse(text: str, name: str) -> Any:
+    """Return the values of a YAML text as DVC reads them, by YAML 1.2: `5e-05` is a number, `yes` and `1:30` are text.
+
+    Args:
+        text: it.
+        name: what messages call it.
+
+    Raises:
+        CaptionerError: it is no YAML, has a key twice, a tag, or more than can be read.
+    """
+    if len(re.findall(r"(?:^|[\s,:\[{])\*\w", text)) > ALIASES:
+        raise CaptionerError(f"{name} has more than {ALIASES} aliases (`*name`): write the values themselves.")
+    try:
+        return YAML(typ="safe", pure=True).load(text)
+    except YAMLError as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        line = mark.line if mark else text.count("\n", 0, getattr(error, "position", 0))
+        raise CaptionerError(f"{name} is not YAML: line {line + 1}: {reason(problem or error)}.") from None
+    except RecursionError:
+        raise CaptionerError(f"{name} is not YAML that can be read: brackets within brackets without end.") from None
+    # what the library raises for values such as 2024-13-45 or 5,000 digits is whatever it tripped over
+    except Exception as error:
+        raise CaptionerError(f"{name} has a value that cannot be read: {reason(error)}.") from None
 
 
 def _problem(details: Any) -> str:
-    key = ".".join(map(str, details["loc"]))
+    key, received = quoted(".".join(map(str, details["loc"]))).strip("'\""), details["input"]
     if details["type"] == "extra_forbidden":
         allowed = _section(details["loc"][:-1]).model_fields
-        near = difflib.get_close_matches(str(details["loc"][-1]), allowed, 1)
+        near = difflib.get_close_matches(str(details["loc"][-1])[:100], allowed, 1)
         hint = f"; did you mean {near[0]}?" if near else ""
         return f"unknown key {key}, allowed are {', '.join(allowed)}{hint}"
     if details["type"] == "missing":
         return f"{key} is missing"
     message = details["msg"].removeprefix("Value error, ")
-    return f"{key or 'the file'} is {details['input']!r}: {message[0].lower()}{message[1:]}"
+    message = f"{message[0].lower()}{message[1:]}"
+    if details["type"] == "value_error" and isinstance(received, dict):
+        return f"{key}: {message}"
+    if details["type"] == "string_type" and isinstance(received, (bool, int, float, date)):
+        message += (
+            "; text that looks like a number, a date or true stands between quotes: '2024', "
+            f"""or with -S: '{key}="2024"'"""
+        )
+    return f"{key or 'the file'} is {quoted(received)}: {message}"
 
 
 def _section(location: tuple) -> type[BaseModel]:
