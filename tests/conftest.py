@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import isolation  # noqa: F401 - before Keras, which reads its settings when it is imported
 import pytest
 
 from captioner.lean import lean

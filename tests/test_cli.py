@@ -34,7 +34,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write(tmp_path / "a", {"CIDEr": values(50, 20), "nll": values(2.5)}, "uniform", weights="1")
     write(tmp_path / "b", {"CIDEr": values(55, 20), "nll": values(2.4)}, "dot", weights="2")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return tmp_path
 
 
@@ -130,8 +129,6 @@ def checkout(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seein
     for row, name in enumerate(("a.png", "b.jpg", "more/a.png")):
         (pictures / name).write_bytes(tiny.photograph(row, "JPEG" if name.endswith("jpg") else "PNG"))
     monkeypatch.chdir(tmp_path / "work")
-    for name in ("KERAS_HOME", "KERAS_BACKEND", "CAPTIONER_MIRROR", "MLFLOW_TRACKING_URI"):
-        monkeypatch.delenv(name, raising=False)
     return tmp_path
 
 

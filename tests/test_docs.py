@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 import pandas as pd
+import parameters
 import pytest
 import tiny
 import typer
@@ -30,7 +31,7 @@ PAGES = sorted(
 )
 EVERY = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 SOURCES = sorted(chain(ROOT.glob("src/**/*.py"), ROOT.glob("stages/*.py")))
-PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text("utf-8"))
+PARAMS = parameters.values()
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 

@@ -18,11 +18,11 @@ with quiet():
 CHECKOUT = Path(__file__).parents[1]
 
 
-def shared(variable: str, folder: str, file: str) -> Path:
-    """A file of the folder that an environment variable names, or of the shared folder beside the checkout."""
-    path = CHECKOUT / os.environ.get(variable, f"../shared/{folder}") / file
+def shared(file: str) -> Path:
+    """A file of the shared folder beside the checkout."""
+    path = CHECKOUT.parent / "shared" / file
     if not path.exists():
-        pytest.skip(f"{path} is not there: set {variable}")
+        pytest.skip(f"{path} is not there")
     return path
 
 
@@ -133,7 +133,7 @@ except errors.CaptionerError as error:
 
 
 def test_mobilenet_finds_its_weights_in_keras_home() -> None:
-    file = shared("KERAS_HOME", "keras", "models/mobilenet_1_0_224_tf_no_top.h5").resolve()
+    file = shared("keras/models/mobilenet_1_0_224_tf_no_top.h5").resolve()
     process = build_elsewhere(file.parents[1])
     assert process.stdout.strip() == encoders.weights_hash(encoders.build("mobilenet", file))
     assert process.stderr == ""
@@ -230,7 +230,7 @@ def test_read_torch_calls_nothing_that_a_file_names(call: str, before: bytes, tm
 def captions() -> dict[str, list[list[str]]]:
     """The words of the five captions of every photograph of Flickr8k."""
     captions: dict[str, list[list[str]]] = {}
-    with zipfile.ZipFile(shared("CAPTIONER_MIRROR", "datasets", "flickr8k/Flickr8k_text.zip")) as archive:
+    with zipfile.ZipFile(shared("datasets/flickr8k/Flickr8k_text.zip")) as archive:
         for line in archive.read("Flickr8k.token.txt").decode().splitlines():
             image, _, rest = line.partition("#")
             captions.setdefault(image, []).append(rest.split("\t")[1].lower().split())
@@ -251,7 +251,7 @@ def test_efficientnet_lite0_classifies(
     """Of the first photographs whose five captions all have the word, nearly all have the class in their top five."""
     names = [name for name, five in captions.items() if all(word in caption for caption in five)][:12]
     tensors = encoders.read_torch(encoders.efficientnet_lite0_file())
-    with zipfile.ZipFile(shared("CAPTIONER_MIRROR", "datasets", "flickr8k/Flickr8k_Dataset.zip")) as archive:
+    with zipfile.ZipFile(shared("datasets/flickr8k/Flickr8k_Dataset.zip")) as archive:
         pictures = np.stack([images.decode(archive.read(f"Flicker8k_Dataset/{name}")) for name in names])
     pooled = lite0.predict_on_batch(pictures).mean((1, 2))  # [B, 1280]
     logits = pooled @ tensors["_fc.weight"].T + tensors["_fc.bias"]  # [B, 1000]

@@ -56,8 +56,6 @@ def test_flags_of_the_user_come_last_and_hold() -> None:
 
 @pytest.mark.parametrize("collects", [True, False])
 def test_all_is_as_before_when_the_import_fails(collects: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("KERAS_BACKEND", raising=False)
-    monkeypatch.delenv("KERAS_HOME", raising=False)
     for name in HIDDEN:
         monkeypatch.delitem(sys.modules, name, raising=False)
     before = dict(sys.modules)
@@ -91,8 +89,6 @@ def test_the_backend_is_the_one_that_keras_would_take(
 ) -> None:
     if settings is not None:
         (tmp_path / "keras.json").write_text(settings)
-    if variable is None:
-        monkeypatch.delenv("KERAS_BACKEND", raising=False)
-    else:
+    if variable is not None:
         monkeypatch.setenv("KERAS_BACKEND", variable)
     assert backend(tmp_path) == expected

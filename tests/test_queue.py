@@ -8,18 +8,30 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import parameters
 import pytest
-import yaml
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENT = "of the copy"
 
-pytestmark = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs a git checkout to copy")
+# what a pipeline is made of; all else in a checkout is data, results and settings of its user
+PROJECT = (".dvc/.gitignore", ".dvcignore", ".gitignore", "dvc.yaml", "src", "stages")
+TINY = {
+    "vocabulary.minimum_count": 1,
+    "model.embedding_size": 8,
+    "model.state_size": 16,
+    "model.attention_size": 8,
+    # few words, since the compiler's time grows with them
+    "train.scenes.epochs": 1,
+    "train.scenes.maximum_words": 3,
+    "evaluate.beam": 1,
+    "evaluate.attention_pictures": 2,
+}
 
 
 @dataclass
@@ -29,11 +41,9 @@ class Checkout:
     path: Path
 
     def environment(self, **more: str) -> dict[str, str]:
-        own = {
-            name: value for name, value in os.environ.items() if not name.startswith(("CAPTIONER_", "DVC_", "MLFLOW_"))
-        }
         # stages start `python`: the one that runs the tests
-        return own | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{own['PATH']}", "DVC_NO_ANALYTICS": "1"} | more
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        return os.environ | {"PATH": path, "DVC_NO_ANALYTICS": "1"} | more
 
     def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -56,37 +66,17 @@ class Checkout:
         return {run.info.run_id: run for run in self.runs() if "attention" in run.data.tags}
 
 
-def tiny(params: dict[str, Any]) -> None:
-    params["download"]["scenes"] |= {"train": 40, "validation": 6, "test": 6}
-    params["vocabulary"]["minimum_count"] = 1
-    params["model"] |= {"embedding_size": 8, "state_size": 16, "attention_size": 8}
-    # few words, since the compiler's time grows with them
-    params["train"]["scenes"] |= {"epochs": 1, "maximum_words": 3}
-    params["evaluate"] |= {"beam": 1, "attention_pictures": 2}
-
-
-def change_params(checkout: Checkout, change: Callable[[dict[str, Any]], None]) -> None:
-    path = checkout.path / "params.yaml"
-    params = yaml.safe_load(path.read_text("utf-8"))
-    change(params)
-    path.write_text(yaml.safe_dump(params, sort_keys=False), "utf-8")
-
-
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     copy = Checkout(tmp_path_factory.mktemp("queue") / "checkout")
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        check=True,
-    )
-    for name in filter(None, listed.stdout.decode().split("\0")):
-        if (ROOT / name).is_file():
-            (copy.path / name).parent.mkdir(parents=True, exist_ok=True)
+    for name in PROJECT:
+        (copy.path / name).parent.mkdir(parents=True, exist_ok=True)
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, copy.path / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+        else:
             shutil.copy(ROOT / name, copy.path / name)
-    (copy.path / "dvc.lock").unlink(missing_ok=True)
-    change_params(copy, tiny)
+    (copy.path / ".dvc/config").write_text('[cache]\n    type = "reflink,hardlink,symlink,copy"\n')
+    parameters.write(copy.path, **TINY)
     # tells this copy's source from the one that is installed
     module = copy.path / "src/captioner/tracking.py"
     source = module.read_text("utf-8")
@@ -224,7 +214,7 @@ def test_terminated_training(queued: tuple[Checkout, str]) -> None:
     checkout, _ = queued
     kept = (checkout.path / "results/train/run.json").read_bytes()
     before = checkout.trainings().keys()
-    change_params(checkout, lambda params: params["train"]["scenes"].update(epochs=100_000, patience=100_000))
+    parameters.write(checkout.path, **TINY | {"train.scenes.epochs": 100_000, "train.scenes.patience": 100_000})
     process = subprocess.Popen(
         [sys.executable, "stages/train.py"],
         cwd=checkout.path,

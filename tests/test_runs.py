@@ -21,7 +21,6 @@ SCORES = {"CIDEr": values(50, 20), "nll": values(2.5)}
 
 @pytest.fixture(autouse=True)
 def _own_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     yield
     if "mlflow" in sys.modules:
         tracking._mlflow().set_tracking_uri(None)
@@ -83,9 +82,7 @@ class TestMlflow:
     def store(cls, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
         """A store with a training's run, the run of another evaluation below it, and a run without results."""
         root = tmp_path_factory.mktemp("store")
-        with pytest.MonkeyPatch.context() as patch:
-            patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-            client, experiment = tracking._connect(root)
+        client, experiment = tracking._connect(root)
         ids: dict[str, str] = {}
         for name, tags in {
             "training": {"attention": "bahdanau"},
@@ -179,11 +176,9 @@ class TestDvc:
             "git commit --quiet --message dot",
             "dvc exp run --quiet --name rainy -S attention=uniform",
         ):
-            own = {name: value for name, value in os.environ.items() if not name.startswith("DVC_")}
-            path = f"{Path(sys.executable).parent}{os.pathsep}{own['PATH']}"
-            subprocess.run(
-                command.split(), cwd=root, env=own | {"PATH": path, "DVC_NO_ANALYTICS": "1"}, check=True, timeout=120
-            )
+            path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+            own = os.environ | {"PATH": path, "DVC_NO_ANALYTICS": "1"}
+            subprocess.run(command.split(), cwd=root, env=own, check=True, timeout=120)
         return root
 
     @pytest.mark.parametrize(

@@ -17,12 +17,13 @@ from typing import Any
 from urllib import error, request
 
 import numpy as np
+import parameters
 import pytest
 import tiny
 from PIL import Image
 from typer.testing import CliRunner
 
-from captioner import images, params, tracking, training
+from captioner import images, tracking, training
 from captioner.batches import CaptionBatches
 from captioner.cli import app
 from captioner.features import Extractor, Features
@@ -36,8 +37,6 @@ NO_PICTURE = base64.b64encode(b"these are words, and far too few to make a pictu
 @pytest.fixture(scope="module")
 def environment() -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("MLFLOW_TRACKING_URI", "KERAS_HOME", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV"):
-            patch.delenv(name, raising=False)
         yield patch
     tracking._mlflow().set_tracking_uri(None)
 
@@ -76,7 +75,7 @@ def root(environment: pytest.MonkeyPatch, pictures: Path, tmp_path_factory: pyte
     model = Captioner(decoder, words, encoder, 4, {})
     model.save(root / "models/captioner")
     (results / "history.csv").write_text("epoch,val_CIDEr\n0,10\n")
-    with tracking.training(root, params.load(ROOT / "params.yaml"), results, {}) as run:
+    with tracking.training(root, parameters.params(), results, {}) as run:
         run.log_epoch(0, {"val_CIDEr": 10.0})
         run.log_training(results, root / "models/captioner", model.weights_sha256)
     assert run.whole

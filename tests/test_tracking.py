@@ -13,10 +13,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import parameters
 import pytest
 from PIL import Image
 
-from captioner import params as parameters
 from captioner import tracking
 from captioner.errors import CaptionerError
 from captioner.params import Params
@@ -28,8 +28,6 @@ EPOCHS = [{"loss": 3.0, "val_CIDEr": 10.0, "val_BLEU-4": 2.0}, {"loss": 2.0, "va
 
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in ("MLFLOW_TRACKING_URI", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV"):
-        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "1")
     yield
     tracking._mlflow().set_tracking_uri(None)
@@ -61,8 +59,7 @@ def workspace(tmp_path: Path) -> Path:
 
 
 def experiment(**evaluate: Any) -> Params:
-    params = parameters.load(ROOT / "params.yaml")
-    return params.model_copy(update={"evaluate": params.evaluate.model_copy(update=evaluate)})
+    return parameters.params(**{f"evaluate.{name}": value for name, value in evaluate.items()})
 
 
 def train(root: Path, workspace: Path, **evaluate: Any) -> str:

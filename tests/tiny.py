@@ -2,15 +2,15 @@
 
 import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import pandas as pd
+import parameters
 from PIL import Image
 
-from captioner import params, training
+from captioner import training
 from captioner.batches import CaptionBatches
 from captioner.decoder import Decoder
 from captioner.features import Features
@@ -19,8 +19,8 @@ from captioner.prefixes import Layout
 from captioner.vocabulary import Vocabulary
 
 POSITIONS, CHANNELS = 4, 6
-OWN = params.load(Path(__file__).parents[1] / "params.yaml")
-SIZES = ModelParams(**OWN.model.model_dump() | {"embedding_size": 6, "state_size": 8, "attention_size": 5})
+PARAMS = parameters.params(**{"model.embedding_size": 6, "model.state_size": 8, "model.attention_size": 5})
+SIZES = PARAMS.model
 CAPTIONS = {
     "sun.png": ["a red circle"],
     "sea.png": ["the blue square", "a blue square"],
@@ -45,7 +45,7 @@ def recipe(**changes: Any) -> Recipe:
         "word_dropout": 0.0,
         "output_dropout": 0.0,
     }
-    return Recipe(**OWN.train.scenes.model_dump() | values | changes)
+    return Recipe(**PARAMS.train.scenes.model_dump() | values | changes)
 
 
 KNOWN_BY_HEART = {image: texts[:1] * 30 for image, texts in CAPTIONS.items()}

@@ -1,6 +1,5 @@
 """Flickr8k as published, and small archives of its form."""
 
-import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -108,10 +107,9 @@ def test_a_damaged_picture_is_an_error_of_the_archive(tmp_path: Path) -> None:
 
 
 def test_the_published_archives_hold_what_is_expected() -> None:
-    beside = Path(__file__).parents[2] / ".." / "shared" / "datasets"
-    directory = Path(os.environ.get("CAPTIONER_MIRROR", beside))
+    directory = Path(__file__).parents[3] / "shared" / "datasets"
     if not (directory / "flickr8k" / "Flickr8k_Dataset.zip").is_file():
-        pytest.skip("the archives of Flickr8k are neither in CAPTIONER_MIRROR nor in ../shared/datasets")
+        pytest.skip(f"the archives of Flickr8k are not in {directory}")
     dataset = flickr8k.load(Path("unused"), directory)
     assert dataset.captions.groupby("split")["image"].nunique().to_dict() == flickr8k.PICTURES_IN_SPLIT
     assert len(dataset.captions) == 40_000

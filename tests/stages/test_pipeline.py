@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import parameters
 import pytest
 import yaml
 from PIL import Image
@@ -167,9 +168,7 @@ def _files(plot: str | dict[str, Any]) -> list[str]:
 @pytest.fixture
 def workspace(tmp_path: Path) -> Path:
     """A directory with parameters and four captions."""
-    values = yaml.safe_load((CHECKOUT / "params.yaml").read_text("utf-8"))
-    values["vocabulary"]["minimum_count"] = 2
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values), "utf-8")
+    parameters.write(tmp_path, **{"vocabulary.minimum_count": 2})
     Image.new("RGB", (8, 8)).save(tmp_path / "picture.png")
     rows = [("a.png", "train", "a dog runs"), ("b.png", "train", "a dog"), *[("c.png", "test", "a cat")] * 3]
     pictures = [(name, (tmp_path / "picture.png").read_bytes()) for name in ("a.png", "b.png", "c.png")]
@@ -179,11 +178,10 @@ def workspace(tmp_path: Path) -> Path:
 
 
 def run(*command: str, directory: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    variables = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "CAPTIONER_"))}
     return subprocess.run(
         [sys.executable, *command],
         cwd=directory,
-        env=variables | environment,
+        env=os.environ | environment,
         capture_output=True,
         text=True,
         timeout=120,
@@ -193,15 +191,6 @@ def run(*command: str, directory: Path, **environment: str) -> subprocess.Comple
 
 def script(stage: str, directory: Path) -> subprocess.CompletedProcess[str]:
     return run(str(CHECKOUT / f"stages/{stage}.py"), directory=directory)
-
-
-def set_parameter(directory: Path, key: str, value: object) -> None:
-    values = section = yaml.safe_load((directory / "params.yaml").read_text("utf-8"))
-    *names, last = key.split(".")
-    for name in names:
-        section = section[name]
-    section[last] = value
-    (directory / "params.yaml").write_text(yaml.safe_dump(values), "utf-8")
 
 
 def files(directory: Path) -> dict[str, bytes]:
@@ -225,7 +214,7 @@ def test_a_study_takes_the_seeds_that_a_training_takes(seeds: str, workspace: Pa
 
 @pytest.mark.parametrize("stage", ["download", "vocabulary", "features"])
 def test_an_unknown_attention_is_one_line_before_any_work(stage: str, workspace: Path) -> None:
-    set_parameter(workspace, "attention", "additive")
+    parameters.write(workspace, attention="additive")
     before = files(workspace)
     done = script(stage, workspace)
     assert (done.returncode, done.stdout) == (1, "")
@@ -242,8 +231,7 @@ def own(workspace: Path) -> Path:
         Image.new("RGB", (8, 8), (shade,) * 3).save(folder / f"{split}{number}.png")
     rows = [f"{path.name},a dog runs,{path.name[:-5]}" for path in sorted(folder.glob("*.png"))]
     (folder / "captions.csv").write_text("image,caption,split\n" + "\n".join(rows) + "\n", "utf-8")
-    set_parameter(workspace, "dataset", "folder")
-    set_parameter(workspace, "download.folder.path", "mine")
+    parameters.write(workspace, dataset="folder", **{"download.folder.path": "mine", "vocabulary.minimum_count": 1})
     return folder
 
 
@@ -277,13 +265,13 @@ def test_a_clone_without_ones_own_pictures_keeps_what_was_made_of_them(own: Path
     assert (done.returncode, done.stdout) == (0, "")
     assert done.stderr == "fingerprint: there is no mine here: what was made of it is kept.\n"
     assert (workspace / "data/fingerprints/pictures.json").read_bytes() == first[0]
-    set_parameter(workspace, "download.folder.path", "others")
+    parameters.write(workspace, dataset="folder", **{"download.folder.path": "others"})
     assert fingerprints(workspace)[0] != first[0]
 
 
 def test_a_fingerprint_of_weights(workspace: Path) -> None:
     none = fingerprints(workspace)
-    set_parameter(workspace, "features.weights", "own.h5")
+    parameters.write(workspace, **{"features.weights": "own.h5"})
     done = script("fingerprint", workspace)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("fingerprint: weights 'own.h5' of encoder") and done.stderr.count("\n") == 1
@@ -320,7 +308,7 @@ def test_dvc_runs_again_what_depends_on_a_changed_file(own: Path) -> None:
 
 
 def test_what_spice_lacks_is_one_line_before_any_work(workspace: Path) -> None:
-    set_parameter(workspace, "evaluate.metrics", ["CIDEr", "SPICE"])
+    parameters.write(workspace, **{"evaluate.metrics": ["CIDEr", "SPICE"]})
     (workspace / "results/evaluate").mkdir(parents=True)
     (workspace / "results/evaluate/metrics.json").write_text('{"CIDEr": 50}\n')
     before = files(workspace)
@@ -332,7 +320,7 @@ def test_what_spice_lacks_is_one_line_before_any_work(workspace: Path) -> None:
 
 def test_a_failure_leaves_what_was_and_nothing_half_written(workspace: Path) -> None:
     script("vocabulary", workspace)
-    set_parameter(workspace, "vocabulary.minimum_count", 99)
+    parameters.write(workspace, **{"vocabulary.minimum_count": 99})
     before = files(workspace)
     done = script("vocabulary", workspace)
     assert done.returncode == 1
@@ -343,7 +331,7 @@ def test_a_failure_leaves_what_was_and_nothing_half_written(workspace: Path) -> 
 def test_without_parameters_or_data(tmp_path: Path) -> None:
     done = script("vocabulary", tmp_path)
     assert done.returncode == 1 and done.stderr.startswith("vocabulary: No file params.yaml")
-    (tmp_path / "params.yaml").write_bytes((CHECKOUT / "params.yaml").read_bytes())
+    parameters.write(tmp_path)
     done = script("vocabulary", tmp_path)
     assert done.returncode == 1 and "data/captions.parquet" in done.stderr and done.stderr.count("\n") == 1
     assert list(files(tmp_path)) == [str(tmp_path / "params.yaml")]
@@ -374,9 +362,8 @@ def test_a_fault_of_ours_keeps_its_trace(workspace: Path) -> None:
 
 
 def test_a_stage_takes_the_source_beside_it(tmp_path: Path) -> None:
-    for name in ("stages/stage.py", "params.yaml"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes((CHECKOUT / name).read_bytes())
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "stages/stage.py").write_bytes((CHECKOUT / "stages/stage.py").read_bytes())
     (tmp_path / "src").symlink_to(SOURCE)
     code = "import stage, captioner; print(captioner.__file__)"
     done = run("-c", code, directory=tmp_path, PYTHONPATH=str(tmp_path / "stages"))

@@ -1,0 +1,77 @@
+"""The parameters that tests work with: complete, and the same whatever the workspace's `params.yaml` says."""
+
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from captioner.params import Params
+
+_RECIPE: dict[str, Any] = {
+    "epochs": 4,
+    "blind_epochs": 1,
+    "patience": 3,
+    "batch_size": 16,
+    "captions_a_picture": 5,
+    "maximum_words": 13,
+    "learning_rate": 0.001,
+    "schedule": "cosine",
+    "gradient_norm": 5.0,
+    "label_smoothing": 0.0,
+    "feature_dropout": 0.0,
+    "word_dropout": 0.0,
+    "output_dropout": 0.0,
+}
+_VALUES: dict[str, Any] = {
+    "dataset": "scenes",
+    "attention": "dot",
+    "seed": 1,
+    "download": {
+        "scenes": {
+            "seed": 1,
+            "train": 40,
+            "validation": 6,
+            "test": 6,
+            "fewest_objects": 2,
+            "most_objects": 3,
+            "captions": 5,
+        },
+        "folder": {"path": "pictures", "captions": "captions.csv"},
+    },
+    "vocabulary": {"minimum_count": 5},
+    "features": {"encoder": "efficientnet_lite0", "weights": "imagenet", "batch_size": 32},
+    "model": {"embedding_size": 256, "state_size": 512, "attention_size": 256, "spatial_encoding": "learned"},
+    "train": {
+        "scenes": _RECIPE,
+        "photographs": _RECIPE | {"epochs": 8, "maximum_words": 18, "word_dropout": 0.5, "output_dropout": 0.5},
+    },
+    "evaluate": {
+        "beam": 3,
+        "length_normalization": 1.0,
+        "batch_size": 64,
+        "attention_pictures": 12,
+        "metrics": ["BLEU", "METEOR", "ROUGE-L", "CIDEr"],
+    },
+}
+
+
+def values(**changes: Any) -> dict[str, Any]:
+    """Return the content of a `params.yaml`, with some values changed: `values(**{"evaluate.beam": 1})`."""
+    content = deepcopy(_VALUES)
+    for key, value in changes.items():
+        section = content
+        *names, last = key.split(".")
+        for name in names:
+            section = section[name]
+        section[last] = value
+    return content
+
+
+def params(**changes: Any) -> Params:
+    return Params.model_validate(values(**changes))
+
+
+def write(directory: Path, **changes: Any) -> None:
+    """Write a `params.yaml`."""
+    (directory / "params.yaml").write_text(yaml.safe_dump(values(**changes), sort_keys=False), "utf-8")
