@@ -33,6 +33,8 @@ def baselines(params: Params) -> None:
             | scorer.people().suffixed("person")
             | grams.unseen(people).suffixed("person")
         )
+    if scorer.copies:
+        print(scorer.copies_in_words())
     with files.replacing(BASELINES) as results:
         results.mkdir()
         found.write(results / STATISTICS)

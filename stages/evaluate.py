@@ -45,15 +45,16 @@ def evaluate(params: Params) -> None:
         raise CaptionerError("No picture is in the test split: give some to it.")
     names = list(references)
     generator = model.generator(settings.beam, settings.length_normalization, min(settings.batch_size, len(names)))
-    setting = evaluation.Setting(
-        evaluation.number_of_references(references),
-        len(names),
-        settings.beam,
-        settings.length_normalization,
-        model.weights_sha256,
-    )
     with Scorer(references, spice) as scorer, tracking.evaluation(main_checkout(), Path(), params) as tracked:
         scorer.prepare(settings.metrics)
+        setting = evaluation.Setting(
+            evaluation.number_of_references(references),
+            len(names),
+            settings.beam,
+            settings.length_normalization,
+            model.weights_sha256,
+            copies=scorer.copies > 0,
+        )
         began = time.perf_counter()
         found = dict(zip(names, model.captions(generator, features.grid, rows_of(features, names)), strict=True))
         pace = len(names) / (time.perf_counter() - began)

@@ -3,6 +3,8 @@
 import io
 import json
 import math
+import re
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -84,6 +86,9 @@ def test_number_of_references() -> None:
 def test_people_are_held_against_one_reference_less() -> None:
     assert "|references:4-6,one-left-out|" in SETTING.signature("CIDEr-person", of_model=False)
     assert "|references:4-6,one-left-out|" in SETTING.signature("BLEU-4-leave-one-out")
+    copied = replace(SETTING, copies=True)
+    assert "|references:4-6,one-left-out,copies-left-out|" in copied.signature("CIDEr-person", of_model=False)
+    assert "|references:4-6|" in copied.signature("CIDEr")
     assert "|references:4-6|" in SETTING.signature("unseen-2-grams-person", of_model=False)
 
 

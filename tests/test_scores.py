@@ -184,6 +184,55 @@ def test_missing_captions_are_refused(scorer: Scorer) -> None:
         scorer.score({image: caption for image, caption in HYPOTHESES.items() if image != "bikes.jpg"})
 
 
+COPIED = {
+    "a": ["A dog runs .", "a dog  runs", "the brown dog is running", "A DOG RUNS!"],
+    "b": ["two cats", "Two cats.", "TWO cats"],
+    "c": ["one bird", "a bird sings loudly"],
+}
+
+
+def test_copies_are_no_other_side() -> None:
+    scorer = Scorer(COPIED)
+    people = scorer.people(["BLEU", "ROUGE-L"])
+    assert people.rows["ROUGE-L"][:, 1].tolist() == [4, 0, 2]  # of b nobody said anything else
+    by_hand = [
+        Scorer({"x": others}).score({"x": own}, ["ROUGE-L"]).corpus["ROUGE-L"]
+        for own, others in [
+            *[("a dog runs", ["the brown dog is running"])] * 3,
+            ("the brown dog is running", ["a dog runs"]),
+            ("one bird", ["a bird sings loudly"]),
+            ("a bird sings loudly", ["one bird"]),
+        ]
+    ]
+    assert people.scores()["ROUGE-L"] == pytest.approx(sum(by_hand) / len(by_hand))
+    assert people.scores()["BLEU-4"] < 1
+
+
+def test_rows_that_all_stand_twice_change_nothing() -> None:
+    metrics = ["BLEU", "ROUGE-L", "CIDEr"]
+    twice = {image: [text for one in many for text in (one, one.upper())] for image, many in REFERENCES.items()}
+    once, doubled = Scorer(REFERENCES), Scorer(twice)
+    assert doubled.people(metrics).scores() == pytest.approx(once.people(metrics).scores(), abs=1e-3)
+    alike = [each.leave_one_out(HYPOTHESES, metrics).scores() for each in (once, doubled)]
+    assert alike[1] == pytest.approx(alike[0], abs=1e-3)
+
+
+def test_a_model_is_held_against_what_a_person_is() -> None:
+    scorer = Scorer(COPIED)
+    # what it says stands among the references, which for a model is no copy, but a hit
+    model = scorer.leave_one_out({"a": "a dog runs", "b": "two cats", "c": "a bird sings loudly"}, ["ROUGE-L"])
+    assert model.rows["ROUGE-L"][:, 1].tolist() == scorer.people(["ROUGE-L"]).rows["ROUGE-L"][:, 1].tolist()
+    hits = Scorer({"x": ["the brown dog is running"]}).score({"x": "a dog runs"}, ["ROUGE-L"]).corpus["ROUGE-L"]
+    assert model.rows["ROUGE-L"][0, 0] == pytest.approx(3 * hits + 100)
+
+
+def test_copies_are_counted_and_said() -> None:
+    assert Scorer(COPIED).copies == 4
+    assert Scorer(COPIED).copies_in_words().startswith("4 of the 9 references repeat another of the same picture")
+    assert Scorer({"a": ["a", "A."]}).copies_in_words().startswith("1 of the 2 references repeats another")
+    assert Scorer(REFERENCES).copies_in_words() == ""
+
+
 @pytest.mark.parametrize("references", [{}, {"a": []}, {"a": "a dog"}, {"a": ["a <unk> dog"]}])
 def test_bad_references_are_refused(references: dict[str, Any]) -> None:
     with pytest.raises(CaptionerError, match="received"):

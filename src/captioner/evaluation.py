@@ -33,6 +33,7 @@ class Setting:
         length_normalization: of the search.
         weights_sha256: hash of the values of the model's weights.
         split: which pictures.
+        copies: whether references repeat others of their picture, which are then left out along with them.
     """
 
     references: str
@@ -41,6 +42,7 @@ class Setting:
     length_normalization: float
     weights_sha256: str
     split: str = "test"
+    copies: bool = False
 
     def signature(self, name: str, of_model: bool = True) -> str:
         """Return in one line how a score was made, so that it can be held against others; baselines have no model."""
@@ -50,7 +52,8 @@ class Setting:
             parts += [f"pycocoevalcap:{metadata.version('pycocoevalcap')}", "tokenizer:PTB-3.4.1"]
         else:
             parts += [f"captioner:{metadata.version('captioner')}"]
-        left_out = ",one-left-out" if caption_metric and name.endswith(("-person", "-leave-one-out")) else ""
+        one_out = caption_metric and name.endswith(("-person", "-leave-one-out"))
+        left_out = f",one-left-out{',copies-left-out' if self.copies else ''}" if one_out else ""
         parts += [f"references:{self.references}{left_out}", f"split:{self.split}", f"pictures:{self.pictures}"]
         if of_model:
             if not name.startswith(("nll", "perplexity")):

@@ -217,18 +217,37 @@ class Scorer:
         index = pd.Index(self.images, name="image")
         return Scores(corpus, pd.DataFrame(by_image, index=index), Statistics(self.images, rows))
 
-    def people(self, metrics: Collection[str] = USUAL) -> Statistics:
-        """Score the references: each against the others of its picture.
+    @property
+    def copies(self) -> int:
+        """How many references repeat another of their picture, once both are tokenized."""
+        return sum(len(captions) - len(set(captions)) for captions in self._references.tokenized)
 
-        The pairs of all pictures make one corpus. A picture with a single reference has none; without any, no scores.
-        SPICE, where asked for, is left out: its parser would read everything once for each reference.
+    def copies_in_words(self) -> str:
+        """Say how many references are copies and what becomes of them; an empty string where there are none."""
+        if not self.copies:
+            return ""
+        every = sum(map(len, self._references.tokenized))
+        return (
+            f"{self.copies:,} of the {every:,} references {'repeats' if self.copies == 1 else 'repeat'} another of the "
+            "same picture, but for case and punctuation: a reference is held against the others without its copies."
+        )
+
+    def people(self, metrics: Collection[str] = USUAL) -> Statistics:
+        """Score the references: each against the others of its picture, without its copies.
+
+        A copy is equal once tokenized, so but for case and punctuation: rows that stand twice say nothing of how far
+        people agree. The pairs of all pictures make one corpus. A picture whose references are all alike, or that has a
+        single one, has none; without any, no scores. SPICE, where asked for, is left out: its parser would read
+        everything once for each reference.
         """
         return self._left_out([list(captions) for captions in self._references.tokenized], metrics)
 
     def leave_one_out(self, hypotheses: Mapping[str, str], metrics: Collection[str] = USUAL) -> Statistics:
-        """Score captions on the same terms as `people`: each as often as there are references, without one of them.
+        """Score captions on the same terms as `people`.
 
-        Fewer references give lower scores; with these, a model stands beside a person. SPICE is left out here as well.
+        Each is scored as often as its picture has references, each time without one of them and its copies: against
+        the very references that this one is held against. Fewer references give lower scores; with these, a model
+        stands beside a person. SPICE is left out here as well.
         """
         captions = zip(self._tokenized(hypotheses), self._references.tokenized, strict=True)
         return self._left_out([[caption] * len(references) for caption, references in captions], metrics)
@@ -252,26 +271,29 @@ class Scorer:
         return _tokenize(hypotheses[image] for image in self.images)
 
     def _left_out(self, hypotheses: list[list[str]], metrics: Collection[str]) -> Statistics:
-        """Score, for each picture and each of its references, a caption against the other references."""
+        """Score, for each picture and each of its references, a caption against those that are no copies of it."""
         self._check_metrics(metrics)
-        references = self._references.tokenized
+        others = [
+            [[other for other in captions if other != left_out] for left_out in captions]
+            for captions in self._references.tokenized
+        ]
         widths = {metric: len(columns(metric)) for metric in USUAL if metric in metrics}
         sums = {metric: np.zeros((len(self.images), width)) for metric, width in widths.items()}
         pairs = [  # by place: which pictures, what is said of each, and against what
             (
-                here := [number for number, own in enumerate(references) if len(own) > max(place, 1)],
+                here := [number for number, own in enumerate(others) if place < len(own) and own[place]],
                 [hypotheses[number][place] for number in here],
-                [references[number][:place] + references[number][place + 1 :] for number in here],
+                [others[number][place] for number in here],
             )
-            for place in range(max(map(len, references)))
+            for place in range(max(map(len, others)))
         ]
         chosen, captions, remaining = (list(chain.from_iterable(column)) for column in zip(*pairs, strict=True))
         if not chosen:
             return Statistics(self.images, {})
         with self._meteor.asked("METEOR" in sums, captions, remaining) as answer:
-            for here, spoken, others in pairs:
+            for here, spoken, against in pairs:
                 if here:
-                    prepared = _References(others)
+                    prepared = _References(against)
                     for metric in sums.keys() - {"METEOR"}:
                         sums[metric][here] += prepared.compute(metric, spoken)[2]
             if "METEOR" in sums:
