@@ -283,6 +283,33 @@ def test_meteor_that_dies_is_reported(program: str, monkeypatch: pytest.MonkeyPa
         scores._Meteor().ask(["a dog"], [["a dog"]])
 
 
+LONG = " ".join(["dog"] * 5000)
+
+
+@pytest.mark.parametrize(
+    ("program", "told"),
+    [
+        ("exec cat > /dev/null", "METEOR had no answer after 1 s at the caption 'dog dog"),
+        ("read line; echo 'java.lang.OutOfMemoryError' >&2; exit 1", r"METEOR ended \(java.lang.OutOfMemoryError\) at"),
+        ("read line; exit 1", "METEOR ended at the caption"),
+        ("read line; echo 1 2; read line; exit 1", "METEOR ended at the caption 'a dog' of 2 words"),
+    ],
+)
+def test_a_caption_that_is_too_long_for_meteor_is_named(
+    program: str, told: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    java = tmp_path / "java"
+    java.write_text(f"#!/bin/sh\n{program}\n")
+    java.chmod(0o755)
+    monkeypatch.setattr(scores, "find_java", lambda: str(java))
+    monkeypatch.setattr(scores, "_limit", lambda captions: 1.0)
+    with pytest.raises(CaptionerError, match=told) as caught:
+        scores._Meteor().ask([LONG, "a dog"], [["a dog", LONG], [LONG]])
+    message = str(caught.value)
+    assert "whose longest reference has 5,000; it can be relied on up to 500 words" in message
+    assert "GB" not in message and len(message) < 500 and "\n" not in message
+
+
 def test_meteor_is_started_once_in_a_block_and_ends_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[Any] = []
     start = scores._Meteor._start

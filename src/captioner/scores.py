@@ -13,11 +13,14 @@ What the metrics do with unusual captions:
 - CIDEr weighs an n-gram by how few pictures have it in their references. It means nothing on a handful of pictures,
   and is 0 on a single one. Its range is 0 to 1000 in these units.
 - `|||`, the separator of METEOR's protocol, reaches METEOR as three separate bars.
+- METEOR aligns a long caption with a long reference in a time, and with repeated words in a memory, that grow far
+  faster than their lengths. Where it fails, the error names the caption.
 
 Sources: BLEU: Papineni et al., ACL 2002. METEOR 1.5: Denkowski and Lavie, WMT 2014. ROUGE-L: Lin, 2004. CIDEr (the
 variant known as CIDEr-D): Vedantam et al., CVPR 2015. The collection: Chen et al., arXiv:1504.00325.
 """
 
+import io
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -28,7 +31,10 @@ from functools import cache
 from itertools import chain
 from pathlib import Path
 from shutil import which
-from threading import Timer
+from tempfile import TemporaryFile
+from textwrap import shorten
+from threading import Event, Timer
+from typing import IO
 
 import numpy as np
 import pandas as pd
@@ -53,6 +59,9 @@ SpiceProgram = Callable[[list[str], list[list[str]]], list[float]]
 JAVA_OPTIONS = ("-Dfile.encoding=UTF-8", "-Dstdout.encoding=UTF-8", "-Duser.language=en", "-XX:+UseSerialGC")
 # Compiling with the first compiler only halves the time of a run this short.
 _TOKENIZER_OPTIONS = (*JAVA_OPTIONS, "-XX:TieredStopAtLevel=1")
+
+LONGEST = 500
+"""Words up to which METEOR was seen to align a caption and a reference in time and memory, whatever their words."""
 
 _PUNCTUATION = frozenset(ptbtokenizer.PUNCTUATIONS)
 
@@ -410,6 +419,7 @@ class _Meteor:
     def __init__(self, keep: bool = False):
         self._keep = keep
         self._process: subprocess.Popen[str] | None = None
+        self._complaints: IO[bytes] = io.BytesIO()
 
     def prepare(self) -> None:
         """Start the program, if it is to go on between questions and does not run yet."""
@@ -437,23 +447,27 @@ class _Meteor:
     def ask(self, hypotheses: list[str], references: list[list[str]]) -> _Values:
         """Score tokenized captions: one question a picture, then one for the score of their joined statistics."""
         limit = _limit(len(hypotheses))
+        late = Event()
+        scored: list[str] = []
         try:
             process = self._process = self._process or self._start()
-            watchdog = Timer(limit, process.kill)
+
+            def end() -> None:
+                late.set()
+                process.kill()
+
+            watchdog = Timer(limit, end)
             watchdog.start()
             try:
-                found = _converse(process, hypotheses, references)
+                found = _converse(process, hypotheses, references, scored)
             finally:
                 watchdog.cancel()
         except BaseException as error:
+            cause = f"had no answer after {limit:.0f} s" if late.is_set() else self._cause()
             self.close()
             if not isinstance(error, OSError | ValueError):
                 raise
-            raise CaptionerError(
-                f"METEOR ended or was silent for {limit:.0f} s before it had scored {len(hypotheses)} captions; "
-                f"it needs 2 GB of free memory and a working Java (now {find_java()}); or leave METEOR out of the "
-                "metrics"
-            ) from error
+            raise CaptionerError(_failure(limit, cause, len(scored), hypotheses, references)) from error
         if not self._keep:
             self.close()
         return found
@@ -465,21 +479,58 @@ class _Meteor:
             process.kill()
             with suppress(OSError), process:  # closes its pipes and waits; it may have left words unread
                 pass
+        self._complaints.close()
+        self._complaints = io.BytesIO()
 
     def _start(self) -> "subprocess.Popen[str]":
         jar = Path(meteor.__file__).with_name(meteor.METEOR_JAR)
         command = [find_java(), *JAVA_OPTIONS, "-Xmx2G", "-jar", str(jar), "-", "-", "-stdio", "-l", "en", "-norm"]
+        self._complaints = TemporaryFile()  # noqa: SIM115  # `close` does; a pipe that nobody reads could fill up
         return subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, encoding="utf-8"
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._complaints, encoding="utf-8"
         )
 
+    def _cause(self) -> str:
+        """Say what the program did instead of answering, with the first line that it wrote about that."""
+        try:
+            if self._process is not None:
+                self._process.wait(2)  # it closes its answers before it has told why
+        except subprocess.TimeoutExpired:
+            return "answered with what is no score"
+        self._complaints.seek(0)
+        lines = self._complaints.read(10_000).decode(errors="replace").splitlines()
+        return next((f"ended ({shorten(line, 200)})" for line in lines if line.strip()), "ended")
 
-def _converse(process: "subprocess.Popen[str]", hypotheses: list[str], references: list[list[str]]) -> _Values:
+
+def _failure(limit: float, cause: str, scored: int, hypotheses: list[str], references: list[list[str]]) -> str:
+    """Say why METEOR failed, at which caption, and what can be done about it."""
+    if scored < len(hypotheses):
+        words, longest = len(hypotheses[scored].split()), max(len(one.split()) for one in references[scored])
+        if max(words, longest) > LONGEST:
+            return (
+                f"METEOR {cause} at the caption "
+                f"{shorten(hypotheses[scored], 60, placeholder=' …')!r} of {words:,} words, whose longest reference "
+                f"has {longest:,}; it can be relied on up to {LONGEST} words on both sides: shorten them, or leave "
+                "METEOR out of the metrics"
+            )
+    return (
+        f"METEOR ended or was silent for {limit:.0f} s before it had scored {len(hypotheses):,} captions: it {cause}; "
+        f"it needs 2 GB of free memory and a working Java (now {find_java()}); or "
+        "leave METEOR out of the metrics"
+    )
+
+
+def _converse(
+    process: "subprocess.Popen[str]", hypotheses: list[str], references: list[list[str]], statistics: list[str]
+) -> _Values:
+    """Ask, and add the answer of each picture to `statistics` as it comes."""
     assert process.stdin is not None and process.stdout is not None
-    statistics = []
     for hypothesis, captions in zip(hypotheses, references, strict=True):
         print("SCORE", *captions, hypothesis, sep=" ||| ", file=process.stdin, flush=True)
-        statistics.append(process.stdout.readline().strip())
+        answer = process.stdout.readline().strip()
+        if not answer:
+            raise ValueError("no answer")
+        statistics.append(answer)
     print("EVAL", *statistics, sep=" ||| ", file=process.stdin, flush=True)
     values = [float(process.stdout.readline()) for _ in hypotheses]
     rows = np.array([line.split() for line in statistics], float)
