@@ -28,6 +28,7 @@ from captioner.params import Params
 from captioner.scores import Scorer
 from captioner.shares import shares
 from captioner.spice import JARS, Spice
+from captioner.wording import counted
 
 NLL_BATCH = (16, 5)  # pictures, captions a picture
 
@@ -73,7 +74,7 @@ def evaluate(params: Params) -> None:
             | leave_one_out.suffixed("leave-one-out")
         )
         baselines = Statistics.read(BASELINES / STATISTICS) | Statistics.read(BLIND / STATISTICS)
-        remarks = evaluation.remarks(own, baselines)
+        remarks = evaluation.remarks(own, baselines, scorer.copies_in_words())
 
         directory = RESULTS / "evaluate"
         shown = np.random.default_rng(params.seed).permutation(len(names))[: settings.attention_pictures]
@@ -82,14 +83,15 @@ def evaluate(params: Params) -> None:
         evaluation.write_attention(pictures, found, references, directory / "attention")
         evaluation.write_captions(found, references, scores.by_image, directory / "captions.jsonl")
         written = evaluation.write_scores(own, baselines, setting, directory)
-        evaluation.write_curves(RESULTS / "train" / "history.csv", written, directory)
-        title = f"{model.decoder.config['attention_name']} attention, {len(names):,} test pictures"
+        dropout = any(value for name, value in model.decoder.config.items() if name.endswith("_dropout"))
+        evaluation.write_curves(RESULTS / "train" / "history.csv", written, directory, dropout)
+        title = f"{model.decoder.config['attention_name']} attention, {counted(len(names), 'test picture')}"
         every = pack.read_pictures(DATA, names)
         page = directory / "report.html"
         evaluation.write_report(title, written, remarks, every, found, references, scores.by_image, page)
         tracked.log_evaluation(directory, {"test_captions_per_second": pace})
     for name, entry in written.items():
-        print(f"{name:32} {entry['value']:7.2f}  [{entry['low']:.2f}, {entry['high']:.2f}]  {entry['signature']}")
+        print(evaluation.line(name, entry))
     print(*remarks, sep="\n")
 
 

@@ -87,9 +87,26 @@ def test_the_interval_covers_as_often_as_it_says(rng: np.random.Generator) -> No
 
 @given(st.lists(st.floats(-100, 100), min_size=1, max_size=20), st.integers(0, 5))
 def test_intervals_are_ordered_lie_within_the_values_and_are_the_same_twice(values: list[float], seed: int) -> None:
-    low, high = means(values).intervals(50, seed)["CIDEr"]
+    statistics = means(values)
+    low, high = statistics.intervals(50, seed)["CIDEr"]
+    if np.ptp(statistics.resampled(50, seed)["CIDEr"]) < 1e-9:
+        assert np.isnan(low) and np.isnan(high)
+        return
     assert min(values) - 1e-9 <= low <= high <= max(values) + 1e-9
     assert (low, high) == means(values).intervals(50, seed)["CIDEr"]
+
+
+@pytest.mark.parametrize(
+    ("values", "counts"), [([7.0], [1]), ([0, 14, 0], [0, 2, 0]), ([100.0] * 20, [1] * 20), ([0.1] * 3, [1] * 3)]
+)
+def test_resamples_that_are_all_the_same_give_no_interval(values: list[float], counts: list[float]) -> None:
+    assert np.isnan(means(values, counts).intervals()["CIDEr"]).all()
+
+
+def test_how_many_pictures_count(scored: Scores) -> None:
+    rows = {"CIDEr": mean([1, 0, 0], [1, 1, 0]), "BLEU-person": np.array([[0.0] * 10, [1] * 10, [1] * 10])}
+    assert Statistics(["a", "b", "c"], rows).counted() == {"CIDEr": 2} | {f"BLEU-{n}-person": 2 for n in range(1, 5)}
+    assert scored.statistics.counted().keys() == scored.statistics.scores().keys()
 
 
 def test_many_resamples_are_drawn_in_parts_that_are_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,6 +145,27 @@ def test_equal_systems_do_not_differ_and_unequal_ones_do(rng: np.random.Generato
     assert worse.value == pytest.approx(-1)
 
 
+@pytest.mark.parametrize("gain", [0.0, 5.0, -5.0])
+def test_a_single_picture_allows_no_test(gain: float) -> None:
+    for one, other in (
+        (means([50 + gain]), means([50])),
+        (means([50 + gain, 0, 0], [1, 0, 0]), means([50, 50, 50])),  # only one counts on one side
+    ):
+        found = differences(one, other)["CIDEr"]
+        assert found.value == pytest.approx(gain)
+        assert np.isnan([found.low, found.high, found.p]).all()
+
+
+@pytest.mark.parametrize("pictures", range(2, 12))
+def test_no_p_is_less_than_the_pictures_allow(pictures: int, rng: np.random.Generator) -> None:
+    hard = rng.normal(50, 10, pictures)
+    gains = rng.uniform(1, 2, pictures)  # all one way, as clear as so many pictures can be
+    for gain in (gains, np.full(pictures, 3.0)):
+        p = differences(means((hard + gain).tolist()), means(hard.tolist()))["CIDEr"].p
+        assert p == pytest.approx(max(2 / 2**pictures, 1 / 1001))
+        assert (p < bootstrap.LEVEL) == (pictures >= bootstrap.FEWEST)
+
+
 def test_pictures_are_paired_by_name_and_must_be_the_same() -> None:
     one = means([1, 2, 3])
     turned = Statistics(one.images[::-1], {"CIDEr": one.rows["CIDEr"][::-1]})
@@ -154,11 +192,12 @@ def test_suffixes_and_unions(scored: Scores) -> None:
         ([0.02], [0.02]),
         ([0.01, 0.01], [0.02, 0.02]),
         ([], []),
+        ([0.02, np.nan, 0.03], [0.04, np.nan, 0.04]),
     ],
 )
 def test_holm(p_values: list[float], expected: list[float]) -> None:
     corrected = holm({str(number): p for number, p in enumerate(p_values)})
-    assert list(corrected.values()) == pytest.approx(expected)
+    assert list(corrected.values()) == pytest.approx(expected, nan_ok=True)
 
 
 def test_what_is_written_is_read(scored: Scores, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from captioner.about import about, table
 from captioner.card import FAILINGS, card
 from captioner.description import DESCRIPTION
 from captioner.model import Captioner
@@ -69,6 +70,25 @@ def test_another_models_results_are_left_out(directory: Path) -> None:
     text = card(directory)
     assert "None lie beside this model" in text
     assert "53.25" not in text and ".png" not in text
+
+
+def test_scores_of_one_picture_have_no_intervals(directory: Path) -> None:
+    evaluated = directory.parents[1] / "results/evaluate"
+    scores = json.loads((evaluated / "scores.json").read_text("utf-8"))
+    for each in scores.values():
+        each |= {"low": None, "high": None}
+    (evaluated / "scores.json").write_text(json.dumps(scores), "utf-8")
+    (evaluated / "captions.jsonl").write_text((evaluated / "captions.jsonl").read_text("utf-8").splitlines()[0] + "\n")
+    text = card(directory)
+    assert rows_of(text, "`CIDEr`") == ["| `CIDEr` | 53.25 | one constant caption | 13.75 |"]
+    assert "interval" not in text and "None [" not in text
+    assert "Nothing is known of how far other pictures" in text
+    assert "The 1 caption with the lowest CIDEr, each beside" in text
+    lines = table(about(directory))
+    assert "scores:" in lines
+    assert [line.split()[:3] for line in lines if line.startswith("  CIDEr")] == [
+        ["CIDEr", "53.25", scores["CIDEr"]["signature"]]
+    ]
 
 
 @pytest.mark.parametrize(("data", "expected"), [("scenes", "coloured shapes"), ("flickr8k", "dogs in action")])

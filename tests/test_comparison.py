@@ -141,6 +141,89 @@ class TestCompare:
         assert "no corrected p below 0.06" in compare(runs, 100).notes[0]
         assert "no corrected p" not in compare(runs, 200).notes[0]
 
+    def test_the_terms_on_which_people_were_scored_may_differ(self) -> None:
+        """Copies among the references count for one version of this package and not for another."""
+        runs = [run(name, {"CIDEr": values(1), "CIDEr-person": values(60, 9, seed)}) for seed, name in enumerate("ab")]
+        runs[1].signatures["CIDEr-person"]["references"] = "5,one-left-out,copies-left-out"
+        found = compare(runs, 100)
+        assert list(found.scores) == ["CIDEr"]
+
+    def test_other_training_captions_are_no_other_references(self) -> None:
+        scores = [{"CIDEr": values(1), "unseen-2-grams-person": values(20, 5, seed)} for seed in (0, 1)]
+        assert compare([run(name, each) for name, each in zip("ab", scores, strict=True)], 100).pairs
+
+    @pytest.mark.parametrize("pictures", [2, 3, 5])
+    def test_few_pictures_find_nothing_and_that_is_said(self, pictures: int) -> None:
+        numbers = list(np.arange(pictures) + 3.0)
+        found = compare([run(name, {"ROUGE-L": [gain + x for x in numbers]}) for name, gain in [("a", 0), ("b", 9)]])
+        assert not found.pairs[0].stands and found.pairs[0].better is None
+        assert f"So few pictures give no p below {2 / 2**pictures:.2f}, and so no finding: it takes 6" in found.notes[0]
+
+    def test_pictures_enough_for_one_pair_may_be_too_few_for_three(self) -> None:
+        runs = [run(name, {"ROUGE-L": list(np.arange(6) + gain)}) for name, gain in [("a", 0.0), ("b", 9), ("c", 20)]]
+        assert compare(runs[:2]).pairs[0].stands
+        found = compare(runs)
+        assert not any(each.stands for each in found.pairs)
+        assert "So few pictures give no corrected p below 0.09, and so no finding: it takes more." in found.notes[0]
+
+
+@pytest.fixture(scope="module")
+def one_picture() -> Comparison:
+    """Three runs on one picture, of which CIDEr says nothing."""
+    named = {"u": (10.0, 3.0), "b": (12.5, 3.0), "d": (10.04, 2.5)}
+    return compare(
+        [
+            run(name, {"CIDEr": [0.0], "ROUGE-L": [bleu], "nll": [nll], "CIDEr-person": [0.0], "nll-unigram": [5.0]})
+            for name, (bleu, nll) in named.items()
+        ]
+    )
+
+
+class TestOnePicture:
+    def test_scores_have_no_intervals_and_differences_no_p(self, one_picture: Comparison) -> None:
+        assert list(one_picture.scores) == ["ROUGE-L", "nll"]
+        assert all(np.isnan([each.low, each.high]).all() for many in one_picture.scores.values() for each in many)
+        assert all(np.isnan([each.p, each.difference.p, each.difference.low]).all() for each in one_picture.pairs)
+        assert not any(each.stands or each.better is not None for each in one_picture.pairs)
+
+    def test_that_is_said(self, one_picture: Comparison) -> None:
+        assert one_picture.words() == [
+            "By ROUGE-L b has 2.5 more than u; of one picture nothing can be tested.",
+            "By ROUGE-L d has 0.04 more than u; of one picture nothing can be tested.",
+            "By ROUGE-L b has 2.5 more than d; of one picture nothing can be tested.",
+            "By nll u has as much as b; of one picture nothing can be tested.",
+            "By nll u has 0.500 more than d; of one picture nothing can be tested.",
+            "By nll b has 0.500 more than d; of one picture nothing can be tested.",
+        ]
+        assert one_picture.notes[0].startswith("One test picture allows no intervals and no p-values")
+        assert "CIDEr is left out: it is 0 on a single picture, whatever the caption." in one_picture.notes
+
+    @pytest.mark.parametrize("width", [None, 60, 200])
+    def test_on_the_terminal(self, one_picture: Comparison, width: int | None) -> None:
+        text = printed(one_picture, width)
+        assert "nan" not in text.lower() and "[" not in text and "interval" not in text.split("Differences")[0]
+        assert re.search(r"ROUGE-L +b − d +\+2\.5 +– +– +–", text)
+
+    def test_as_json(self, one_picture: Comparison) -> None:
+        told = json.loads(json.dumps(views.as_json(one_picture), allow_nan=False))
+        assert told["runs"][0]["scores"]["ROUGE-L"] == {"value": 10.0, "low": None, "high": None}
+        first = told["differences"][0]
+        assert [first[key] for key in ("low", "high", "p", "corrected_p", "stands", "better")] == [
+            *[None] * 4,
+            False,
+            None,
+        ]
+        assert told["baselines"]["nll-unigram"]["low"] is None
+
+    def test_as_a_page(self, one_picture: Comparison) -> None:
+        page = views.page(one_picture)
+        parsed = Parsed(page)
+        assert "nan" not in page.lower() and "class=span" not in page
+        assert "3 runs on the same 1 test picture." in parsed.text and "Scores, with" not in parsed.text
+        assert len([tag for tag, _ in parsed.seen if tag == "circle"]) == len(one_picture.pairs)
+        for sentence in [*one_picture.words(), *one_picture.notes]:
+            assert sentence in parsed.text
+
 
 class TestRefused:
     @pytest.mark.parametrize(
@@ -222,6 +305,45 @@ class TestWords:
                 "uniform is better than bahdanau by nll: 0.120 lower, 0.100 to 0.140 (p = 0.003).",
             ),
             ("CIDEr", Difference(0, 0, 0, 1), 1, "bahdanau and uniform are equal by CIDEr."),
+            (
+                "CIDEr",
+                Difference(-0.04, -1.21, 1.3, 0.93),
+                0.93,
+                "uniform and bahdanau cannot be told apart by CIDEr: the difference of 0.04 lies within −1.30 to 1.21 "
+                "(p = 0.93).",
+            ),
+            (
+                "nll",
+                Difference(0.0004, 0.0002, 0.0006, 0.001),
+                0.001,
+                "uniform is better than bahdanau by nll: 0.0004 lower, 0.0002 to 0.0006 (p = 0.001).",
+            ),
+            (
+                "CIDEr",
+                Difference(0, -1.2, 1.3, 1),
+                1,
+                "bahdanau and uniform cannot be told apart by CIDEr: the difference of 0.0 lies within −1.2 to 1.3 "
+                "(p = 1.00).",
+            ),
+            (
+                "CIDEr",
+                Difference(-3, np.nan, np.nan, 0.001),
+                0.001,
+                "uniform is better than bahdanau by CIDEr: 3.0 higher (p = 0.001).",
+            ),
+            (
+                "CIDEr",
+                Difference(3, np.nan, np.nan, 0.25),
+                0.25,
+                "bahdanau and uniform cannot be told apart by CIDEr: the difference of 3.0 is that of each resample "
+                "(p = 0.25).",
+            ),
+            (
+                "nll",
+                Difference(0.5, np.nan, np.nan, np.nan),
+                np.nan,
+                "By nll bahdanau has 0.500 more than uniform; of one picture nothing can be tested.",
+            ),
         ],
     )
     def test_sentences(self, score: str, difference: Difference, p: float, sentence: str) -> None:
@@ -370,6 +492,16 @@ class TestPage:
         parsed = Parsed(views.page(Comparison([name, "y"], [name, ""], 9, 9, {}, {}, pairs, [name])))
         assert name in parsed.text
         assert "b" not in {tag for tag, _ in parsed.seen}
+
+    def test_a_difference_that_is_small_and_stands_is_not_written_as_0(self) -> None:
+        noise = np.array(values(0, 0.01, seed=1))
+        runs = [
+            run(name, {"CIDEr": list(np.array(values(50, 9)) + each)}) for name, each in [("a", 0), ("b", 0.04 + noise)]
+        ]
+        found = compare(runs, 400)
+        assert found.pairs[0].better == 1
+        for text in (views.page(found), printed(found), *found.words()):
+            assert re.search(r"[−-]?0\.04\b", text)
 
     def test_equal_runs_can_be_drawn(self) -> None:
         found = compare([run("a", {"CIDEr": values(5)}), run("b", {"CIDEr": values(5)})], 100)

@@ -101,16 +101,90 @@ def test_how_far_people_are() -> None:
     ]
 
 
-def test_in_words_what_a_model_beats() -> None:
-    assert evaluation.remarks(OWN, BASELINES) == [
-        "The model beats the decoder that never sees a picture: better by 1.17 nats a token "
-        "(95 % interval 1.00 to 2.00).",
-        "The model beats one constant caption for all pictures: better by 58.00 CIDEr (95 % interval 48.00 to 67.00).",
+def test_copies_are_said() -> None:
+    own = Statistics(OWN.images, {"CIDEr-leave-one-out": mean([40, 50, 60])})
+    people = Statistics(OWN.images, {"CIDEr-person": mean([240, 240, 246], [3, 3, 3])})
+    first, second = evaluation.remarks(own, people, "2 of the 9 references repeat another.")
+    assert first.startswith("Held against all references of a picture but one and its copies, the model")
+    assert second == "2 of the 9 references repeat another."
+
+
+def many(values: dict[str, list[float]]) -> Statistics:
+    images = [f"{number}.png" for number in range(len(next(iter(values.values()))))]
+    return Statistics(images, {name: mean(each) for name, each in values.items()})
+
+
+SPREAD = np.random.default_rng(1).normal(0, 1, 40)
+SPREAD -= SPREAD.mean()
+
+
+@pytest.mark.parametrize(
+    ("gains", "said"),
+    [
+        (
+            2 + SPREAD,
+            r"The model beats one constant .*: better by 2\.00 CIDEr \(95 % interval 1\.\d+ to 2\.\d+, p = 0.001\)",
+        ),
+        (
+            -117.15 + SPREAD,
+            r"The model is worse than one constant caption for all pictures by 117\.15 CIDEr "
+            r"\(95 % interval 116\.\d+ to 117\.\d+, p = 0\.001\)\.",
+        ),
+        (
+            0.05 + SPREAD,
+            r"The model and one constant .* cannot be told apart: .* is better by 0\.05 CIDEr .*−.*, p = 0\.\d+",
+        ),
+        (-0.05 + SPREAD, r"cannot be told apart: on these pictures the model is worse by 0\.05 CIDEr"),
+        (-0.001 + SPREAD, r"cannot be told apart: on these pictures the model is worse by 0\.001 CIDEr"),
+        (
+            0.001 + SPREAD / 1000,
+            r"The model beats .*: better by 0\.001 CIDEr \(95 % interval 0\.00\d to 0\.00\d, p = 0\.001",
+        ),
+        (np.full(40, 3.0), r"The model beats .*: better by 3\.00 CIDEr \(p = 0\.001\)\."),
+        (np.zeros(40), r"The model and one constant caption for all pictures are equal: the difference is 0 CIDEr\."),
+    ],
+)
+def test_a_verdict_follows_from_its_test(gains: np.ndarray, said: str) -> None:
+    hard = 500 + np.arange(40.0)
+    own, baseline = many({"CIDEr": list(hard + gains)}), many({"CIDEr-constant": list(hard)})
+    (remark,) = evaluation.remarks(own, baseline)
+    assert re.search(said, remark), remark
+    # of likelihoods, less is better
+    own, baseline = many({"nll": list(hard - gains)}), many({"nll-picture-blind": list(hard)})
+    (remark,) = evaluation.remarks(own, baseline)
+    told = said.replace("one constant caption for all pictures", "the decoder that never sees a picture")
+    assert re.search(told.replace("one constant", "the decoder").replace("CIDEr", "nats a token"), remark), remark
+
+
+@pytest.mark.parametrize("pictures", [2, 3, 5])
+def test_few_pictures_allow_no_verdict(pictures: int) -> None:
+    numbers = list(np.arange(pictures) + 9.0)
+    own = many({"CIDEr": [200 + number for number in numbers], "nll": [number / 9 for number in numbers]})
+    remarks = evaluation.remarks(own, many({"CIDEr-constant": numbers, "nll-picture-blind": numbers}))
+    assert remarks.pop() == f"On {pictures} test pictures no difference can be significant: it takes 6 or more."
+    assert len(remarks) == 2 and all("cannot be told apart" in remark for remark in remarks)
+
+
+def test_one_picture_allows_neither_interval_nor_verdict(tmp_path: Path) -> None:
+    own = many({"CIDEr": [0.0], "nll": [3.0], "CIDEr-leave-one-out": [0.0]})
+    baselines = many({"CIDEr-constant": [0.0], "nll-picture-blind": [2.5], "CIDEr-person": [0.0]})
+    assert evaluation.remarks(own, baselines) == [
+        "On one picture, which allows no test, the model is worse than the decoder that never sees a picture by 0.50 "
+        "nats a token.",
+        "One test picture allows neither intervals nor verdicts, and CIDEr is 0 on a single picture, whatever the "
+        "caption.",
     ]
-    worse = Statistics(OWN.images, {"nll": mean([6.1, 12.0, 4.0], [2, 3, 1])})
-    assert evaluation.remarks(worse, BASELINES)[0].startswith(
-        "The model does NOT beat the decoder that never sees a picture: better by -0.02 nats a token"
-    )
+    written = evaluation.write_scores(own, baselines, replace(SETTING, pictures=1), tmp_path)
+    assert json.loads((tmp_path / "scores.json").read_text("utf-8")) == written
+    assert {(entry["low"], entry["high"]) for entry in written.values()} == {(None, None)}
+    assert written["nll"]["value"] == 3 and written["perplexity"]["value"] == round(math.exp(3), 4)
+    line = evaluation.line("nll", written["nll"])
+    assert line.split() == ["nll", "3.00", written["nll"]["signature"]]
+
+
+def test_a_line_of_a_score() -> None:
+    line = evaluation.line("CIDEr", {"value": 53.257, "low": 50.1, "high": 55, "signature": "CIDEr|split:test"})
+    assert line.split("  ")[-3:] == ["53.26", "[50.10, 55.00]", "CIDEr|split:test"]
 
 
 def test_curves_stand_beside_the_baselines(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from captioner import figures
@@ -131,3 +133,14 @@ def test_twelve_figures_take_seconds() -> None:
 def test_wrong_input_is_refused(picture: np.ndarray, words: list[str], weights: np.ndarray, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         attention_figure(picture, words, weights)
+
+
+@pytest.mark.parametrize(("dropout", "label"), [(True, "training, with dropout"), (False, "training")])
+def test_curves_say_of_dropout_what_is_so(dropout: bool, label: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(figures, "_drawn", lambda figure: drawn.append(figure))
+    table = pd.DataFrame({"epoch": [0, 1], "nll": [4, 3], "val_nll": [4, 3.5], "val_CIDEr": [10, 20]})
+    figures.learning_curves(table, {"nll": ["nll-unigram"], "CIDEr": ["CIDEr-person"]}, dropout)
+    above, below = drawn[0].axes
+    assert [line.get_label() for line in above.lines] == [label, "validation"]
+    assert [line.get_label() for line in below.lines] == ["validation"]

@@ -144,6 +144,14 @@ def test_intervals_are_drawn_on_their_scale(
     assert [(at["x"], at["width"]) for tag, at in made.elements if tag == "rect" and at["class"] == "band"] == bands
 
 
+def test_the_band_is_explained_where_there_is_one(tmp_path: Path) -> None:
+    some, none = {"low": 1, "high": 3}, {"low": None, "high": None}
+    assert page(tmp_path, scores={"S": {"value": 2} | some}).text["caption"] == (
+        "In percent; the band is the 95 % interval."
+    )
+    assert page(tmp_path, scores={"S": {"value": 2} | none}).text["caption"] == "In percent."
+
+
 def test_no_scores_no_intervals_no_remarks(tmp_path: Path) -> None:
     made = page(tmp_path, scores={})
     assert "No scores" in made.text["section"] and "table" not in made.text

@@ -70,6 +70,41 @@ def test_a_difference_that_not_every_seed_shows() -> None:
     assert "ot is better than uniform, though not with every seed" in said[1]
 
 
+def test_seeing_may_cost() -> None:
+    said = study.paragraphs(study.analyse(everything(nll_picture_blind=2.4)), "scenes")
+    assert (
+        "needs 2.40 nats a token. Seeing it saves dot 0.22 and bahdanau 0.22 nats a token. Seeing it costs uniform "
+        "0.18 nats a token more." in said[3]
+    )
+    said = study.paragraphs(study.analyse(everything(nll_picture_blind=2.0)), "scenes")
+    assert "needs 2.00 nats a token. Seeing it costs uniform 0.58, dot 0.18 and" in said[3]
+
+
+def test_names_keep_their_letters() -> None:
+    pairs = [("MyDot", 1, 80.0), ("MyDot", 2, 81.0), ("uniform", 1, 62.0), ("uniform", 2, 60.0)]
+    said = study.paragraphs(study.analyse([trained(*each) for each in pairs]), "scenes")
+    assert ". MyDot is better than uniform, with every seed (p" in said[1]
+
+
+def test_one_seed_has_no_deviations_to_speak_of() -> None:
+    said = study.paragraphs(study.analyse([each for each in everything() if each.seed == 1]), "scenes")
+    assert "with the seed 1," in said[0] and "Scores are those of one seed; the interval says" in said[0]
+    assert said[-1].startswith("With one seed the luck of training is unknown")
+
+
+def test_one_picture_tells_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measured, "PICTURES", 1)
+    found = study.analyse(everything())
+    said = study.paragraphs(found, "scenes")
+    assert "the same 1 test picture. Scores are means over the seeds, ± their standard deviation; of one" in said[0]
+    assert not any(word in " ".join(said) for word in ("better", "apart", "nan", "CIDEr"))
+    assert said[1] == "By nll: dot 2.180 ± 0.028, bahdanau 2.183 ± 0.018 and uniform 2.580 ± 0.028."
+    study.write(found, "scenes", {}, tmp_path / "study")
+    page = (tmp_path / "study/index.html").read_text("utf-8")
+    assert "nan" not in page and "[" not in page.partition("<main>")[2].partition("</table>")[0]
+    assert pd.read_csv(tmp_path / "study/scores.csv")[["low", "high"]].isna().all(axis=None)
+
+
 @pytest.mark.parametrize(
     ("attentions", "problem"),
     [

@@ -6,6 +6,7 @@ from typing import Any
 
 from captioner.description import VOCABULARY, Description, no_model
 from captioner.vocabulary import SPECIAL_TOKENS, Vocabulary
+from captioner.wording import interval
 
 SCORES = Path("results/evaluate/scores.json")
 HEADINGS = ("BLEU-1", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr", "nll", "true-captions", "pointing-accuracy")
@@ -63,9 +64,10 @@ def table(known: dict[str, Any]) -> list[str]:
     lines = [f"{name:12}{value}" for name, value in rows]
     shown = {name: known["scores"][name] for name in HEADINGS if name in known["scores"]}
     if shown:
-        lines += ["", "scores, with 95 % intervals:"]
+        ends = {name: interval(entry["low"], entry["high"]) for name, entry in shown.items()}
+        lines += ["", "scores, with 95 % intervals:" if any(ends.values()) else "scores:"]
         lines += [
-            f"  {name:18}{entry['value']:8.2f}  [{entry['low']:.2f}, {entry['high']:.2f}]  {entry['signature']}"
+            "  ".join(filter(None, [f"  {name:18}{entry['value']:8.2f}", ends[name], entry["signature"]]))
             for name, entry in shown.items()
         ]
     else:

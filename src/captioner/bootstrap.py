@@ -4,10 +4,16 @@ A metric keeps, for each picture, a row of numbers whose sums over the pictures 
 for BLEU, matches and chunks for METEOR, a sum and a count for every score that is a mean. So each resample of the
 bootstrap computes the metrics of the corpus again; nothing is an average of averages.
 
+A resample of one picture is that picture: where a single one counts, there is neither an interval nor a p-value. Of two
+systems that do not differ, either could have said what the other said of each picture: `2 ** I` outcomes, equally
+likely, two of which are as far from 0 as the one in which all pictures point one way. So `p` is never below
+`2 ** (1 - I)`, and no difference on fewer than `FEWEST` pictures is significant.
+
 Legend: `I` pictures · `R` resamples · `S` numbers in a row.
 
 Sources: the bootstrap's percentile interval: Efron and Tibshirani 1993, chapter 13. Paired differences between systems:
-Koehn, EMNLP 2004, with the p-value of Riezler and Maxwell, 2005. Many comparisons: Holm 1979.
+Koehn, EMNLP 2004, with the p-value of Riezler and Maxwell, 2005. Exchanging what two systems said (approximate
+randomization): Noreen 1989. Many comparisons: Holm 1979.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,7 +28,12 @@ from captioner.files import replacing
 
 RESAMPLES = 1000
 CONFIDENCE = 0.95
+LEVEL = 0.05
+"""A difference with a p-value below this one is significant."""
+FEWEST = 6
+"""The fewest pictures on which a difference can be significant: the first `I` with `2 ** (1 - I) < LEVEL`."""
 SEED = 1
+_HAIR = 1e-9  # what differs by less differs by rounding alone
 _AT_ONCE = 4_000_000  # numbers drawn; bounds the memory of many resamples
 
 STATISTICS, SCORES = "statistics.parquet", "scores.json"  # the files of an evaluation that comparisons read
@@ -74,13 +85,17 @@ class Statistics:
         every = self._scores_of(np.ones((1, len(self.images))))
         return {name: float(values[0]) for name, values in every.items() if np.isfinite(values[0])}
 
+    def counted(self) -> dict[str, int]:
+        """Return, by score, of how many pictures something was counted."""
+        return {score: int(rows.any(axis=1).sum()) for name, rows in self.rows.items() for score in _scores(name)}
+
     def resampled(self, resamples: int = RESAMPLES, seed: int = SEED) -> dict[str, np.ndarray]:
         """Return each score of each resample, `[R]`; equal seeds draw equal pictures, whatever was measured of them."""
         blocks = [self._scores_of(counts) for counts in _draws(len(self.images), resamples, seed)]
         return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
     def intervals(self, resamples: int = RESAMPLES, seed: int = SEED) -> dict[str, tuple[float, float]]:
-        """Return, for each score, the ends of its 95 % interval over pictures."""
+        """Return, for each score, the ends of its 95 % interval over pictures; NaN where there is none, see `ends`."""
         return {name: ends(values) for name, values in self.resampled(resamples, seed).items()}
 
     def _scores_of(self, counts: np.ndarray) -> dict[str, np.ndarray]:
@@ -91,8 +106,7 @@ class Statistics:
                 sums = counts @ rows  # [R, S]
                 match _family(name):
                     case "BLEU":
-                        suffix = name.removeprefix(BLEU)
-                        found |= {f"{BLEU}-{n}{suffix}": values for n, values in enumerate(_bleu(sums), 1)}
+                        found |= dict(zip(_scores(name), _bleu(sums), strict=True))
                     case "METEOR":
                         found[name] = _meteor(sums)
                     case _:
@@ -141,15 +155,22 @@ def _family(name: str) -> str:
     return next((family for family in ROWS if name == family or name.startswith(f"{family}-")), "")
 
 
+def _scores(name: str) -> tuple[str, ...]:
+    """Return the scores that come of what is kept under a name."""
+    if _family(name) == BLEU:
+        return tuple(f"{BLEU}-{n}{name.removeprefix(BLEU)}" for n in range(1, 5))
+    return (name,)
+
+
 @dataclass(frozen=True)
 class Difference:
     """How much higher one system scores than another on the same pictures.
 
     Attributes:
         value: the difference of the scores.
-        low: lower end of its 95 % interval.
-        high: upper end.
-        p: probability of a difference at least as large if there were none, two-sided.
+        low: lower end of its 95 % interval; NaN where there is none, see `ends`.
+        high: upper end; NaN like the lower one.
+        p: probability of a difference at least as large if there were none, two-sided; NaN where one picture counts.
     """
 
     value: float
@@ -169,38 +190,61 @@ def differences(one: Statistics, other: Statistics, resamples: int = RESAMPLES) 
         other = Statistics(one.images, {}) | other
     first, second = one.scores(), other.scores()
     drawn, drawn_other = one.resampled(resamples), other.resampled(resamples)
-    shared = [name for name in first if name in second]
-    return {name: difference(first[name] - second[name], drawn[name] - drawn_other[name]) for name in shared}
+    counted, counted_other = one.counted(), other.counted()
+    return {
+        name: difference(
+            first[name] - second[name], drawn[name] - drawn_other[name], min(counted[name], counted_other[name])
+        )
+        for name in first
+        if name in second
+    }
 
 
-def difference(value: float, resampled: np.ndarray) -> Difference:
-    """Say how sure a difference of scores is, given that of each resample, `[R]`.
+def difference(value: float, resampled: np.ndarray, pictures: int) -> Difference:
+    """Say how sure a difference of scores is.
 
     The p-value counts the resamples whose difference is as far from its mean as the observed one is from 0, plus one;
-    so it is never less than `1 / (R + 1)`.
+    so it is never less than `1 / (R + 1)`, nor than `2 ** (1 - pictures)`. Resamples in which nothing was counted, NaN,
+    are left out.
+
+    Args:
+        value: the difference.
+        resampled: that of each resample, `[R]`.
+        pictures: how many counted for either score, the fewer of the two.
     """
-    values = resampled[np.isfinite(resampled)]
-    # a hair of tolerance: systems that are equal differ by rounding alone
-    beyond = np.abs(values - values.mean()) >= abs(value) - 1e-9
-    return Difference(value, *ends(values), float((beyond.sum() + 1) / (len(values) + 1)))
+    values = resampled[~np.isnan(resampled)]
+    if pictures < 2 or not len(values):
+        return Difference(value, np.nan, np.nan, np.nan)
+    if np.abs(values).max() < _HAIR:
+        return Difference(0.0, 0.0, 0.0, 1.0)  # equal on each picture
+    beyond = ~(np.abs(values - values.mean()) < abs(value) - _HAIR)  # so that what cannot be compared shows nothing
+    p = max(float((beyond.sum() + 1) / (len(values) + 1)), 2.0 ** (1 - pictures))
+    return Difference(value, *ends(values), p)
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Return p-values corrected for how many there are, so that the chance of any false finding stays bounded."""
+    """Return p-values corrected for how many there are, so that the chance of any false finding stays bounded.
+
+    A NaN stands for no test: it stays, and does not count.
+    """
+    tested = {name: p for name, p in p_values.items() if not np.isnan(p)}
     corrected: dict[str, float] = {}
     least = 0.0
-    for rank, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
-        least = max(least, min(1.0, (len(p_values) - rank) * p))
+    for rank, (name, p) in enumerate(sorted(tested.items(), key=lambda item: item[1])):
+        least = max(least, min(1.0, (len(tested) - rank) * p))
         corrected[name] = least
-    return {name: corrected[name] for name in p_values}
+    return {name: corrected.get(name, np.nan) for name in p_values}
 
 
 def ends(values: np.ndarray) -> tuple[float, float]:
-    """Return the ends of the 95 % interval of what resamples gave, `[R]`."""
-    finite = values[np.isfinite(values)]
-    if not len(finite):
+    """Return the ends of the 95 % interval of what resamples gave, `[R]`; NaN, of nothing counted, is left out.
+
+    Where all gave the same, as those of a single picture do, they do not say how sure it is: the ends are NaN.
+    """
+    counted = values[~np.isnan(values)]
+    if not len(counted) or np.ptp(counted) < _HAIR:
         return np.nan, np.nan
-    low, high = np.quantile(finite, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    low, high = np.quantile(counted, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from captioner import __version__
 from captioner.about import HEADINGS, SCORES, about
+from captioner.wording import counted, interval
 
 FAILINGS = 5  # captions that are shown
 _AGAINST = {
@@ -88,24 +89,25 @@ def _results(directory: Path, own: dict[str, dict[str, Any]]) -> list[str]:
     file = directory.resolve().parents[1] / SCORES
     scores = json.loads(file.read_text("utf-8"))
     shown = [name for name in _ROWS if name in own]
+    sure = any(interval(own[name]["low"], own[name]["high"]) for name in shown)
     lines = [
         "## Scores",
         "",
-        "On pictures that it was not trained on, in percent (`nll`: nats a token, less is better), with 95 % intervals "
-        "over these pictures:",
+        "On pictures that it was not trained on, in percent (`nll`: nats a token, less is better)"
+        + (", with 95 % intervals over these pictures:" if sure else ":"),
         "",
         "| score | | held against | |",
         "|---|---|---|---|",
     ]
     for name in shown:
         baseline, what = _AGAINST.get(name, ("", ""))
-        against = f"| {what} | {_interval(scores[baseline])} |" if baseline in scores else "| | |"
-        lines.append(f"| `{name}` | {_interval(own[name])} {against}")
-    lines += ["", "```", *(own[name]["signature"] for name in shown), "```", "", "## Limits", "", *_limits(own)]
+        against = f"| {what} | {_measured(scores[baseline])} |" if baseline in scores else "| | |"
+        lines.append(f"| `{name}` | {_measured(own[name])} {against}")
+    lines += ["", "```", *(own[name]["signature"] for name in shown), "```", "", "## Limits", "", *_limits(own, sure)]
     worst = _worst(file.with_name("captions.jsonl"))
     if worst:
         lines += [
-            f"The {len(worst)} captions with the lowest CIDEr, each beside the first of its references:",
+            f"The {counted(len(worst), 'caption')} with the lowest CIDEr, each beside the first of its references:",
             "",
             "| picture | the model | a reference |",
             "|---|---|---|",
@@ -115,7 +117,7 @@ def _results(directory: Path, own: dict[str, dict[str, Any]]) -> list[str]:
     return lines
 
 
-def _limits(own: dict[str, dict[str, Any]]) -> list[str]:
+def _limits(own: dict[str, dict[str, Any]], sure: bool) -> list[str]:
     said = []
     if "true-captions" in own:
         said.append(f"- {100 - own['true-captions']['value']:.1f} % of its captions are not true of their picture.")
@@ -128,7 +130,11 @@ def _limits(own: dict[str, dict[str, Any]]) -> list[str]:
             f"- {own['unseen-4-grams']['value']:.1f} % of its captions have a run of four words that stands in no "
             "training caption; all others are put together from what it was shown."
         )
-    said.append("- The intervals say how far other pictures would move a score, not how far another training would.")
+    said.append(
+        "- The intervals say how far other pictures would move a score, not how far another training would."
+        if sure
+        else "- Nothing is known of how far other pictures, or another training, would move a score."
+    )
     return [*said, ""]
 
 
@@ -140,8 +146,8 @@ def _worst(file: Path) -> list[dict[str, Any]]:
         return []
 
 
-def _interval(entry: dict[str, Any]) -> str:
-    return f"{entry['value']:.2f} [{entry['low']:.2f}, {entry['high']:.2f}]"
+def _measured(entry: dict[str, Any]) -> str:
+    return f"{entry['value']:.2f} {interval(entry['low'], entry['high'])}".rstrip()
 
 
 def _cell(text: str) -> str:

@@ -13,12 +13,15 @@ Source of the statistics: `captioner.bootstrap`.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from math import isnan
 
 import numpy as np
 
-from captioner.bootstrap import RESAMPLES, Difference, Statistics, difference, ends, holm
+from captioner import wording
+from captioner.bootstrap import FEWEST, LEVEL, RESAMPLES, Difference, Statistics, difference, ends, holm
 from captioner.errors import CaptionerError
 from captioner.runs import Run
+from captioner.wording import decimal, digits, probability
 
 SCORES = (
     "CIDEr",
@@ -43,16 +46,15 @@ BASELINES = {
     "picture-blind": "a model without pictures",
 }
 """What is measured of the data and of no run: the end of the score's name, and what that is."""
-LEVEL = 0.05
-
 _DATA = ("split", "pictures", "references")
 _SEARCH = {"beam": "beam", "length-normalization": "length normalization"}
 _WEIGHTS = "weights"
+_PEOPLE = frozenset({"METEOR-person", "ROUGE-L-person", "CIDEr-person"})  # made of the references alone
 
 
 @dataclass(frozen=True)
 class Score:
-    """A score and the ends of its 95 % interval over pictures."""
+    """A score and the ends of its 95 % interval over pictures, NaN where there is none."""
 
     value: float
     low: float
@@ -68,7 +70,7 @@ class Pair:
         one: place of a run among those compared.
         other: place of the run that is subtracted from it.
         difference: of the scores, with the p-value of this pair by itself.
-        p: corrected for how many pairs were compared.
+        p: corrected for how many pairs were compared; NaN where there was no test.
     """
 
     score: str
@@ -150,6 +152,7 @@ def compare(runs: Sequence[Run], resamples: int = RESAMPLES) -> Comparison:
     aligned = [first, *(Statistics(first.images, {}) | run.statistics for run in runs[1:])]
     values = [each.scores() for each in aligned]
     drawn = [each.resampled(resamples) for each in aligned]
+    counts = [each.counted() for each in aligned]
     scores, notes = _shared(runs, values)
     if not scores:
         raise CaptionerError(
@@ -162,7 +165,11 @@ def compare(runs: Sequence[Run], resamples: int = RESAMPLES) -> Comparison:
                 score,
                 one,
                 other,
-                difference(values[one][score] - values[other][score], drawn[one][score] - drawn[other][score]),
+                difference(
+                    values[one][score] - values[other][score],
+                    drawn[one][score] - drawn[other][score],
+                    min(counts[one][score], counts[other][score]),
+                ),
                 1,
             )
             for one, other in combinations(range(len(runs)), 2)
@@ -188,40 +195,48 @@ def compare(runs: Sequence[Run], resamples: int = RESAMPLES) -> Comparison:
 
 def number(score: str, value: float, signed: bool = False) -> str:
     """Write a score's value with as many digits as it deserves: 52.5, or 2.513 for what is counted in nats."""
-    text = f"{value:{'+' if signed else ''}.{3 if score in LOWER_IS_BETTER else 1}f}"
-    return text.lstrip("+-") if not float(text) else text.replace("-", "−")
+    return decimal(value, decimals_of(score), signed)
 
 
 def interval(score: str, low: float, high: float) -> str:
-    """Write the ends of an interval: [49.1, 55.9]."""
-    return f"[{number(score, low)}, {number(score, high)}]"
+    """Write the ends of an interval: [49.1, 55.9]; nothing where there is none."""
+    return wording.interval(low, high, decimals_of(score))
 
 
-def probability(p: float, named: bool = False) -> str:
-    """Write a p-value: 0.41, 0.012, < 0.001; with its name, p = 0.41, p = 0.012, p < 0.001."""
-    least = p < 0.0005
-    text = "< 0.001" if least else f"{p:.2f}" if p >= 0.1 else f"{p:.3f}"
-    return f"p {text}" if named and least else f"p = {text}" if named else text
+def differing(score: str, found: Difference, signed: bool = True) -> tuple[str, str]:
+    """Write a difference and its interval, with more digits than `number` gives where it would else be 0."""
+    decimals = digits(found.value, decimals_of(score))
+    return decimal(found.value, decimals, signed), wording.interval(found.low, found.high, decimals)
+
+
+def decimals_of(score: str) -> int:
+    """Return with how many decimals a score is written."""
+    return 3 if score in LOWER_IS_BETTER else 1
 
 
 def _sentence(pair: Pair, one: str, other: str) -> str:
     score, found = pair.score, pair.difference
     if found.value == found.low == found.high == 0:
         return f"{one} and {other} are equal by {score}."
-    value, low, high = found.value, found.low, found.high
+    if found.value < 0:
+        found = replace(found, value=-found.value, low=-found.high, high=-found.low)
+        one, other = other, one
+    decimals = digits(found.value, decimals_of(score))
+    by = decimal(found.value, decimals)
+    if isnan(found.p):
+        what = f"has {by} more than {other}" if found.value else f"has as much as {other}"
+        return f"By {score} {one} {what}; of one picture nothing can be tested."
+    spread = "" if isnan(found.low) else f"{decimal(found.low, decimals)} to {decimal(found.high, decimals)}"
     p = probability(pair.p, named=True)
     if found.p < LEVEL <= pair.p:
         p += f"; {probability(found.p)} before correction"
-    better = one if pair.better == pair.one else other
-    if value < 0:
-        value, low, high = -value, -high, -low
-        one, other = other, one
-    by, ends = number(score, value), f"{number(score, low)} to {number(score, high)}"
     if not pair.stands:
-        return f"{one} and {other} cannot be told apart by {score}: the difference of {by} lies within {ends} ({p})."
-    worse = other if better == one else one
-    way = "lower" if score in LOWER_IS_BETTER else "higher"
-    return f"{better} is better than {worse} by {score}: {by} {way}, {ends} ({p})."
+        within = f" lies within {spread}" if spread else " is that of each resample"
+        return f"{one} and {other} cannot be told apart by {score}: the difference of {by}{within} ({p})."
+    lower = score in LOWER_IS_BETTER
+    better, worse = (other, one) if lower else (one, other)
+    way = "lower" if lower else "higher"
+    return f"{better} is better than {worse} by {score}: {by} {way}{f', {spread}' if spread else ''} ({p})."
 
 
 def _told_apart(names: Sequence[str]) -> list[str]:
@@ -258,7 +273,9 @@ def _check_comparable(one: Run, other: Run) -> None:
     # pictures drawn with other parameters bear the same names; what people reach shows that the captions are others
     here = Statistics(one.statistics.images, {}) | other.statistics
     for name, rows in one.statistics.rows.items():
-        if name.endswith("-person") and name in here.rows and not np.allclose(rows, here.rows[name]):
+        terms = [run.signatures.get(name, {}).get("references") for run in (one, other)]
+        alike = name in _PEOPLE and name in here.rows and terms[0] == terms[1]
+        if alike and not np.allclose(rows, here.rows[name]):
             raise CaptionerError(
                 f"received {one.name!r} and {other.name!r}, whose pictures bear the same names but have other "
                 "references; only runs measured on the same references can be compared"
@@ -268,7 +285,12 @@ def _check_comparable(one: Run, other: Run) -> None:
 def _shared(runs: Sequence[Run], values: Sequence[dict[str, float]]) -> tuple[list[str], list[str]]:
     """Return the scores that all runs have and computed alike, and notes on those that they do not."""
     scores, lacking, notes = [], [], []
+    single = len(runs[0].statistics.images) == 1
+    if single and any("CIDEr" in value for value in values):
+        notes.append("CIDEr is left out: it is 0 on a single picture, whatever the caption.")
     for score in SCORES:
+        if single and score == "CIDEr":
+            continue
         having = [score in value and score in run.signatures for run, value in zip(runs, values, strict=True)]
         if not all(having):
             lacking += [score] if any(having) else []
@@ -287,6 +309,11 @@ def _shared(runs: Sequence[Run], values: Sequence[dict[str, float]]) -> tuple[li
 
 
 def _method(pictures: int, resamples: int, pairs: int) -> str:
+    if pictures == 1:
+        return (
+            "One test picture allows no intervals and no p-values: each resample of it is that picture. The scores are "
+            "those of its captions, and no difference between them is a finding."
+        )
     sentences = [
         f"Intervals (95 %) and p-values come from {resamples:,} resamples of the {pictures:,} test pictures, the same "
         "for all runs. They say how much other pictures would change the scores, not how much another training would: "
@@ -296,9 +323,16 @@ def _method(pictures: int, resamples: int, pairs: int) -> str:
         if pairs > 1
         else "With one pair of runs there is nothing to correct for.",
     ]
-    least = pairs / (resamples + 1)
-    if least >= LEVEL:
-        sentences.append(f"So few resamples give no corrected p below {least:.2f}, and so no finding: draw more.")
+    by_resamples, by_pictures = pairs / (resamples + 1), min(1, pairs * 2.0 ** (1 - pictures))
+    if by_pictures >= LEVEL:
+        sentences.append(
+            f"So few pictures give no {'corrected ' if pairs > 1 else ''}p below {by_pictures:.2f}, and so no finding"
+            + (f": it takes {FEWEST} or more." if pictures < FEWEST else ": it takes more.")
+        )
+    elif by_resamples >= LEVEL:
+        sentences.append(
+            f"So few resamples give no corrected p below {by_resamples:.2f}, and so no finding: draw more."
+        )
     return " ".join(sentences)
 
 
@@ -337,5 +371,6 @@ def _baselines(
     shared = [name for name in names if all(name in value for value in values)]
     agreed = [name for name in shared if np.ptp([value[name] for value in values]) < 1e-6]
     differing = [name for name in shared if name not in agreed]
-    note = f"Left out, since it is not the same for all runs (other training captions?): {', '.join(differing)}."
+    why = "other training captions, or another version?"
+    note = f"Left out, since it is not the same for all runs ({why}): {', '.join(differing)}."
     return {name: Score(values[0][name], *ends(drawn[0][name])) for name in agreed}, [note] if differing else []

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from html import escape
 from itertools import groupby
+from math import isnan
 from typing import Any
 
 from rich import box
@@ -10,11 +11,23 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from captioner.bootstrap import CONFIDENCE
-from captioner.comparison import BASELINES, LOWER_IS_BETTER, Comparison, Pair, Score, interval, number, probability
+from captioner.bootstrap import CONFIDENCE, Difference
+from captioner.comparison import (
+    BASELINES,
+    LOWER_IS_BETTER,
+    Comparison,
+    Pair,
+    Score,
+    decimals_of,
+    differing,
+    interval,
+    number,
+)
+from captioner.wording import NONE, counted, decimal, digits, probability
 
 _HEADINGS = {
     "scores": "Scores, with their 95 % intervals",
+    "plain": "Scores",
     "baselines": "What the data gives, whatever the run",
     "differences": "Differences",
     "words": "In words",
@@ -42,11 +55,13 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
     The keys:
 
     - `pictures`, `resamples`, `confidence` (of the intervals, 0.95);
-    - `runs`, a list: `name`, `attention` (null where it is not known), and `scores`: by name, `value`, `low`, `high`;
+    - `runs`, a list: `name`, `attention` (null where it is not known), and `scores`: by name, `value`, `low`, `high`
+      (null, here and below, where there is no interval);
     - `baselines`: by name, `value`, `low`, `high`, and `what` it is;
     - `differences`, a list, by score and then by pair: `score`, `one` and `other` (names of runs), `value` (of `one`
-      less that of `other`), `low`, `high`, `p` (of this pair by itself), `corrected_p` (for all pairs of this score),
-      `stands` (whether that is below 0.05), `better` (the name of a run; null where nothing stands), `words`;
+      less that of `other`), `low`, `high`, `p` (of this pair by itself; null where one picture allows no test),
+      `corrected_p` (for all pairs of this score), `stands` (whether that is below 0.05), `better` (the name of a run;
+      null where nothing stands), `words`;
     - `notes`, a list of sentences.
     """
     names = comparison.names
@@ -58,18 +73,20 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
             {
                 "name": name,
                 "attention": attention or None,
-                "scores": {score: vars(each[place]) for score, each in comparison.scores.items()},
+                "scores": {score: _plain(each[place]) for score, each in comparison.scores.items()},
             }
             for place, (name, attention) in enumerate(zip(names, comparison.attentions, strict=True))
         ],
-        "baselines": {name: vars(score) | {"what": _baseline(name)[1]} for name, score in comparison.baselines.items()},
+        "baselines": {
+            name: _plain(score) | {"what": _baseline(name)[1]} for name, score in comparison.baselines.items()
+        },
         "differences": [
             {
                 "score": pair.score,
                 "one": names[pair.one],
                 "other": names[pair.other],
-                **vars(pair.difference),
-                "corrected_p": pair.p,
+                **_plain(pair.difference),
+                "corrected_p": None if isnan(pair.p) else pair.p,
                 "stands": pair.stands,
                 "better": None if pair.better is None else names[pair.better],
                 "words": words,
@@ -85,8 +102,8 @@ def page(comparison: Comparison) -> str:
     title = f"{', '.join(comparison.short[:-1])} and {comparison.short[-1]}, compared"
     parts = [
         f"<header><h1>{escape(title)}</h1><p class=quiet>{len(comparison.names)} runs on the same "
-        f"{comparison.pictures:,} test pictures, {comparison.resamples:,} resamples.</p></header>",
-        _section("scores", _scores_table(comparison)),
+        f"{counted(comparison.pictures, 'test picture')}{_resampled(comparison)}.</p></header>",
+        _section(_scores_key(comparison), _scores_table(comparison)),
         _section("baselines", _baselines_table(comparison)) if comparison.baselines else "",
         _section("differences", _drawn(comparison)),
         _section("notes", "".join(f"<p>{escape(note)}</p>" for note in comparison.notes)),
@@ -105,8 +122,21 @@ def _baseline(name: str) -> tuple[str, str]:
     return next((name.removesuffix(f"-{end}"), what) for end, what in BASELINES.items() if name.endswith(f"-{end}"))
 
 
+def _plain(measured: Score | Difference) -> dict[str, float | None]:
+    return {name: None if isnan(value) else value for name, value in vars(measured).items()}
+
+
+def _scores_key(comparison: Comparison) -> str:
+    bare = all(isnan(each.low) for many in comparison.scores.values() for each in many)
+    return "plain" if bare else "scores"
+
+
+def _resampled(comparison: Comparison) -> str:
+    return f", {comparison.resamples:,} resamples" if comparison.pictures > 1 else ""
+
+
 def _cell(score: str, each: Score) -> str:
-    return f"{number(score, each.value)} {interval(score, each.low, each.high)}"
+    return f"{number(score, each.value)} {interval(score, each.low, each.high)}".rstrip()
 
 
 def _baseline_rows(comparison: Comparison) -> list[tuple[str, str, str]]:
@@ -118,15 +148,15 @@ def _baseline_rows(comparison: Comparison) -> list[tuple[str, str, str]]:
 
 
 def _difference(pair: Pair) -> tuple[str, str]:
-    found = pair.difference
-    return number(pair.score, found.value, signed=True), interval(pair.score, found.low, found.high)
+    value, ends = differing(pair.score, pair.difference)
+    return value, ends or NONE
 
 
 # --- on the terminal -------------------------------------------------------------------------------------------------
 
 
 def _print(comparison: Comparison, console: Console, width: int) -> None:
-    _heading(console, "scores")
+    _heading(console, _scores_key(comparison))
     labels = comparison.labels
     columns = {score: [_cell(score, each) for each in many] for score, many in comparison.scores.items()}
     for place, block in enumerate(_blocks(columns, max(map(len, ["run", *labels])) + _GAP, width)):
@@ -230,7 +260,8 @@ def _baselines_table(comparison: Comparison) -> str:
 
 
 def _measured(score: str, each: Score) -> str:
-    return f"<span>{number(score, each.value)}</span> <small>{interval(score, each.low, each.high)}</small>"
+    ends = interval(score, each.low, each.high)
+    return f"<span>{number(score, each.value)}</span>" + (f" <small>{ends}</small>" if ends else "")
 
 
 def _breakable(name: str) -> str:
@@ -241,15 +272,16 @@ def _drawn(comparison: Comparison) -> str:
     sentences = dict(zip(comparison.pairs, comparison.words(), strict=True))
     parts = [
         "<p class=quiet>The circle is the difference, the line its 95 % interval. Filled: it stands at 0.05 after "
-        "correction. Hollow: the runs cannot be told apart.</p>"
+        "correction. Hollow: the runs cannot be told apart, or there was no test.</p>"
     ]
     for score, many in groupby(comparison.pairs, key=lambda pair: pair.score):
         pairs = list(many)
         # 0 in the middle, so that the line of no difference runs through all scores
-        reach = max(abs(end) for pair in pairs for end in (pair.difference.low, pair.difference.high)) * 1.1 or 1.0
+        reach = max(abs(end) for pair in pairs for end in _ends(pair)) * 1.1 or 1.0
+        decimals = digits(reach / 1.1, decimals_of(score))
         which = "lower is better" if score in LOWER_IS_BETTER else "higher is better"
         ticks = "".join(
-            f"<text x={_across(end, reach)} y=80%>{number(score, end, signed=True) if end else 0}</text>"
+            f"<text x={_across(end, reach)} y=80%>{decimal(end, decimals, signed=True) if end else 0}</text>"
             for end in (-reach / 1.1, 0, reach / 1.1)
         )
         head = (
@@ -262,6 +294,12 @@ def _drawn(comparison: Comparison) -> str:
     return "".join(parts)
 
 
+def _ends(pair: Pair) -> tuple[float, ...]:
+    """Return the value and, where there are such, the ends of its interval."""
+    found = pair.difference
+    return tuple(each for each in (found.value, found.low, found.high) if not isnan(each))
+
+
 def _across(value: float, reach: float) -> str:
     return f"{50 + 50 * value / reach:.2f}%"
 
@@ -270,10 +308,11 @@ def _pair(comparison: Comparison, pair: Pair, sentence: str, reach: float) -> st
     found = pair.difference
     value, ends = _difference(pair)
     runs = f"{_breakable(comparison.short[pair.one])} − {_breakable(comparison.short[pair.other])}"
+    span = f"x1={_across(found.low, reach)} x2={_across(found.high, reach)}"
     svg = (
         f'<svg role=img aria-label="{escape(f"{value} {ends}")}"><line class=zero x1=50% x2=50% y1=0 y2=100% />'
-        f"<line class=span x1={_across(found.low, reach)} x2={_across(found.high, reach)} y1=50% y2=50% />"
-        f"<circle cx={_across(found.value, reach)} cy=50% r=5 /></svg>"
+        + ("" if isnan(found.low) else f"<line class=span {span} y1=50% y2=50% />")
+        + f"<circle cx={_across(found.value, reach)} cy=50% r=5 /></svg>"
     )
     return (
         f'<div class="pair{" stands" if pair.stands else ""}"><div class=who>{runs}</div>{svg}'

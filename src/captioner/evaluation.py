@@ -11,10 +11,11 @@ from typing import Any
 import pandas as pd
 
 from captioner import figures, images, report
-from captioner.bootstrap import SCORES, STATISTICS, Difference, Statistics, differences
+from captioner.bootstrap import FEWEST, LEVEL, SCORES, STATISTICS, Difference, Statistics, differences
 from captioner.files import replacing
 from captioner.model import Caption
 from captioner.names import METRICS as CAPTION_METRICS
+from captioner.wording import decimal, digits, interval, probability
 
 METRICS = "metrics.json"
 CURVES = "curves"
@@ -72,7 +73,8 @@ def write_scores(own: Statistics, baselines: Statistics, setting: Setting, direc
     """Write what a model and its baselines reach on the test pictures.
 
     - `metrics.json`: a flat object, score by name;
-    - `scores.json`: by name, `value`, the ends `low` and `high` of the 95 % bootstrap interval, and `signature`;
+    - `scores.json`: by name, `value`, the ends `low` and `high` of the 95 % bootstrap interval, null where there is
+      none (one picture, or pictures that are all alike), and `signature`;
     - `statistics.parquet`: what the scores are made of, picture by picture, see `captioner.bootstrap`.
 
     Beside each negative log-likelihood (`nll`, nats a token) stands the same as `perplexity`.
@@ -99,52 +101,91 @@ def write_scores(own: Statistics, baselines: Statistics, setting: Setting, direc
 
 
 def _add(written: dict[str, dict], name: str, entry: tuple[float, ...], signature: str) -> None:
-    value, low, high = (round(number, 4) for number in entry)
+    value, low, high = (None if math.isnan(number) else round(number, 4) for number in entry)
     written[name] = {"value": value, "low": low, "high": high, "signature": signature}
 
 
-def remarks(own: Statistics, baselines: Statistics) -> list[str]:
-    """Say in words whether a model beats its baselines, and how far people are."""
+def line(name: str, entry: Mapping[str, Any]) -> str:
+    """Return a score of `scores.json` as a line to print."""
+    return "  ".join(
+        filter(None, [f"{name:32} {entry['value']:7.2f}", interval(entry["low"], entry["high"]), entry["signature"]])
+    )
+
+
+def remarks(own: Statistics, baselines: Statistics, copies: str = "") -> list[str]:
+    """Say in words whether a model is better than its baselines, and how far people are.
+
+    A model beats a baseline, or is worse, where a test says so (`p` below 0.05); else there is no verdict.
+
+    Args:
+        own: of the model.
+        baselines: of the same pictures.
+        copies: what is to be said of references that repeat others, see `Scorer.copies_in_words`.
+    """
+    pictures = len(own.images)
     said = []
     for name, baseline, title, unit, sign in (
         ("nll", "nll-picture-blind", "the decoder that never sees a picture", " nats a token", -1),
         ("CIDEr", "CIDEr-constant", "one constant caption for all pictures", " CIDEr", 1),
     ):
-        if name in own.rows and baseline in baselines.rows:
+        if name in own.rows and baseline in baselines.rows and not (name == "CIDEr" and pictures == 1):
             model = Statistics(own.images, {name: own.rows[name]})
             against = Statistics(baselines.images, {name: baselines.rows[baseline]})
-            said.append(_remark(differences(model, against)[name], title, unit, sign))
+            said += [_remark(found, title, unit, sign) for found in differences(model, against).values()]
+    if pictures == 1:
+        zero = ", and CIDEr is 0 on a single picture, whatever the caption" if "CIDEr" in own.rows else ""
+        said.append(f"One test picture allows neither intervals nor verdicts{zero}.")
+    elif said and pictures < FEWEST:
+        said.append(f"On {pictures} test pictures no difference can be significant: it takes {FEWEST} or more.")
     reached, person = own.scores().get("CIDEr-leave-one-out"), baselines.scores().get("CIDEr-person")
-    if reached is not None and person is not None:
+    if reached is not None and person is not None and pictures > 1:
         said.append(
-            f"Held against all references of a picture but one, the model reaches {reached:.1f} CIDEr, "
-            f"and the people who wrote the one left out {person:.1f}."
+            f"Held against all references of a picture but one{' and its copies' if copies else ''}, the model reaches "
+            f"{reached:.1f} CIDEr, and the people who wrote the one left out {person:.1f}."
         )
-    return said
+    return said + ([copies] if copies else [])
 
 
 def _remark(found: Difference, title: str, unit: str, sign: int) -> str:
-    gain, (least, most) = sign * found.value, sorted((sign * found.low, sign * found.high))
-    verdict = "beats" if least > 0 else "does NOT beat"
-    return f"The model {verdict} {title}: better by {gain:.2f}{unit} (95 % interval {least:.2f} to {most:.2f})."
+    gain = sign * found.value
+    decimals = digits(gain, 2)
+    by = f"{decimal(abs(gain), decimals)}{unit}"
+    if math.isnan(found.p):
+        how = f"{'better' if gain > 0 else 'worse'} than {title} by {by}" if gain else f"equal to {title}"
+        return f"On one picture, which allows no test, the model is {how}."
+    if not gain and found.p == 1:
+        return f"The model and {title} are equal: the difference is 0{unit}."
+    least, most = sorted((sign * found.low, sign * found.high))
+    ends = "" if math.isnan(least) else f"95 % interval {decimal(least, decimals)} to {decimal(most, decimals)}, "
+    sure = f"({ends}{probability(found.p, named=True)})"
+    if found.p >= LEVEL:
+        way = f"better by {by}" if gain > 0 else f"worse by {by}" if gain else "as good"
+        return f"The model and {title} cannot be told apart: on these pictures the model is {way} {sure}."
+    if gain < 0:
+        below, above = decimal(-most, decimals), decimal(-least, decimals)
+        ends = f"95 % interval {below} to {above}, " if ends else ""
+        return f"The model is worse than {title} by {by} ({ends}{probability(found.p, named=True)})."
+    return f"The model beats {title}: better by {by} {sure}."
 
 
-def write_curves(history: Path, scores: Mapping[str, Mapping[str, float]], directory: Path) -> None:
+def write_curves(
+    history: Path, scores: Mapping[str, Mapping[str, Any]], directory: Path, dropout: bool = False
+) -> None:
     """Write training by epoch beside the baselines: `curves.csv`, and `curves.png` with both kinds of validation.
 
     Args:
         history: the table that training wrote.
         scores: by name, with their `value`.
         directory: where to.
+        dropout: whether the training had any.
     """
-    lines = {
-        name: scores[name]["value"] for name in (*_CURVE_BASELINES["nll"], *_CURVE_BASELINES["CIDEr"]) if name in scores
-    }
+    names = (*_CURVE_BASELINES["nll"], *_CURVE_BASELINES["CIDEr"])
+    lines = {name: scores[name]["value"] for name in names if name in scores}
     table = pd.read_csv(history).assign(**lines)
     with replacing(directory / f"{CURVES}.csv") as beside:
         table.to_csv(beside, index=False)
     with replacing(directory / f"{CURVES}.png") as beside:
-        figures.learning_curves(table, _CURVE_BASELINES).save(beside, "PNG")
+        figures.learning_curves(table, _CURVE_BASELINES, dropout).save(beside, "PNG")
 
 
 _CURVE_BASELINES = {

@@ -87,17 +87,18 @@ def attention_figure(
     return figure
 
 
-def learning_curves(table: pd.DataFrame, baselines: Mapping[str, Sequence[str]]) -> Image.Image:
+def learning_curves(table: pd.DataFrame, baselines: Mapping[str, Sequence[str]], dropout: bool) -> Image.Image:
     """Both kinds of validation, epoch by epoch: likelihood of people's words above, scores of the model's own below.
 
     Args:
         table: a row an epoch: `epoch`, `nll`, `val_nll`, `val_CIDEr`, and in further columns the baselines, each the
             same in all rows.
         baselines: the baselines' columns, for `nll` and for `CIDEr`; those that the table lacks are left out.
+        dropout: whether training had any, so that its likelihood is that of a hampered model.
     """
     figure, above, below = _two_validations()
     epochs = table["epoch"] + 1
-    above.plot(epochs, table["nll"], ".-", color="#8a8a8a", label="training, with dropout")
+    above.plot(epochs, table["nll"], ".-", color="#8a8a8a", label=f"training{', with dropout' if dropout else ''}")
     above.plot(epochs, table["val_nll"], ".-", color="#1f5fa8", label="validation")
     below.plot(epochs, table["val_CIDEr"], ".-", color="#c46a00", label="validation")
     for axes, names in ((above, baselines["nll"]), (below, baselines["CIDEr"])):

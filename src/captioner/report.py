@@ -156,8 +156,9 @@ def _score_table(scores: Mapping[str, Mapping[str, Any]]) -> str:
         for name, score in scores.items()
         if score.get("signature")
     )
+    some = any(_number(score.get("low")) is not None for score in scores.values())
     table = (
-        "<table>\n<caption>In percent; the band is the 95 % interval.</caption>\n"
+        f"<table>\n<caption>In percent{'; the band is the 95 % interval' if some else ''}.</caption>\n"
         '<thead><tr><th scope="col">Score</th><th scope="col" class=number>Value</th>'
         '<th scope="col" class=number>95 % interval</th><td></td></tr></thead>\n'
         f"<tbody>\n{lines}</tbody>\n</table>\n"

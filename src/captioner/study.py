@@ -5,6 +5,7 @@ from resampling the test pictures, each with the captions of all seeds, and says
 are needed before one attention is called better than another; `captioner.comparison` has the tests.
 """
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from captioner.comparison import Comparison
 from captioner.errors import CaptionerError
 from captioner.files import replacing
 from captioner.runs import Run
+from captioner.wording import counted, decimal, digits, probability
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +48,8 @@ class Result:
 
     Attributes:
         values: one a seed.
-        low: lower end of the 95 % interval over pictures, all seeds together.
-        high: upper end.
+        low: lower end of the 95 % interval over pictures, all seeds together; NaN where there is none.
+        high: upper end; NaN like the lower one.
     """
 
     values: list[float]
@@ -151,19 +153,28 @@ def write(study: Study, dataset: str, pictures: Mapping[str, Mapping[str, bytes]
 def paragraphs(study: Study, dataset: str) -> list[str]:
     """Return what may be said of a study; every number in it is one that was measured."""
     compared, names = study.compared, list(study.results)
-    seeds = f"seed{'s' if len(study.seeds) > 1 else ''} {', '.join(map(str, study.seeds))}"
+    several = len(study.seeds) > 1
     said = [
-        f"{_listed(names)} attention were trained on {dataset} with the {seeds}, all else being equal, and "
-        f"captioned the same {compared.pictures:,} test pictures. Scores are means over the seeds, ± their standard "
-        f"deviation; the interval says how far other test pictures would move them."
+        f"{_listed(names)} attention were trained on {dataset} with the seed{'s' if several else ''} "
+        f"{', '.join(map(str, study.seeds))}, all else being equal, and captioned the same "
+        f"{counted(compared.pictures, 'test picture')}. "
+        + ("Scores are means over the seeds, ± their standard deviation" if several else "Scores are those of one seed")
+        + (
+            "; the interval says how far other test pictures would move them."
+            if compared.pictures > 1
+            else "; of one picture there are no intervals, and nothing can be tested."
+        )
     ]
     said += [_of_score(study, score) for score in ("CIDEr", "true-captions", "nll") if score in compared.scores]
     blind = compared.baselines.get("nll-picture-blind")
     if blind is not None and "nll" in compared.scores:
-        gains = [f"{name} {blind.value - result['nll'].mean:.2f}" for name, result in study.results.items()]
+        gains = {name: blind.value - result["nll"].mean for name, result in study.results.items()}
+        saved = [f"{name} {_gain(gain)}" for name, gain in gains.items() if gain > 0]
+        lost = [f"{name} {_gain(gain)}" for name, gain in gains.items() if gain <= 0]
         said.append(
-            f"A decoder that never sees the picture needs {blind.value:.2f} nats a token. Seeing it saves "
-            f"{_listed(gains)} nats a token."
+            f"A decoder that never sees the picture needs {blind.value:.2f} nats a token."
+            + (f" Seeing it saves {_listed(saved)} nats a token." if saved else "")
+            + (f" Seeing it costs {_listed(lost)} nats a token more." if lost else "")
         )
     if "pointing-accuracy" in compared.scores and study.chance is not None:
         points = [f"{name} in {result['pointing-accuracy'].mean:.1f} %" for name, result in study.results.items()]
@@ -172,8 +183,17 @@ def paragraphs(study: Study, dataset: str) -> list[str]:
             f"chance it would in {study.chance:.1f} %."
         )
     if len(study.seeds) < 3:
-        said.append("With fewer than three seeds the deviations say little: take more before drawing conclusions.")
+        few = (
+            "fewer than three seeds the deviations say little"
+            if several
+            else "one seed the luck of training is unknown"
+        )
+        said.append(f"With {few}: take more before drawing conclusions.")
     return said
+
+
+def _gain(gain: float) -> str:
+    return decimal(abs(gain), digits(gain, 2))
 
 
 def _of_score(study: Study, score: str) -> str:
@@ -183,15 +203,22 @@ def _of_score(study: Study, score: str) -> str:
     found = []
     for pair in (pair for pair in study.compared.pairs if pair.score == score):
         one, other = study.compared.names[pair.one], study.compared.names[pair.other]
+        if math.isnan(pair.p):
+            continue
         if pair.better is None:
-            found.append(f"{one} and {other} cannot be told apart ({comparison.probability(pair.p, named=True)})")
+            found.append(f"{one} and {other} cannot be told apart ({probability(pair.p, named=True)})")
             continue
         better, worse = (one, other) if pair.better == pair.one else (other, one)
         ours, theirs = study.results[better][score].values, study.results[worse][score].values
         apart = max(ours) < min(theirs) if lower else min(ours) > max(theirs)
         seeds = "" if len(ours) == 1 else ", with every seed" if apart else ", though not with every seed"
-        found.append(f"{better} is better than {worse}{seeds} ({comparison.probability(pair.p, named=True)})")
-    return f"By {score}: {_listed(means)}. {'; '.join(found).capitalize()}."
+        found.append(f"{better} is better than {worse}{seeds} ({probability(pair.p, named=True)})")
+    verdicts = "; ".join(found)
+    return f"By {score}: {_listed(means)}." + (f" {verdicts[0].upper()}{verdicts[1:]}." if found else "")
+
+
+def _small(interval: str) -> str:
+    return f" <small>{interval}</small>" if interval else ""
 
 
 def _mean(score: str, result: Result) -> str:
@@ -210,8 +237,8 @@ def _table(study: Study) -> pd.DataFrame:
             "score": score,
             "mean": round(result.mean, 4),
             "deviation": None if result.deviation is None else round(result.deviation, 4),
-            "low": round(result.low, 4),
-            "high": round(result.high, 4),
+            "low": None if math.isnan(result.low) else round(result.low, 4),
+            "high": None if math.isnan(result.high) else round(result.high, 4),
             **{f"seed-{seed}": round(value, 4) for seed, value in zip(study.seeds, result.values, strict=True)},
         }
         for attention, results in study.results.items()
@@ -227,8 +254,8 @@ def _page(study: Study, dataset: str, pictures: Mapping[str, Mapping[str, bytes]
     rows = "".join(
         f"<tr><th scope=row>{escape(name)}</th>"
         + "".join(
-            f'<td data-label="{escape(score)}"><span>{_mean(score, result[score])}</span> '
-            f"<small>{comparison.interval(score, result[score].low, result[score].high)}</small></td>"
+            f'<td data-label="{escape(score)}"><span>{_mean(score, result[score])}</span>'
+            f"{_small(comparison.interval(score, result[score].low, result[score].high))}</td>"
             for score in scores
         )
         + "</tr>"
