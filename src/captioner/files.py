@@ -69,7 +69,7 @@ def read_text(path: Path, most: int | None = None) -> str:
     if most is not None and len(data) > most:
         raise CaptionerError(f"{path} has more than {most:,} bytes: is it the right file?")
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise CaptionerError(f"{path} is UTF-16: save the file as UTF-8")
+        raise CaptionerError(f"{path}, line 1: byte 0x{data[0]:02x} is no UTF-8, but of UTF-16: save the file as UTF-8")
     if b"\0" in data:
         raise CaptionerError(
             f"{path}, line {_line(data, data.index(0))}: a NUL character, as in UTF-16 or in no text: "

@@ -13,6 +13,11 @@ from captioner.errors import CaptionerError
 # Named one by one, because Pillow also opens forms that start other programs (EPS) or are no photographs.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 
+SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .tif .tiff .ppm .pgm .pbm .pnm .jp2 .j2k .avif .heic .heif".split()  # noqa: SIM905
+)
+"""What names of pictures end in; HEIC cannot be read, but whoever has such pictures wants to be told."""
+
 # Just under the size from which Pillow itself warns of decompression bombs.
 MAXIMUM_PIXELS = 89_000_000
 

@@ -19,15 +19,10 @@ import numpy as np
 from PIL import Image
 
 from captioner import images, threads
-from captioner.images import UnreadableImage
+from captioner.images import SUFFIXES, UnreadableImage
 
 Picture: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
 """A path, an http or https address, an encoded picture, one that Pillow opened, or uint8 `[H, W, 3]` or `[H, W]`."""
-
-SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .tif .tiff .ppm .pgm .pbm .pnm .jp2 .j2k .avif .heic .heif".split()  # noqa: SIM905
-)
-"""What names of pictures end in; HEIC cannot be read, but whoever has such pictures wants to be told."""
 
 ABSENT = "there is no such file: give the path or the address of a picture"
 

@@ -1,5 +1,6 @@
 """A folder of pictures with captions as people write them."""
 
+import io
 import json
 import random
 from collections import Counter
@@ -9,10 +10,14 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from captioner.datasets import folder
+from captioner.datasets import folder, pack
 from captioner.datasets.dataset import SPLITS
 from captioner.errors import CaptionerError
+
+PNG = io.BytesIO()
+Image.new("RGB", (8, 8)).save(PNG, "PNG")
 
 Rows = list[tuple[str, str, str]]
 
@@ -52,6 +57,10 @@ TWO = [("a.jpg", "train", "A dog"), ("b.jpg", "validation", "A cat, asleep")]
         ("image,caption,split\na.jpg,A dog,\n", ONE),
         ('image,caption\na.jpg,"A\r\n dog"\n', ONE),
         ("image,caption\n./a.jpg,A dog\n", ONE),
+        ("image,caption\ra.jpg,A dog\r", ONE),
+        ("image,caption\nmore\\d e.png,A dog\n", [("more/d e.png", "train", "A dog")]),
+        (".\\a.jpg".join(["image,caption\n", ",A dog\n"]), ONE),
+        ("image,caption\nu\u0308.jpg,A dog\n", [("ü.jpg", "train", "A dog")]),
         ('image,caption,split\na.jpg,A dog,train\nb.jpg,"A cat, asleep",val\n', TWO),
         ('image,caption,split\na.jpg,A dog,train\nb.jpg,"A cat, asleep",dev\n', TWO),
         ('image,split,caption\na.jpg,train,A dog\nb.jpg,validation,"A cat, asleep"\n', TWO),
@@ -103,9 +112,25 @@ def test_captions_are_read(content: str | list | dict, expected: Rows, pictures:
         ("image,caption\n../a.jpg,A dog\n", "line 2: the image '../a.jpg' leads out of the folder"),
         ("image,caption\nmore/../a.jpg,A dog\n", "line 2: .* leads out"),
         ("image,caption\n/etc/passwd,A dog\n", "line 2: .* leads out"),
-        ("image,caption\nmore\\d e.png,A dog\n", "line 2: .* leads out .* with /"),
+        ("image,caption\nmore\\..\\..\\a.jpg,A dog\n", "line 2: .* leads out .* with /"),
+        ("image,caption\nmore\\x.png,A dog\n", "line 2: there is no image"),
         ("image,caption\nC:/a.jpg,A dog\n", "line 2: .* leads out"),
-        ("image,caption\na.jpg\0,A dog\n", "line 2: .* leads out"),
+        ("image,caption\nC:\\pictures\\a.jpg,A dog\n", "line 2: .* leads out"),
+        ("image,caption\na:b.jpg,A dog\n", "line 2: there is no image 'a:b.jpg'"),
+        ("image,caption\n12:30.jpg,A dog\n", "line 2: there is no image '12:30.jpg'"),
+        ("image,caption\nA.JPG,A dog\n", "line 2: .* 'A.JPG' is not there, but 'a.jpg' is: .* capitals"),
+        ("image,caption\nMore/D e.png,A dog\n", "line 2: .* 'more/d e.png' is"),
+        ("image,caption\na\x07.jpg,A dog\n", "line 2: .* control character"),
+        ("image,caption\na.jpg\0,A dog\n", "line 2: a NUL character"),
+        ("image,caption\na.jpg,A dog\nb.jpg,A \0cat\n", "line 3: a NUL character"),
+        ('image,caption\na.jpg,"A\nb.jpg,B\nc.jpg,C"\n', "line 2: a quote opens here and closes in line 4, .* line 3"),
+        ('image,caption\na.jpg,x\nb.jpg,"B\nc.jpg,C"\na.jpg,D\n', "line 3: a quote .* in line 4, though line 4 looks"),
+        ('image,caption,split\na.jpg,"A\nb.jpg,B,val\nc.jpg,C",test\n', "line 2: a quote opens here"),
+        ('image,caption\n"a.jpg,A\nb.jpg",B\n', "line 2: a quote opens here"),
+        ("image\tcaption\na.jpg\tA dog\n", "line 1: no column .* with commas between them, not tabs"),
+        ("image;caption\na.jpg;A dog\n", "line 1: no column .* with commas between them, not semicolons"),
+        ("Image,Caption\na.jpg,A dog\n", "line 1: no column .* in lower case"),
+        ("image," + "x" * 100_000 + "\n", "line 1: no column caption"),
         (b"image,caption\na.jpg,Ein H\xfcndchen\n", "line 2: byte 0xfc is no UTF-8: save the file as UTF-8"),
         ("image,caption\na.jpg,A dog\n".encode("utf-16"), "line 1: byte 0xff is no UTF-8"),
         ([], "has no captions"),
@@ -123,12 +148,15 @@ def test_captions_are_read(content: str | list | dict, expected: Rows, pictures:
         ([{"image": "\ud800", "caption": "A"}], "entry 1: there is no image"),
         ({"a.jpg": ["A dog"], "x.jpg": ["A cat"]}, "'x.jpg': there is no image 'x.jpg'"),
         ({"images": [{"id": 1}]}, "'images': captions are a list of strings"),
+        ({"images": [{"id": 1}], "annotations": []}, "in the format of COCO"),
+        ({"x" * 100_000: ["A"]}, "there is no image 'xxx"),
+        ([{"image": "a.jpg", "caption": "A", "split": "x" * 100_000}], "entry 1: unknown split 'xxx"),
     ],
 )
 def test_what_cannot_be_used_is_said_with_its_place(content: Any, message: str, pictures: Path) -> None:
     with pytest.raises(CaptionerError, match=message) as raised:
         rows(pictures, content)
-    assert "\n" not in str(raised.value)
+    assert "\n" not in str(raised.value) and len(str(raised.value)) < 800
     assert "captions." in str(raised.value)
 
 
@@ -171,6 +199,64 @@ def test_a_picture_that_goes_away_is_named(pictures: Path) -> None:
     (pictures / "a.jpg").unlink()
     with pytest.raises(CaptionerError, match=r"cannot read .*a\.jpg \(No such file"):
         list(dataset.pictures)
+
+
+@pytest.mark.parametrize(
+    "name", ["12:30.jpg", "c:a.jpg", "back\\slash.jpg", "blank.jpg ", "%41.jpg", "=1.jpg", "-a.jpg", "é#1.jpg"]
+)
+def test_odd_names_are_taken_packed_and_read_back(name: str, pictures: Path, tmp_path: Path) -> None:
+    (pictures / name).write_bytes(PNG.getvalue())
+    (pictures / "captions.json").write_text(json.dumps({name: ["A dog"]}))
+    pack.write(folder.load(pictures, "captions.json"), tmp_path / "data")
+    assert list(pack.read_pictures(tmp_path / "data", [name])) == [PNG.getvalue()]
+
+
+def test_names_that_differ_only_in_how_accents_are_composed(pictures: Path) -> None:
+    (pictures / "u\u0308.jpg").write_bytes(b"")
+    assert rows(pictures, {"u\u0308.jpg": ["A"], "\u00fc.jpg": ["B"]})[0][0] == "u\u0308.jpg"
+    for name in ("s\u0323\u0307.jpg", "s\u0307\u0323.jpg"):
+        (pictures / name).write_bytes(b"")
+    with pytest.raises(
+        CaptionerError, match=r"may be 's\\u0307\\u0323.jpg' and 's\\u0323\\u0307.jpg', which look alike"
+    ):
+        rows(pictures, {"\u1e69.jpg": ["A"]})
+
+
+def test_a_whole_path_in_the_folder(pictures: Path) -> None:
+    assert rows(pictures, {str(pictures / "more/d e.png"): ["A dog"]}) == [("more/d e.png", "train", "A dog")]
+
+
+def test_links(pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere.jpg").write_bytes(b"")
+    (pictures / "link.jpg").symlink_to(tmp_path / "elsewhere.jpg")
+    (pictures / "inner.jpg").symlink_to("a.jpg")
+    (pictures / "gone.jpg").symlink_to("nowhere.jpg")
+    (pictures / "captions.json").write_text(json.dumps({"link.jpg": ["A"], "inner.jpg": ["B"]}))
+    remarks = folder.load(pictures, "captions.json").remarks
+    assert "links out of the folder, which are followed (1): 'link.jpg'" in remarks
+    with pytest.raises(CaptionerError, match=r"'gone\.jpg' is a link to 'nowhere\.jpg', which is not there"):
+        rows(pictures, {"gone.jpg": ["A"]})
+
+
+def test_pictures_without_captions_are_said(pictures: Path) -> None:
+    (pictures / ".hidden.jpg").touch()
+    (pictures / "notes.txt").touch()
+    (pictures / "captions.csv").write_text("image,caption\na.jpg,A\n")
+    (said,) = folder.load(pictures).remarks
+    assert said == "pictures without captions, which are left out (4): 'b.jpg', 'c.jpg', 'ü.jpg', …"
+
+
+def test_captions_know_their_places(pictures: Path) -> None:
+    (pictures / "captions.csv").write_text('image,caption\n\na.jpg,"A\nB"\nb.jpg,C\n')
+    file = pictures / "captions.csv"
+    assert folder.load(pictures).places == [f"{file}, line 3", f"{file}, line 5"]
+
+
+@pytest.mark.parametrize("name", ["~/pictures", "$HOME/pictures", "x" * 3000])
+def test_a_folder_that_cannot_be_there(name: str, tmp_path: Path) -> None:
+    with pytest.raises(CaptionerError, match="there is no folder") as raised:
+        folder.load(tmp_path / name)
+    assert ("write the whole path" in str(raised.value)) == ("pictures" in name) and len(str(raised.value)) < 500
 
 
 @pytest.mark.parametrize("count", [3, 4, 10, 50, 1000])

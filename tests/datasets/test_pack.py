@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from captioner.datasets import pack
-from captioner.datasets.dataset import CAPTION_COLUMNS, OBJECT_COLUMNS, Dataset
+from captioner.datasets.dataset import CAPTION_COLUMNS, OBJECT_COLUMNS, SPLITS, Dataset
 from captioner.errors import CaptionerError
 
 FILES = {"images.zip", "captions.parquet", "objects.parquet"}
@@ -154,6 +154,19 @@ def test_data_that_does_not_fit_together_is_refused(
 ) -> None:
     with pytest.raises(CaptionerError, match=message):
         pack.write(dataset(**change(dataset())), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_each_split_that_is_needed_needs_a_picture(tmp_path: Path) -> None:
+    with pytest.raises(
+        CaptionerError, match=r"no pictures in validation, of 6 in all: each of train, validation, test"
+    ):
+        pack.write(dataset(), tmp_path, SPLITS)
+    whole = dataset(300, unreadable=[7])
+    name = whole.pictures[7][0]  # type: ignore[index]
+    split = whole.captions["split"].where(whole.captions["image"] != name, "validation")
+    with pytest.raises(CaptionerError, match=r"no pictures in validation, of 299 in all: .*left out were unreadable"):
+        pack.write(dataset(300, unreadable=[7], captions=whole.captions.assign(split=split)), tmp_path, SPLITS)
     assert not list(tmp_path.iterdir())
 
 

@@ -1,6 +1,6 @@
 """What every data set source returns, before it is packed into files."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -30,9 +30,13 @@ class Dataset:
         objects: for drawn scenes, a row an object: its `image`, `word`, `colour`, `size` and its box in
             pixels (`left`, `top`, `right`, `bottom`, the last two exclusive).
         origin: SHA-256 by name of the archives the data came from.
+        places: where each caption stands in its source, in the order of `captions`; for messages.
+        remarks: what whoever gave the data should know, a line each.
     """
 
     captions: pd.DataFrame
     pictures: Iterable[tuple[str, bytes]]
     objects: pd.DataFrame = field(default_factory=no_objects)
     origin: dict[str, str] = field(default_factory=dict)
+    places: Sequence[str] = ()
+    remarks: Sequence[str] = ()

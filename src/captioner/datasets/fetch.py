@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from tqdm import tqdm
 
-from captioner.errors import CaptionerError
+from captioner.errors import CaptionerError, quoted
 
 ATTEMPTS = 4  # in a row without a new byte
 PAUSE = 2.0  # seconds before the second attempt, doubled before each further one
@@ -54,8 +54,8 @@ def fetch(url: str, *, dataset: str, directory: Path, mirror: Path | None) -> Pa
     return archive
 
 
-def open_zip(path: Path) -> zipfile.ZipFile:
-    """Open a ZIP archive for reading, after a look at its directory of members.
+def open_zip(path: Path, own: bool = False) -> zipfile.ZipFile:
+    """Open a ZIP archive for reading, after a look at its directory of members, unless this program made it.
 
     Raises:
         CaptionerError: the archive is missing, truncated or no ZIP, or a member's name leads out of a folder or is a
@@ -69,12 +69,12 @@ def open_zip(path: Path) -> zipfile.ZipFile:
         raise _damaged(path, error) from None
     except OSError as error:
         raise CaptionerError(f"cannot read {path} ({error.strerror}): mend that and run again") from None
-    for member in archive.infolist():
+    for member in [] if own else archive.infolist():
         # The name as stored, since zipfile has already replaced what it takes for separators.
         if CLIMBING.search(member.orig_filename) or stat.S_ISLNK(member.external_attr >> 16):
             archive.close()
             raise CaptionerError(
-                f"{path} has the member {member.orig_filename!r}, which leads out of the archive: "
+                f"{path} has the member {quoted(member.orig_filename)}, which leads out of the archive: "
                 "only relative names with / and no links are allowed, get it from a source you trust"
             )
     return archive

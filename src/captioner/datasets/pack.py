@@ -26,7 +26,7 @@ from tqdm import tqdm
 from captioner import images, threads
 from captioner.datasets.dataset import SPLITS, Dataset
 from captioner.datasets.fetch import open_zip, read_member
-from captioner.errors import CaptionerError
+from captioner.errors import CaptionerError, reason
 from captioner.files import replacing
 
 IMAGES, CAPTIONS, OBJECTS = "images.zip", "captions.parquet", "objects.parquet"
@@ -56,24 +56,30 @@ class Packed:
     unreadable: dict[str, str]
 
 
-def write(dataset: Dataset, directory: Path) -> Packed:
+def write(dataset: Dataset, directory: Path, splits: Sequence[str] = ("train",)) -> Packed:
     """Write a data set to `images.zip`, `captions.parquet` and `objects.parquet`, all of them or none.
 
     Every picture is decoded once. Those that cannot be are left out with their captions and objects, and said on
     stderr.
 
+    Args:
+        dataset: the data set.
+        directory: where the files go.
+        splits: those that must have pictures that can be read.
+
     Raises:
-        CaptionerError: more than 1 % of the pictures are unreadable, captions and pictures do not belong together, no
-            caption is left to train on, or the files cannot be written.
+        CaptionerError: more than 1 % of the pictures are unreadable, captions and pictures do not belong together, a
+            split has no picture, or the files cannot be written.
     """
     described = set(dataset.captions["image"])
+    _check_splits(dataset.captions, splits, {})
     try:
         with ExitStack() as stack:
             beside = {name: stack.enter_context(replacing(directory / name)) for name in (IMAGES, CAPTIONS, OBJECTS)}
             readable, unreadable = _write_pictures(dataset.pictures, len(described), beside[IMAGES])
             _check_pictures(described, readable, unreadable)
             captions = _without(dataset.captions, unreadable)
-            _check_captions(captions)
+            _check_splits(captions, splits, unreadable)
             _write_table(
                 captions, CAPTION_SCHEMA, beside[CAPTIONS], {"origin": json.dumps(dataset.origin, sort_keys=True)}
             )
@@ -111,7 +117,8 @@ def read_pictures(directory: Path, names: Sequence[str]) -> Iterator[bytes]:
     Raises:
         CaptionerError: the file is missing or damaged, or has no picture of a name.
     """
-    with open_zip(directory / IMAGES) as archive:
+    # its names are those of files that were there, which may have a colon or a backslash
+    with open_zip(directory / IMAGES, own=True) as archive:
         for name in names:
             yield read_member(archive, name)
 
@@ -121,11 +128,11 @@ def _write_pictures(pictures: Iterable[tuple[str, bytes]], count: int, path: Pat
     readable: set[str] = set()
     unreadable: dict[str, str] = {}
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        for name, data, reason in tqdm(_decoded(pictures), "decoding", count, unit=" pictures", disable=None):
+        for name, data, why in tqdm(_decoded(pictures), "decoding", count, unit=" pictures", disable=None):
             if name in readable or name in unreadable:
                 raise CaptionerError(f"the picture {name} came twice: give each picture a name of its own")
-            if reason:
-                unreadable[name] = reason
+            if why:
+                unreadable[name] = why
             else:
                 readable.add(name)
                 archive.writestr(_member(name), data)
@@ -167,16 +174,24 @@ def _check_pictures(described: set[str], readable: set[str], unreadable: dict[st
         )
 
 
-def _check_captions(captions: pd.DataFrame) -> None:
+def _check_splits(captions: pd.DataFrame, needed: Sequence[str], unreadable: dict[str, str]) -> None:
     unknown = sorted(set(captions["split"]) - set(SPLITS))
     if unknown:
-        raise CaptionerError(f"unknown splits {', '.join(unknown)}: allowed are {', '.join(SPLITS)}")
-    if not (captions["split"] == "train").any():
-        raise CaptionerError("no captions to train on are left: give some readable pictures the split train")
+        raise CaptionerError(f"unknown splits {_first(unknown)}: allowed are {', '.join(SPLITS)}")
+    empty = [split for split in needed if not (captions["split"] == split).any()]
+    left_out = f"; left out were {_listed(unreadable)}" if unreadable else ""
+    if "train" in empty:
+        raise CaptionerError(f"no captions to train on are left: give some readable pictures the split train{left_out}")
+    if empty:
+        raise CaptionerError(
+            f"no pictures in {' and '.join(empty)}, of {captions['image'].nunique():,} in all: each of "
+            f"{', '.join(needed)} needs one at least, so {len(needed)} in all, to learn from, to choose the best pass "
+            f"by and to be scored on: give some pictures these splits, or add pictures{left_out}"
+        )
 
 
 def _listed(unreadable: dict[str, str]) -> str:
-    shown = [f"{name}: {reason}" for name, reason in unreadable.items()]
+    shown = [f"{name}: {why}" for name, why in unreadable.items()]
     return f"unreadable pictures ({len(unreadable):,}): {_first(shown, '; ')}"
 
 
@@ -201,8 +216,7 @@ def _read_table(path: Path, schema: pa.Schema) -> pd.DataFrame:
     except FileNotFoundError:
         raise CaptionerError(f"there is no {path}: run the download stage to get it") from None
     except (pa.ArrowInvalid, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise CaptionerError(f"{path} is damaged or cut short ({reason}): delete it and run again") from None
+        raise CaptionerError(f"{path} is damaged or cut short ({reason(error)}): delete it and run again") from None
     if not table.schema.equals(schema):
         raise CaptionerError(
             f"{path} has the columns {', '.join(table.column_names)}, expected are {', '.join(schema.names)} of a data "
