@@ -1,15 +1,21 @@
 """Get the data set: pictures, captions and, where they are known, the objects in the pictures."""
 
+import sys
+
 from stage import DATA, from_environment, main_checkout, run
 
 from captioner.datasets import flickr8k, folder, pack, scenes
-from captioner.datasets.dataset import Dataset
+from captioner.datasets.dataset import SPLITS, Dataset
+from captioner.datasets.judge import judge
 from captioner.params import Params
 
 
 def download(params: Params) -> None:
     """Write `data/images.zip`, `data/captions.parquet` and `data/objects.parquet`."""
-    pack.write(_load(params), DATA)
+    dataset = _load(params)
+    for remark in judge(dataset):
+        print(remark, file=sys.stderr)
+    pack.write(dataset, DATA, SPLITS)
 
 
 def _load(params: Params) -> Dataset:

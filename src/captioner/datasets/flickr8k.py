@@ -11,7 +11,7 @@ import pandas as pd
 
 from captioner.datasets.dataset import CAPTION_COLUMNS, Dataset
 from captioner.datasets.fetch import fetch, open_zip, read_member
-from captioner.errors import CaptionerError
+from captioner.errors import CaptionerError, quoted
 from captioner.files import sha256
 
 RELEASE = "https://github.com/jbrownlee/Datasets/releases/download/Flickr8k"
@@ -52,7 +52,9 @@ def load(directory: Path, mirror: Path | None) -> Dataset:
             "delete it and run again to get the whole one"
         )
     origin = {archive.name: sha256(archive) for archive in (pictures, text)}
-    return Dataset(captions, _read(pictures, [(name, members[name]) for name in names]), origin=origin)
+    number = captions.groupby("image", sort=False).cumcount()
+    places = [f"{CAPTIONS}, {image}#{place}" for image, place in zip(captions["image"], number, strict=True)]
+    return Dataset(captions, _read(pictures, [(name, members[name]) for name in names]), origin=origin, places=places)
 
 
 def _captions(path: Path) -> pd.DataFrame:
@@ -81,7 +83,9 @@ def _published_captions(path: Path, lines: list[str]) -> dict[str, list[str]]:
     for number, line in enumerate(lines, 1):
         key, _, caption = line.partition("\t")
         if "#" not in key or not caption.strip():
-            raise _unexpected(path, f"line {number} of {CAPTIONS} as {line[:80]!r}", "<picture>#<number><tab><caption>")
+            raise _unexpected(
+                path, f"line {number} of {CAPTIONS} as {quoted(line)}", "<picture>#<number><tab><caption>"
+            )
         captions.setdefault(key.rpartition("#")[0], []).append(caption.strip())
     return captions
 
