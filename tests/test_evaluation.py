@@ -224,11 +224,20 @@ def test_a_figure_a_picture(tmp_path: Path) -> None:
 
 
 def test_pictures_of_one_name_in_two_folders_get_two_figures(tmp_path: Path) -> None:
-    names = ["a/dog.jpg", "b/dog.jpg", "dog.jpg", "dog.png"]
+    names = ["a/dog.jpg", "b/dog.jpg", "dog.jpg", "dog.png", "dog", "Dog.png", "a_dog.jpg", "curves.png"]
     captions = {image: said("a dog") for image in names}
     references = {image: ["a dog"] for image in names}
     evaluation.write_attention({image: picture() for image in names}, captions, references, tmp_path / "attention")
-    assert len(list((tmp_path / "attention").glob("*.png"))) == 4
+    drawn = {path.name for path in (tmp_path / "attention").glob("*.png")}
+    assert len(drawn) == len(names) and {"dog.jpg.png", "dog.png", "a_dog.jpg.png"} <= drawn
+    assert "curves.png" not in drawn  # what lies beside them in MLflow
+
+
+def test_a_picture_whose_path_is_longer_than_a_file_name_may_be(tmp_path: Path) -> None:
+    image = "/".join(["目录" * 20] * 5 + ["犬" * 80 + ".jpg"])
+    evaluation.write_attention({image: picture()}, {image: said("a dog")}, {image: ["a dog"]}, tmp_path / "attention")
+    [drawn] = (tmp_path / "attention").iterdir()
+    assert drawn.name.endswith("犬.jpg.png")
 
 
 def test_no_figures_asked_for(tmp_path: Path) -> None:

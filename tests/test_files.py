@@ -3,11 +3,14 @@
 import hashlib
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from captioner.files import replacing, sha256
+from captioner.files import file_names, replacing, sha256
 
 
 def names(directory: Path) -> list[str]:
@@ -57,6 +60,68 @@ def test_what_a_killed_process_left_is_swept_up(tmp_path: Path) -> None:
     with replacing(path) as beside:
         beside.write_text("whole")
     assert names(tmp_path) == ["results"]
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "字" * 85, "[x]*" * 60])
+def test_a_name_as_long_as_may_be(name: str, tmp_path: Path) -> None:
+    for text in ("first", "second"):
+        with replacing(tmp_path / name) as beside:
+            beside.write_text(text)
+    assert names(tmp_path) == [name] and (tmp_path / name).read_text() == "second"
+
+
+def test_files_of_others_beside_stay(tmp_path: Path) -> None:
+    (tmp_path / ".results.of-mine.part").touch()
+    with replacing(tmp_path / "results") as beside:
+        beside.touch()
+    assert names(tmp_path) == [".results.of-mine.part", "results"]
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("thing", "name"),
+    [
+        ("test-00000.png", "test-00000.png.png"),
+        ("garden/7.png", "garden_7.png.png"),
+        ("a cat, asleep (2).jpg", "a cat, asleep (2).jpg.png"),
+        ("Hütte 犬 कुत्ता.jpg", "Hütte 犬 कुत्ता.jpg.png"),
+        ('a<b>c:d"e\\f|g?h*i#j%k', "a_b_c_d_e_f_g_h_i_j_k.png"),
+        ("a\0b\nc\u202ed\udcffe", "a_b_c_d_e.png"),
+        (".hidden.jpg", "_.hidden.jpg.png"),
+        ("..", "_...png"),
+        ("con.jpg", "_con.jpg.png"),
+        ("LPT1", "_LPT1.png"),
+        ("concert.jpg", "concert.jpg.png"),
+        ("", "unnamed.png"),
+        ("folder/" * 20 + "dog.jpg", "…" + ("folder_" * 20)[-110:] + "dog.jpg.png"),
+        ("字" * 84 + ".jpg", "…" + "字" * 37 + ".jpg.png"),
+    ],
+)
+def test_a_file_name_can_be_read(thing: str, name: str) -> None:
+    assert list(file_names([thing], ".png")) == [name]
+
+
+def test_the_first_keeps_its_name() -> None:
+    assert list(file_names(["a_00.jpg", "a/00.jpg", "A/00.JPG", "00.jpg", "a_00.jpg-2"], ".png", ["00.jpg.png"])) == [
+        *("a_00.jpg.png", "a_00.jpg-2.png", "A_00.JPG-3.png", "00.jpg-2.png", "a_00.jpg-2-2.png")
+    ]
+
+
+AWKWARD = st.text(st.sampled_from("aAäÄ\u0308ßsS1-2./\\:_ …字ſ\0\udcff") | st.characters(), max_size=300)
+
+
+@given(st.lists(AWKWARD | st.sampled_from(["dog", "dog.png", "Dog", "a/dog", "a_dog", "dog-2"]), max_size=30))
+@example(["é", "e\u0301", "É", "É", "ﬁ", "fi", "x" * 400, "y" + "x" * 399])
+def test_file_names_are_two_files_everywhere(things: list[str]) -> None:
+    found = list(file_names(things, ".png"))
+    same = {unicodedata.normalize("NFD", name).casefold().upper() for name in found}
+    assert len(same) == len(found) == len(things)
+    for name in found:
+        assert name.endswith(".png") and name[0] != "." and not set(name) & set('<>:"/\\|?*\0')
+        assert len(f".{name}.4294967295.part".encode()) <= 255
+        assert name.isprintable()
 
 
 def test_sha256_of_the_bytes(tmp_path: Path) -> None:

@@ -414,13 +414,10 @@ def _names(given: Sequence[Any]) -> Iterator[str]:
     from urllib.parse import unquote, urlsplit
 
     from captioner import pictures
+    from captioner.files import file_names
 
-    taken: dict[str, int] = {}
-    for each in given:
-        place = unquote(urlsplit(each).path) if pictures.is_address(each) else str(each)
-        name = Path(place).name.replace("\0", "") or "picture"
-        taken[name] = taken.get(name, 0) + 1
-        yield f"{name}.png" if taken[name] == 1 else f"{name}-{taken[name]}.png"
+    places = (unquote(urlsplit(each).path) if pictures.is_address(each) else str(each) for each in given)
+    yield from file_names((Path(place).name or "picture" for place in places), ".png")
 
 
 def _draw(pixels: "np.ndarray", caption: "Caption", path: Path) -> None:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from captioner import figures, images, report
 from captioner.bootstrap import FEWEST, LEVEL, SCORES, STATISTICS, Difference, Statistics, differences
-from captioner.files import replacing
+from captioner.files import file_names, replacing
 from captioner.model import Caption
 from captioner.names import METRICS as CAPTION_METRICS
 from captioner.wording import decimal, digits, interval, probability
@@ -239,10 +239,11 @@ def write_attention(
     """Write, for each of the pictures, a PNG of where the model looked for each word."""
     with replacing(path) as beside:
         beside.mkdir()
-        for image, data in pictures.items():
+        # the whole name, since a/dog.jpg and b/dog.gif are two pictures; in MLflow they lie beside the curves
+        plain = (image.removesuffix(".png") for image in pictures)
+        names = file_names(plain, ".png", taken=[f"{CURVES}.png"])
+        for (image, data), name in zip(pictures.items(), names, strict=True):
             caption = captions[image]
             lines = f"{caption.text}\n{references[image][0]}"
             figure = figures.attention_figure(images.decode(data), caption.words, caption.attention_by_position, lines)
-            # the whole name, since a/dog.jpg, b/dog.jpg and b/dog.gif are three pictures
-            name = image.replace("/", "_").removesuffix(".png")
-            figure.save(beside / f"{name}.png")
+            figure.save(beside / name)

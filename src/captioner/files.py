@@ -1,16 +1,19 @@
-"""Files that are whole or absent, their identity, and text as people save it."""
+"""Files that are whole or absent, their names, their identity, and text as people save it."""
 
 import glob
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 
 from captioner.errors import CaptionerError
+
+LONGEST = 120  # bytes; a name may have 255, or 143 on eCryptfs, and counters, suffixes and `.part` are added
 
 
 @contextmanager
@@ -21,10 +24,12 @@ def replacing(path: Path) -> Iterator[Path]:
     whatever stood at `path` before stays as it was. What a killed process left beside `path` is swept up by the next.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
-        if not psutil.pid_exists(int(left.suffixes[-2][1:])):
+    name = _shortened(path.name)
+    for left in path.parent.glob(f".{glob.escape(name)}.*.part"):
+        process = left.suffixes[-2][1:]
+        if process.isdecimal() and not psutil.pid_exists(int(process)):
             _remove(left)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    beside = path.with_name(f".{name}.{os.getpid()}.part")
     try:
         yield beside
         if path.is_dir():
@@ -39,6 +44,57 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def file_names(things: Iterable[str], suffix: str, taken: Iterable[str] = ()) -> Iterator[str]:
+    """Yield a file name for each of the things, none twice, on whatever file system.
+
+    It is the thing's own name as far as all file systems allow: separators, reserved characters and invisible ones
+    become `_`, a long name loses its beginning, and one that is there already gets a number. Names are taken for the
+    same that some file system takes for the same: those that differ in case or in how letters are encoded.
+
+    Args:
+        things: their names; paths count whole.
+        suffix: of each file, such as `.png`.
+        taken: names of files that must not come out.
+    """
+    known = {_folded(name) for name in taken}
+    numbers: dict[str, int] = {}  # the last that a name got
+    for thing in things:
+        plain = stem = _shortened("".join(each if _is_plain(each) else "_" for each in thing)) or "unnamed"
+        if plain.startswith(".") or plain.partition(".")[0].strip().upper() in _DEVICES:
+            plain = stem = f"_{plain}"
+        same = _folded(plain)
+        while _folded(f"{stem}{suffix}") in known:
+            numbers[same] = numbers.get(same, 1) + 1
+            stem = f"{plain}-{numbers[same]}"
+        known.add(_folded(f"{stem}{suffix}"))
+        yield f"{stem}{suffix}"
+
+
+# what Windows takes for a device, whatever follows behind a dot
+_DEVICES = {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"}
+_DEVICES |= {f"{port}{number}" for port in ("COM", "LPT") for number in (*"0123456789", "¹", "²", "³")}
+
+
+def _is_plain(character: str) -> bool:
+    """Whether a character may stand in a file's name everywhere, and in an address as it is."""
+    return character.isprintable() and character not in '<>:"/\\|?*#%'
+
+
+def _shortened(name: str) -> str:
+    """Return a name of at most `LONGEST` bytes, with its end, which says more than its beginning."""
+    encoded = name.encode("utf-8", "surrogateescape")
+    if len(encoded) <= LONGEST:
+        return name
+    end = encoded[-(LONGEST - len("…".encode())) :].decode("utf-8", "ignore")
+    while end and unicodedata.combining(end[0]):
+        end = end[1:]
+    return f"…{end}"
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
 
 
 def sha256(path: Path) -> str:
