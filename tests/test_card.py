@@ -102,5 +102,16 @@ def test_says_what_it_is_for(data: str, expected: str, directory: Path) -> None:
     assert f'dataset: "{data}"' in text
 
 
+@pytest.mark.parametrize("place", ["/home/me/own", "../me/own", "~/me/own/", r"C:\me\own"])
+def test_no_path_of_the_machine_is_in_it(place: str, directory: Path) -> None:
+    described = json.loads((directory / DESCRIPTION).read_text("utf-8"))
+    described["params"] |= {"download.folder.path": place, "download.folder.captions": f"{place}.csv"}
+    described["encoder"]["weights"] = f"{place}.h5"
+    (directory / DESCRIPTION).write_text(json.dumps(described), "utf-8")
+    text = card(directory)
+    assert 'download.folder.path: "own"' in text and 'download.folder.captions: "' in text
+    assert "me/" not in text and "me\\" not in text and str(directory) not in text
+
+
 def test_of_data_that_nobody_noted(directory: Path) -> None:
     assert card(directory).startswith("# Model card: bahdanau attention on unknown data\n")

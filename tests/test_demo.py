@@ -197,15 +197,15 @@ def test_settings_reach_the_model(query: str, captions: list[list[str]]) -> None
 @pytest.mark.parametrize(
     ("query", "told"),
     [
-        ("beam=0", "received beam 0; give a whole number from 1 to 10"),
-        ("beam=11", "received beam 11; give a whole number from 1 to 10"),
-        ("beam=many", "received beam many; give a whole number from 1 to 10"),
-        ("samples=-1", "received samples -1; give a whole number from 0 to 10"),
-        ("samples=1.5", "received samples 1.5; give a whole number from 0 to 10"),
-        ("temperature=0", "received temperature 0; give a number from 0.1 to 2"),
-        ("temperature=nan", "received temperature nan; give a number from 0.1 to 2"),
-        ("temperature=inf", "received temperature inf; give a number from 0.1 to 2"),
-        ("beams=3", "received beams, which nobody knows: there are beam, samples, temperature"),
+        ("beam=0", "received beam '0'; give a whole number from 1 to 10"),
+        ("beam=11", "received beam '11'; give a whole number from 1 to 10"),
+        ("beam=many", "received beam 'many'; give a whole number from 1 to 10"),
+        ("samples=-1", "received samples '-1'; give a whole number from 0 to 10"),
+        ("samples=1.5", "received samples '1.5'; give a whole number from 0 to 10"),
+        ("temperature=0", "received temperature '0'; give a number from 0.1 to 2"),
+        ("temperature=nan", "received temperature 'nan'; give a number from 0.1 to 2"),
+        ("temperature=inf", "received temperature 'inf'; give a number from 0.1 to 2"),
+        ("beams=3", "received 'beams', which nobody knows: there are beam, samples, temperature"),
     ],
 )
 def test_settings_out_of_bounds_are_told(query: str, told: str) -> None:
@@ -258,7 +258,7 @@ def test_test_pictures_are_given_as_they_are() -> None:
     for number in ("2", "-1"):
         response = asked.get(f"/pictures/{number}")
         assert (response.status_code, list(response.json())) == (404, ["error"])
-    assert asked.get("/pictures/x").json() == {"error": "received number x; give a whole number"}
+    assert asked.get("/pictures/x").json() == {"error": "received number 'x'; give a whole number"}
 
 
 def test_test_pictures_are_those_of_the_test_split(tmp_path: Path) -> None:

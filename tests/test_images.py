@@ -2,6 +2,8 @@
 
 import io
 import struct
+import threading
+import time
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -175,7 +177,10 @@ def test_a_truncated_picture_is_refused(form: str, share: float) -> None:
     "data, message",
     [
         (b"", "empty"),
-        (b"what is this", r"no picture, or one cut short \(it begins with b'what is '\): allowed are JPEG, PNG"),
+        (b"what is this", r"no picture \(it is text\): allowed are JPEG, PNG"),
+        ("Wörter\n".encode() * 99, r"no picture \(it is text\)"),
+        (b"\x80\x81secret", "no picture, or one cut short: allowed are JPEG, PNG"),
+        (b"PK\x03\x04word/document.xml", "a ZIP archive"),
         (b"\xef\xbb\xbf\n <!DOCTYPE HTML><title>404", "an HTML page"),
         (b"<html>404</html>", "an HTML page"),
         (b"%PDF-1.7 and so on", "a PDF document"),
@@ -184,12 +189,68 @@ def test_a_truncated_picture_is_refused(form: str, share: float) -> None:
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 1 1\n", "no picture"),
         (png(2, 2, 2, 8, b""), "broken or truncated"),
     ],
-    ids=["empty", "text", "html", "short-html", "pdf", "heic", "svg", "eps", "no-pixels"],
+    ids=["empty", "text", "long-text", "bytes", "zip", "html", "short-html", "pdf", "heic", "svg", "eps", "no-pixels"],
 )
 def test_no_picture_is_refused(data: bytes, message: str) -> None:
     with pytest.raises(UnreadableImage, match=message) as raised:
         decode(data)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"P5 secretword 9 255 ",
+        b"P2 9 9 255\nsecretword",
+        b"P7 secretword",
+        b"BMsecretword" * 9,
+        b"II*\0\x08\0\0\0secretword" * 9,
+        b"\xff\xd8\xff\xe0secretword" * 9,
+        b"secretword: hunter2\n",
+        b"RIFFsecrWEBPsecretword" * 9,
+        png(2, 2, 2, 8, b"secretword"),
+    ],
+)
+def test_no_message_repeats_what_is_in_a_file(data: bytes) -> None:
+    with pytest.raises(UnreadableImage) as raised:
+        decode(data)
+    assert "secr" not in str(raised.value)
+
+
+def test_a_picture_that_does_not_fit_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(images, "_squared", full)
+    with pytest.raises(UnreadableImage, match="too large for the memory that is free"):
+        decode(encoded(gradient()))
+
+
+def test_large_pictures_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pixels that are being decoded at a time are bounded, however many threads there are."""
+    inside, most = 0, 0
+    counting = threading.Lock()
+    squared = images._squared
+
+    def counted(image: Image.Image, size: int) -> np.ndarray:
+        nonlocal inside, most
+        with counting:
+            inside += image.width * image.height
+            most = max(most, inside)
+        time.sleep(0.01)
+        try:
+            return squared(image, size)
+        finally:
+            with counting:
+                inside -= image.width * image.height
+
+    monkeypatch.setattr(images, "_squared", counted)
+    monkeypatch.setattr(images, "_pixels", images._Budget(60 * 40 * 5 // 2))
+    with ThreadPoolExecutor(8) as pool:
+        for future in [pool.submit(decode, encoded(gradient())) for _ in range(16)]:
+            future.result(timeout=30)
+    assert 60 * 40 <= most <= 60 * 40 * 2
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")

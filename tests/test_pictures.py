@@ -35,7 +35,20 @@ class Handler(BaseHTTPRequestHandler):
             "/short": lambda: self.answer(PNG, "image/png", len(PNG) + 9),
             "/hangs": self.hang,
             "/drips": self.drip,
-            "/nonsense": lambda: self.wfile.write(b"what?\r\n\r\n"),
+            "/drips-headers": lambda: self.drip_headers(b"X: 1\r\n"),
+            "/goes-on": lambda: self.drip_headers(b"HTTP/1.1 100 Continue\r\n\r\n", b""),
+            "/nonsense": lambda: self.wfile.write(b"secret?\r\n\r\n"),
+            "/odd-word": lambda: self.wfile.write(b"HTTP/1.1 404 secret of theirs\r\n\r\n"),
+            "/odd-number": lambda: self.wfile.write(b"HTTP/1.1 777 secret of theirs\r\n\r\n"),
+            "/odd-header": lambda: self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: secret\r\n\r\n" + PNG),
+            "/moved-endlessly": self.move_endlessly,
+            "/moved-with-user": lambda: self.move("http://secret:word@127.0.0.1:1/"),
+            "/moved-to-5": lambda: self.move("/moved-to-4"),
+            "/moved-to-4": lambda: self.move("/moved-to-3"),
+            "/moved-to-3": lambda: self.move("/moved-to-2"),
+            "/moved-to-2": lambda: self.move("/moved-to-1"),
+            "/moved-to-1": lambda: self.move("/picture.png"),
+            "/moved-to-6": lambda: self.move("/moved-to-5"),
         }
         with suppress(ConnectionError):
             answers.get(self.path, lambda: self.send_error(404))()
@@ -61,6 +74,18 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         while not self.server.released.wait(0.02):  # type: ignore[attr-defined]
             self.wfile.write(b"x")
+
+    def drip_headers(self, header: bytes, first: bytes = b"HTTP/1.1 200 OK\r\n") -> None:
+        self.wfile.write(first)
+        while not self.server.released.wait(0.02):  # type: ignore[attr-defined]
+            self.wfile.write(header)
+
+    def move_endlessly(self) -> None:
+        self.send_response(302)
+        self.send_header("Location", "/picture.png")
+        self.end_headers()
+        while not self.server.released.wait(0.001):  # type: ignore[attr-defined]
+            self.wfile.write(bytes(1 << 16))
 
     def log_message(self, *_: object) -> None:
         """Keep quiet."""
@@ -118,7 +143,7 @@ def test_what_cannot_be_read_is_named(
 # --- the network -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", ["/picture.png", "/untyped", "/moved"])
+@pytest.mark.parametrize("path", ["/picture.png", "/untyped", "/moved", "/moved-endlessly", "/moved-to-5"])
 def test_a_picture_from_the_network(path: str, server: str) -> None:
     np.testing.assert_array_equal(pictures.pixels(server + path), PIXELS)
     np.testing.assert_array_equal(pictures.pixels(server.replace("http", "HTTP") + path), PIXELS)
@@ -130,14 +155,20 @@ def test_a_picture_from_the_network(path: str, server: str) -> None:
         ("/page", "the server answers an HTML page, no picture: give the address of the picture itself"),
         ("/page.jpg", "an HTML page: give the picture itself"),
         ("/gone", "the server answers 404 Not Found: check the address"),
-        ("/to-file", "the server answers 302"),
+        ("/odd-word", "the server answers 404 Not Found: check the address"),
+        ("/odd-number", "the server answers 777: check the address"),
+        ("/to-file", "the server answers 302, and leads on too often or to no http or https address: give the address"),
         ("/to-ftp", "cannot be fetched (unknown url type: ftp)"),
-        ("/in-circles", "the server answers 302"),
+        ("/in-circles", "the server answers 302, and leads on too often"),
+        ("/moved-to-6", "the server answers 302, and leads on too often"),
+        ("/moved-with-user", "cannot be fetched (a user name in an address is not taken)"),
         ("/large", "more than 0 MB: scale it down"),
         ("/short", "the connection broke after"),
         ("/hangs", "no answer within 0.2 seconds: try again, or save the picture"),
         ("/drips", "not whole within 0.3 seconds: try again, or save the picture"),
-        ("/nonsense", "cannot be fetched (what?"),
+        ("/drips-headers", "not whole within 0.3 seconds: try again, or save the picture"),
+        ("/goes-on", "not whole within 0.3 seconds: try again, or save the picture"),
+        ("/nonsense", "what answers there does not speak HTTP: check the address"),
         ("/a b", "cannot be fetched (URL can't contain control characters"),
     ],
 )
@@ -150,7 +181,20 @@ def test_what_the_network_answers_otherwise(
     with pytest.raises(UnreadableImage) as raised:
         pictures.pixels(server + path)
     assert str(raised.value).startswith(f"{server}{path}: {message}")
-    assert "\n" not in str(raised.value)
+    assert "\n" not in str(raised.value) and "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "path", ["/picture.png", "/page", "/gone", "/nonsense", "/hangs", "/drips-headers", "/moved", "/moved-endlessly"]
+)
+def test_nothing_within_is_fetched_for_others(path: str, server: str) -> None:
+    """Whoever asks learns the same, whatever is there."""
+    for address in (server, server.replace("127.0.0.1", "localhost"), "http://127.0.0.1:1", "http://no.such.invalid"):
+        with pytest.raises(UnreadableImage) as raised:
+            pictures.fetch(address + path, public=True)
+        assert str(raised.value) == (
+            "no address of the public network, on the port 80 or 443: give base64 of the picture itself"
+        )
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:1/x.png", "http://", "https://[::1", "http://no.such.invalid/x"])
@@ -160,7 +204,8 @@ def test_no_server(address: str) -> None:
     assert str(raised.value).startswith(f"{address}: ")
 
 
-def test_other_schemes_are_paths() -> None:
+def test_other_schemes_are_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     for address in (f"file://{__file__}", "ftp://127.0.0.1/x.png", "data:image/png;base64,AAAA"):
         with pytest.raises(UnreadableImage, match="there is no such file"):
             pictures.pixels(address)

@@ -131,7 +131,7 @@ class TestTraining:
         assert "tensorflow==" in (place / "requirements.txt").read_text()
         assert "http" not in "".join((place / name).read_text() for name in ("conda.yaml", "requirements.txt"))
         logged = mlflow.models.Model.load(str(place))
-        assert [each.to_dict() for each in logged.signature.inputs] == [{"type": "string", "required": True}]
+        assert [each.to_dict() for each in logged.signature.inputs] == [{"type": "any", "required": True}]
         (example,) = json.loads(logged.get_serving_input(str(place)))["inputs"]
         with Image.open(io.BytesIO(base64.b64decode(example))) as picture:
             assert picture.format == "PNG"

@@ -4,7 +4,7 @@ Every number is read from the files of the run; see Mitchell et al. 2019, "Model
 """
 
 import json
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from captioner import __version__
@@ -50,6 +50,7 @@ def card(directory: Path) -> str:
     """
     known = about(directory)
     encoder, params = known["encoder"], known["params"]
+    weights = f"`{_public(encoder['weights'])}` (`{encoder['weights_sha256'][:12]}`)"
     kind, use = _DATA.get(known["data"], ("unknown", "Unknown."))
     lines = [
         f"# Model card: {known['attention'] or 'unknown'} attention on {known['data'] or 'unknown'} data",
@@ -58,7 +59,7 @@ def card(directory: Path) -> str:
         "",
         "| | |",
         "|---|---|",
-        f"| encoder | `{encoder['name']}`, frozen; `{encoder['weights']}` (`{encoder['weights_sha256'][:12]}`) |",
+        f"| encoder | `{encoder['name']}`, frozen; {weights} |",
         f"| attention | `{known['attention'] or 'unknown'}` |",
         f"| vocabulary | {known['words']:,} words; anything else cannot be said |",
         f"| data | `{known['data'] or 'unknown'}`: {kind} |",
@@ -75,7 +76,7 @@ def card(directory: Path) -> str:
         "## Parameters",
         "",
         "```yaml",
-        *(f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in params.items()),
+        *(f"{name}: {json.dumps(_public(value), ensure_ascii=False)}" for name, value in params.items()),
         "```",
         "",
         f"Written by `captioner info --card`, Captioner {__version__}.",
@@ -144,6 +145,11 @@ def _worst(file: Path) -> list[dict[str, Any]]:
         return sorted(rows, key=lambda row: row["scores"]["CIDEr"])[:FAILINGS]
     except (OSError, ValueError, KeyError, TypeError):
         return []
+
+
+def _public(value: Any) -> Any:
+    """Return a parameter as others may see it: of a path only the last name."""
+    return PureWindowsPath(value).name if isinstance(value, str) and set(value) & {"/", "\\"} else value
 
 
 def _measured(entry: dict[str, Any]) -> str:

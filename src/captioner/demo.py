@@ -29,7 +29,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from captioner import images, pages
 from captioner.datasets import pack
-from captioner.errors import CaptionerError
+from captioner.errors import CaptionerError, quoted
 from captioner.vocabulary import END, SPECIAL_TOKENS
 
 if TYPE_CHECKING:
@@ -324,11 +324,11 @@ def _page(models: "Mapping[str, Captioner]", pictures: Sequence[tuple[str, bytes
 
 def _in_one_line(error: RequestValidationError) -> str:
     first = error.errors()[0]
-    name, received = str(first["loc"][-1]), first.get("input")
+    name, received = str(first["loc"][-1]), quoted(first.get("input"))
     ranges = Settings.model_json_schema()["properties"]
     if first["loc"][0] == "path":
         return f"received {name} {received}; give a whole number"
     if name not in ranges:
-        return f"received {name}, which nobody knows: there are {', '.join(ranges)}"
+        return f"received {quoted(name)}, which nobody knows: there are {', '.join(ranges)}"
     kind = "whole number" if ranges[name]["type"] == "integer" else "number"
     return f"received {name} {received}; give a {kind} from {ranges[name]['minimum']} to {ranges[name]['maximum']}"

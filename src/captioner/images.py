@@ -39,10 +39,38 @@ OTHERS = {
     b"<html": "an HTML page: give the picture itself",
     b"<svg": "an SVG drawing: save it as PNG",
     b"<?xml": "an XML file: save it as PNG if it is a drawing",
+    b"PK\x03\x04": "a ZIP archive, as .docx and .pptx are, too: give the pictures in it",
+    b"\x1f\x8b": "a gzip archive: give the pictures in it",
+    b"8BPS": "a Photoshop document: save it as JPEG or PNG",
 }
 HEIC = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")  # brands, at byte 8
 
 _opened = threading.Lock()
+
+
+class _Budget:
+    """Lets threads in as long as what they take together is no more than a budget."""
+
+    def __init__(self, whole: int):
+        self._left = whole
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def taking(self, part: int) -> Iterator[None]:
+        """Wait until so much is left, at most the whole, and take it meanwhile."""
+        with self._changed:
+            self._changed.wait_for(lambda: part <= self._left)
+            self._left -= part
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._left += part
+                self._changed.notify_all()
+
+
+# A picture takes up to 20 bytes a pixel while it is decoded, and there are many threads.
+_pixels = _Budget(MAXIMUM_PIXELS)
 
 
 class UnreadableImage(CaptionerError):  # noqa: N818 - the name says what is wrong
@@ -71,7 +99,8 @@ def decode(data: bytes, size: int = 224) -> np.ndarray:
         _check_size(image.width, image.height)
         # Decodes a large JPEG at a half, a quarter or an eighth; twice the size is left to the better filter.
         image.draft(None, (2 * size, 2 * size))
-        return _squared(image, size)
+        with _pixels.taking(image.width * image.height):
+            return _squared(image, size)
 
 
 def from_pillow(image: Image.Image, size: int = 224) -> np.ndarray:
@@ -120,17 +149,24 @@ def _unreadable(data: bytes = b"") -> Iterator[None]:
         for beginning, what in OTHERS.items():
             if begins.startswith(beginning.lower()):
                 raise UnreadableImage(what) from None
-        raise UnreadableImage(
-            f"no picture, or one cut short (it begins with {data[:8]!r}): allowed are {', '.join(FORMATS)}"
-        ) from None
+        kind = "no picture (it is text)" if _is_text(data[:512]) else "no picture, or one cut short"
+        raise UnreadableImage(f"{kind}: allowed are {', '.join(FORMATS)}") from None
     except Image.DecompressionBombError:
         raise UnreadableImage(
             f"too large, more than twice the {MAXIMUM_PIXELS:,} pixels that are allowed: scale it down"
         ) from None
-    # What Pillow's decoders raise for damaged bytes is whatever they tripped over.
+    except MemoryError:
+        raise UnreadableImage("too large for the memory that is free: scale it down") from None
+    # What Pillow's decoders raise for damaged bytes is whatever they tripped over. It may repeat the bytes, and those
+    # who asked may be others than those whose file it is.
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UnreadableImage(f"a broken or truncated picture ({reason}): put a whole one in its place") from error
+        raise UnreadableImage("a broken or truncated picture: put a whole one in its place") from error
+
+
+def _is_text(data: bytes) -> bool:
+    """Say whether bytes, which may end within a character, are text in UTF-8."""
+    text = data.decode("utf-8", "replace").rstrip("\ufffd")
+    return all(character.isprintable() or character.isspace() for character in text) and "\ufffd" not in text
 
 
 def _squared(image: Image.Image, size: int) -> np.ndarray:

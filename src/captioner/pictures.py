@@ -8,17 +8,17 @@ import os
 import time
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
-from http.client import HTTPException, HTTPResponse
+from http import HTTPStatus
+from http.client import HTTPException, HTTPResponse, InvalidURL
 from itertools import chain, islice
 from pathlib import Path
 from typing import TypeAlias
 from urllib import error as errors
-from urllib import request
 
 import numpy as np
 from PIL import Image
 
-from captioner import images, threads
+from captioner import images, threads, web
 from captioner.images import SUFFIXES, UnreadableImage
 
 Picture: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
@@ -85,7 +85,7 @@ def pixels(picture: Picture, number: int = 1, size: int = 224) -> np.ndarray:
         if isinstance(picture, bytes):
             return images.decode(picture, size)
         if isinstance(picture, str | os.PathLike):
-            return images.decode(_read(os.fspath(picture)), size)
+            return images.decode(read(os.fspath(picture)), size)
         raise UnreadableImage(
             f"received {type(picture).__name__}: allowed are a path, an address, bytes, a Pillow image or an array"
         )
@@ -118,9 +118,14 @@ def _pixels_or_error(numbered: tuple[int, Picture | UnreadableImage]) -> np.ndar
         return error
 
 
-def _read(place: str) -> bytes:
+def read(place: str, public: bool = False) -> bytes:
+    """Return the bytes of a file, or those at an address; see `fetch`.
+
+    Raises:
+        UnreadableImage: they cannot be had.
+    """
     if is_address(place):
-        return fetch(place)
+        return fetch(place, public)
     try:
         return Path(place).read_bytes()
     except FileNotFoundError:
@@ -131,50 +136,54 @@ def _read(place: str) -> bytes:
         raise UnreadableImage(f"cannot be read ({getattr(error, 'strerror', None) or error})") from None
 
 
-def fetch(address: str) -> bytes:
+def fetch(address: str, public: bool = False) -> bytes:
     """Return the bytes at an http or https address; redirections to anything else are not followed.
+
+    Args:
+        address: where they are.
+        public: take nothing but what is in the public network, see `web.opened`; for addresses that others give.
 
     Raises:
         UnreadableImage: no answer within `TIMEOUT` or not the whole within `DEADLINE` seconds, a refusal, an HTML page,
-            or more than `LARGEST` bytes.
+            or more than `LARGEST` bytes. Nothing of what was answered is in the message.
     """
-    opener = request.OpenerDirector()
-    # Named one by one: those that urllib adds of itself also open files and FTP.
-    for handler in (
-        request.ProxyHandler,
-        request.HTTPHandler,
-        request.HTTPSHandler,
-        request.HTTPRedirectHandler,
-        request.HTTPDefaultErrorHandler,
-        request.HTTPErrorProcessor,
-        request.UnknownHandler,
-    ):
-        opener.add_handler(handler())
+    until = time.monotonic() + DEADLINE
     try:
-        # Some servers answer urllib's own name with a refusal.
-        asked = request.Request(address, headers={"User-Agent": "captioner", "Accept": "image/*"})
-        with opener.open(asked, timeout=TIMEOUT) as response:
-            return _received(response)
+        with web.opened(address, timeout=TIMEOUT, until=until, public=public) as response:
+            return _received(response, until)
     except UnreadableImage:
         raise
     except errors.HTTPError as error:
-        reason = " ".join(str(error.reason).split())
-        raise UnreadableImage(f"the server answers {error.code} {reason}: check the address") from None
-    except (errors.URLError, HTTPException, OSError, ValueError) as error:
+        error.close()
+        if 300 <= error.code < 400:
+            raise UnreadableImage(
+                f"the server answers {error.code}, and leads on too often or to no http or https address: give the "
+                "address of the picture itself"
+            ) from None
+        known = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
+        raise UnreadableImage(f"the server answers {known.get(error.code, error.code)}: check the address") from None
+    except (HTTPException, OSError, ValueError) as error:
         cause = error.reason if isinstance(error, errors.URLError) else error
+        if time.monotonic() > until:
+            raise _late() from None
         if isinstance(cause, TimeoutError):
             raise UnreadableImage(f"no answer within {TIMEOUT:g} seconds: try again, or save the picture") from None
+        if isinstance(cause, web.NotPublicError):
+            raise UnreadableImage(
+                "no address of the public network, on the port 80 or 443: give base64 of the picture itself"
+            ) from None
+        if isinstance(cause, HTTPException) and not isinstance(cause, InvalidURL):
+            raise UnreadableImage("what answers there does not speak HTTP: check the address") from None
         raise UnreadableImage(
             f"cannot be fetched ({' '.join(str(cause).split()) or type(cause).__name__}): check the address and the "
             "network"
         ) from None
 
 
-def _received(response: HTTPResponse) -> bytes:
+def _received(response: HTTPResponse, until: float) -> bytes:
     kind = response.headers.get_content_type()
     if kind in ("text/html", "application/xhtml+xml"):
         raise UnreadableImage("the server answers an HTML page, no picture: give the address of the picture itself")
-    until = time.monotonic() + DEADLINE
     parts: list[bytes] = []
     size = 0
     while part := response.read1(CHUNK):
@@ -182,12 +191,17 @@ def _received(response: HTTPResponse) -> bytes:
         size += len(part)
         if size > LARGEST:
             raise UnreadableImage(f"more than {LARGEST >> 20} MB: scale it down")
-        if time.monotonic() > until:
-            raise UnreadableImage(f"not whole within {DEADLINE:g} seconds: try again, or save the picture")
+    # the connection is ended then
+    if time.monotonic() > until:
+        raise _late()
     length = response.headers.get("Content-Length")
     if length and length.isdecimal() and size < int(length):
         raise UnreadableImage(f"the connection broke after {size:,} of {int(length):,} bytes: try again")
     return b"".join(parts)
+
+
+def _late() -> UnreadableImage:
+    return UnreadableImage(f"not whole within {DEADLINE:g} seconds: try again, or save the picture")
 
 
 def many(given: object) -> bool:

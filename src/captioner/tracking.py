@@ -593,8 +593,11 @@ def _log_training(client: Any, record: Record, run_id: str, results: Path, model
         data_path=str(model),
         code_paths=[str(package)],
         pip_requirements=[f"{name}=={metadata.version(name)}" for name in sorted([*REQUIREMENTS, _backend()])],
-        # without a name, so that a list is taken as well as a table
-        signature=mlflow.models.ModelSignature(*([mlflow.types.Schema([mlflow.types.ColSpec("string")])] * 2)),
+        # Without names, so that a list is taken as well as a table. What comes is of any type: of strings MLflow makes
+        # an array in which each takes the room of the longest, in four bytes a character.
+        signature=mlflow.models.ModelSignature(
+            *(mlflow.types.Schema([mlflow.types.ColSpec(kind)]) for kind in (mlflow.types.schema.AnyType(), "string"))
+        ),
         input_example=[_example()],
         validate_serving_input=False,  # validating loads the model, the encoder and the search once more
     )

@@ -15,6 +15,7 @@ from PIL import Image
 from captioner.datasets import folder, pack
 from captioner.datasets.dataset import SPLITS
 from captioner.errors import CaptionerError
+from captioner.fingerprints import FileHashes
 
 PNG = io.BytesIO()
 Image.new("RGB", (8, 8)).save(PNG, "PNG")
@@ -91,9 +92,9 @@ def test_captions_are_read(content: str | list | dict, expected: Rows, pictures:
     [
         ("", "has no captions"),
         ("image,caption\n", "has no captions"),
-        ("a.jpg,A dog\n", "line 1: no column image and caption in 'a.jpg,A dog'"),
-        ("\nimage;caption\na.jpg;A dog\n", "line 2: no column image and caption in 'image;caption'"),
-        ("image,text\na.jpg,A dog\n", "line 1: no column caption in"),
+        ("a.jpg,A dog\n", "line 1: no column image and caption: the first line"),
+        ("\nimage;caption\na.jpg;A dog\n", "line 2: no column image and caption: the"),
+        ("image,text\na.jpg,A dog\n", "line 1: no column caption: the first"),
         ("image,image,caption\na.jpg,a.jpg,A dog\n", "line 1: a column twice"),
         ("image,caption\na.jpg,A dog, asleep\n", "line 2: 3 fields, the header has 2: put captions"),
         ("image,caption,split\na.jpg,A dog\n", "line 2: 2 fields, the header has 3"),
@@ -184,6 +185,39 @@ def test_an_absent_folder_is_named(tmp_path: Path) -> None:
 def test_absent_captions_are_named(pictures: Path) -> None:
     with pytest.raises(CaptionerError, match=r"there is no .*captions\.csv: write it with the columns image,caption"):
         folder.load(pictures)
+
+
+@pytest.mark.parametrize("name", ["../secret.csv", "more/../../secret.csv", "../pictures/../secret.json", "WHOLE"])
+def test_captions_lie_in_the_folder(name: str, pictures: Path) -> None:
+    secret = pictures.parent / "secret.csv"
+    secret.write_text("hunter2:x:0:0\n", "utf-8")
+    (pictures.parent / "secret.json").write_text("[]", "utf-8")
+    name = name.replace("WHOLE", str(secret))
+    with pytest.raises(CaptionerError, match=r"the file of captions .* leads out of the folder: put it into") as raised:
+        folder.load(pictures, name)
+    assert "hunter2" not in str(raised.value)
+    hashes = FileHashes(pictures.parent / "hashes.json")
+    assert folder.fingerprint(pictures, name, hashes) == {}
+
+
+def test_captions_by_their_whole_path(pictures: Path) -> None:
+    (pictures / "more/captions.csv").write_text("image,caption\na.jpg,A\n")
+    for name in (str(pictures / "more/captions.csv"), "more/captions.csv", "./more/captions.csv"):
+        assert len(folder.load(pictures, name).captions) == 1
+
+
+def test_no_message_repeats_a_file_that_is_none_of_captions(pictures: Path) -> None:
+    (pictures.parent / "secret").write_text("hunter2:x:0:0,hunter2\nhunter2:x:1:1\n", "utf-8")
+    (pictures / "captions.csv").symlink_to("../secret")
+    with pytest.raises(CaptionerError, match="line 1: no column image and caption") as raised:
+        folder.load(pictures)
+    assert "hunter2" not in str(raised.value)
+
+
+def test_captions_that_are_linked_are_said(pictures: Path) -> None:
+    (pictures.parent / "elsewhere.csv").write_text("image,caption\na.jpg,A\n")
+    (pictures / "captions.csv").symlink_to("../elsewhere.csv")
+    assert "links out of the folder, which are followed (1): 'captions.csv'" in folder.load(pictures).remarks
 
 
 def test_pictures_come_once_each_in_the_order_of_the_captions(pictures: Path) -> None:

@@ -63,14 +63,10 @@ def load(path: Path, captions: str = "captions.csv") -> Dataset:
         raise CaptionerError(
             f"there is no folder {quoted(str(path))}: give the path of the folder that holds your pictures{home}"
         )
-    file = path / captions
-    if not _is(file, Path.is_file):
-        raise CaptionerError(
-            f"there is no {file}: write it with the columns image,caption, or give the name of your CSV or JSON file"
-        )
+    folder = _Folder(path)
+    file = folder.captions(captions)
     text = read_text(file)
     rows = _json_rows(file, text) if file.suffix.lower() == ".json" else _csv_rows(file, text)
-    folder = _Folder(path)
     table = _table(folder, rows)
     if not (table["split"] == "train").any():
         raise CaptionerError(f"{file} has no captions to train on: give some pictures the split train, or none a split")
@@ -80,14 +76,15 @@ def load(path: Path, captions: str = "captions.csv") -> Dataset:
         _read(path, names),
         origin={file.name: sha256(file)},
         places=[row.place for row in rows],
-        remarks=[*folder.without_captions(names), *folder.elsewhere(names)],
+        remarks=[*folder.without_captions(names), *folder.elsewhere([captions, *names])],
     )
 
 
 def fingerprint(path: Path, captions: str, hashes: FileHashes) -> dict[str, str]:
     """Return what tells whether the captions or one of their pictures changed; whether they are right, `load` says."""
-    file = path / captions
-    if not _is(file, Path.is_file):
+    try:
+        file = _Folder(path).captions(captions)
+    except CaptionerError:
         return {}
     try:
         pictures = {path / name: str(name) for name in load(path, captions).captions["image"].unique()}
@@ -127,6 +124,26 @@ class _Folder:
         for name in self.files:
             found.setdefault(_folded(name), []).append(name)
         return found
+
+    def captions(self, name: str) -> Path:
+        """Return the file of captions.
+
+        Raises:
+            CaptionerError: there is none of this name, or the name leads out of the folder.
+        """
+        inside = self._inside(name)
+        if inside is None:
+            raise CaptionerError(
+                f"the file of captions {quoted(name)} leads out of the folder: put it into {self.path}, and name it by "
+                "its path in there"
+            )
+        file = self.path / inside
+        if not _is(file, Path.is_file):
+            raise CaptionerError(
+                f"there is no {file}: write it with the columns image,caption, or give the name of your CSV or JSON "
+                "file"
+            )
+        return file
 
     def find(self, row: "_Row") -> str:
         """Return the path in the folder of a row's picture, in its plainest form.
@@ -249,11 +266,11 @@ def _header(place: str, fields: list[str]) -> list[str]:
     missing = [column for column in ("image", "caption") if column not in header]
     if missing:
         raise CaptionerError(
-            f"{place}: no column {' and '.join(missing)} in {quoted(','.join(header))}: "
+            f"{place}: no column {' and '.join(missing)}: "
             f"the first line names the columns, image,caption or image,caption,split, {_hint(header)}"
         )
     if len(set(header)) != len(header):
-        raise CaptionerError(f"{place}: a column twice in {quoted(','.join(header))}: name each once")
+        raise CaptionerError(f"{place}: a column twice: name each once")
     return header
 
 
