@@ -20,8 +20,9 @@ from measure import CHECKOUT, matrix_rate, row_of_pairs, seconds
 from captioner.lean import lean
 
 with lean():
-    import keras
     import tensorflow
+
+    from captioner.configured import keras
 
 import numpy as np
 

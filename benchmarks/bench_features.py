@@ -28,8 +28,9 @@ from measure import matrix_rate, row_of_pairs, seconds
 from captioner.quiet import quiet
 
 with quiet():
-    import keras
     import tensorflow
+
+    from captioner.configured import keras
 
 import numpy as np
 from PIL import Image

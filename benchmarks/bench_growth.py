@@ -44,7 +44,7 @@ PICTURE = CHECKOUT / "benchmarks/growth.png"
 def train(point: Mapping[str, int]) -> None:
     """Train a few steps, and print the seconds to the first and of each other as JSON."""
     with lean():
-        import keras
+        from captioner.configured import keras
     import synthetic
 
     from captioner import params, training

@@ -71,7 +71,7 @@ def features(directory: Path) -> None:
 def training(directory: Path) -> None:
     """Do what the stage `train` does, but for the length of an epoch."""
     with lean():
-        import keras  # noqa: F401 - what follows imports it, with its notes
+        from captioner.configured import keras  # noqa: F401 - what follows imports it, with its notes
     import synthetic
 
     from captioner import params

@@ -29,7 +29,7 @@ WORDS = 500
 def save_model(directory: Path) -> None:
     """Write an untrained model of the pipeline's sizes."""
     with lean():
-        import keras  # noqa: F401 - what follows imports it, with its notes
+        from captioner.configured import keras  # noqa: F401 - what follows imports it, with its notes
 
     from captioner import encoders, params, training
     from captioner.model import Captioner

@@ -56,11 +56,10 @@ from pathlib import Path
 from captioner.lean import lean
 
 with lean():  # TensorFlow has much to say when it starts, and much to load
-    import keras
+    from captioner.configured import keras, ops
 
 import matplotlib.pyplot as plt
 import numpy as np
-from keras import ops
 
 from captioner import encoders, figures, images, training
 from captioner.allocator import keep_freed_memory

@@ -5,7 +5,7 @@ from stage import BLIND, DATA, VOCABULARY, run
 from captioner.lean import lean
 
 with lean():
-    import keras
+    from captioner.configured import keras
 
 from captioner import files, training
 from captioner.bootstrap import STATISTICS

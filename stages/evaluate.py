@@ -11,7 +11,7 @@ from stage import BASELINES, BLIND, DATA, FEATURES, MODEL, RESULTS, from_environ
 from captioner.lean import lean
 
 with lean():
-    import keras  # noqa: F401
+    from captioner.configured import keras  # noqa: F401
 
 from captioner import evaluation, looking, tracking
 from captioner.baselines import TrainingGrams

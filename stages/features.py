@@ -16,7 +16,7 @@ def features(params: Params) -> None:
     if keras_home := from_environment("KERAS_HOME"):
         os.environ["KERAS_HOME"] = str(keras_home)
     with lean():
-        import keras  # noqa: F401 - here, since Keras asks for its home when it is imported
+        from captioner.configured import keras  # noqa: F401 - here, since Keras asks for its home when it is imported
     encoder, weights = params.features.encoder, params.features.weights
     file = encoders.weights_file(encoder, weights, main_checkout())
     images = pack.read_captions(DATA)["image"].drop_duplicates().tolist()

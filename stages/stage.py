@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 
 # a queued run is a copy of the checkout, while an installed package may be the main checkout's: its own source first
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
@@ -24,6 +25,16 @@ MODEL = Path("models/captioner")
 RESULTS = Path("results")
 BLIND = RESULTS / "blind"
 BASELINES = RESULTS / "baselines"
+
+
+def _in_one_line(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if isinstance(error, CaptionerError):
+        print(f"{Path(sys.argv[0]).stem}: {error}", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = _in_one_line  # of what a stage imports, before it runs
 
 
 def main_checkout() -> Path:

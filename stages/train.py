@@ -6,7 +6,7 @@ from stage import DATA, FEATURES, MODEL, RESULTS, VOCABULARY, main_checkout, run
 from captioner.lean import lean
 
 with lean():
-    import keras
+    from captioner.configured import keras
 
 from captioner import encoders, files, images, tracking, training
 from captioner.batches import rows_of

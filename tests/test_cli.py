@@ -358,6 +358,7 @@ class TestCheck:
         assert code == 1
         assert {name for name, state in states.items() if state == "MISSING"} == {"Java", "mirror", "backend"}
         assert states["model"] == "none"
+        assert "KERAS_BACKEND is 'no-such-backend': set it to tensorflow or jax, or unset it" in out
         assert "Flickr8k_Dataset.zip" in out and "unset CAPTIONER_MIRROR" in out
         (checkout / "mirror/flickr8k").mkdir(parents=True)
         for name in ("Flickr8k_Dataset.zip", "Flickr8k_text.zip"):

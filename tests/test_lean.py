@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from captioner.errors import CaptionerError
 from captioner.lean import LESS, backend, lean
 
 ROOT = Path(__file__).parents[1]
@@ -17,7 +18,7 @@ IMPORT = """
 import sys
 from captioner.lean import lean
 with lean():
-    import keras
+    from captioner.configured import keras
 print(keras.backend.backend(), *[name for name in ("matplotlib", "pandas", "sklearn", "jax") if name in sys.modules])
 import matplotlib, pandas, sklearn, jax
 import os
@@ -72,23 +73,22 @@ def test_all_is_as_before_when_the_import_fails(collects: bool, monkeypatch: pyt
 
 
 @pytest.mark.parametrize(
-    ("settings", "variable", "expected"),
-    [
-        ('{"backend": "jax"}', None, "jax"),
-        ('{"backend": "jax"}', "", "jax"),
-        ('{"backend": "jax"}', "tensorflow", "tensorflow"),
-        ("{}", None, "tensorflow"),
-        ("[]", None, "tensorflow"),
-        ("no JSON", None, "tensorflow"),
-        (None, None, "tensorflow"),
-        (None, "jax", "jax"),
-    ],
+    ("variable", "expected"), [(None, "tensorflow"), ("", "tensorflow"), ("tensorflow", "tensorflow"), ("jax", "jax")]
 )
-def test_the_backend_is_the_one_that_keras_would_take(
-    settings: str | None, variable: str | None, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_backend_is_tensorflow_unless_another_is_asked_for(
+    variable: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if settings is not None:
-        (tmp_path / "keras.json").write_text(settings)
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)
     if variable is not None:
         monkeypatch.setenv("KERAS_BACKEND", variable)
-    assert backend(tmp_path) == expected
+    assert backend() == expected
+
+
+@pytest.mark.parametrize("variable", ["theano", "torch", "openvino", "TensorFlow", "x" * 10_000])
+def test_other_backends_are_refused(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KERAS_BACKEND", variable)
+    with pytest.raises(
+        CaptionerError, match=r"KERAS_BACKEND is .*: set it to tensorflow or jax, or unset it"
+    ) as raised:
+        backend()
+    assert len(str(raised.value)) < 300

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import shutil
+import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +19,7 @@ import tiny
 from PIL import Image
 
 from captioner.decoder import Decoder
+from captioner.description import other_keras
 from captioner.encoders import ENCODERS
 from captioner.errors import CaptionerError
 from captioner.features import Extractor
@@ -104,6 +106,27 @@ def test_no_directory(tmp_path: Path) -> None:
     assert refusal(tmp_path / "none").startswith(f"There is no model in {tmp_path / 'none'}")
     (tmp_path / "file").touch()
     assert "There is no model" in refusal(tmp_path / "file")
+
+
+def saved_by_keras(version: str, saved: Path, config: bytes | None = None) -> None:
+    """Make a model one that another Keras has saved, with a configuration of its own."""
+    with zipfile.ZipFile(saved / "decoder.keras") as file:
+        content = {name: file.read(name) for name in file.namelist()}
+    content["metadata.json"] = json.dumps({"keras_version": version}).encode()
+    content["config.json"] = content["config.json"] if config is None else config
+    with zipfile.ZipFile(saved / "decoder.keras", "w") as file:
+        for name, data in content.items():
+            file.writestr(name, data)
+
+
+def test_a_model_of_another_keras_is_said_where_it_does_not_load(saved: Path) -> None:
+    assert other_keras(saved) == ""
+    saved_by_keras("3.0.1", saved)
+    assert other_keras(saved) == f"saved by Keras 3.0.1, here is {keras.__version__}"
+    rewrite(saved, lambda described: described.update(weights_sha256="0" * 64))
+    assert "saved by Keras 3.0.1, here is" in refusal(saved)
+    saved_by_keras("3.0.1", saved, b"{}")
+    assert "saved by Keras 3.0.1, here is" in refusal(saved)
 
 
 @pytest.mark.parametrize("name", ["model.json", "vocabulary.json", "decoder.keras"])

@@ -21,9 +21,7 @@ state · `A` size of the space in which state and positions are compared.
 from collections.abc import Sequence
 from typing import Any
 
-import keras
-from keras import ops
-
+from captioner.configured import keras, ops
 from captioner.names import ATTENTIONS
 from captioner.recurrence import RecurrentProduct, multiply
 

@@ -7,11 +7,11 @@ Legend: `G` pictures · `N` captions a picture · `T` tokens · `P` positions ·
 import math
 from collections.abc import Sequence
 
-import keras
 import numpy as np
 import pandas as pd
 from scipy.optimize import linear_sum_assignment
 
+from captioner.configured import keras
 from captioner.errors import CaptionerError
 from captioner.features import Features
 from captioner.prefixes import Layout, arrange, parting, speakers, steps_together

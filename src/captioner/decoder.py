@@ -8,10 +8,8 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import keras
-from keras import ops
-
 from captioner import attention
+from captioner.configured import keras, ops
 from captioner.dropout import Dropout
 from captioner.prefixes import Layout
 from captioner.recurrence import RecurrentProduct

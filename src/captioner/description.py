@@ -1,7 +1,9 @@
 """What a model's directory says of itself, read without loading the model."""
 
 import json
+import zipfile
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +52,21 @@ class Description:
             raise no_model(directory, error) from None
 
 
+def other_keras(directory: Path, before: str = "") -> str:
+    """Return which Keras saved a model and which is here, with `before` before it, where they differ, else nothing."""
+    try:
+        with zipfile.ZipFile(directory / DECODER) as file:
+            saved = str(json.loads(file.read("metadata.json"))["keras_version"])
+        here = metadata.version("keras")
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, metadata.PackageNotFoundError):
+        return ""
+    return "" if saved == here else f"{before}saved by Keras {saved[:20]}, here is {here}"
+
+
 def no_model(directory: Path, error: Exception) -> CaptionerError:
     """Return what to say where a model's directory lacks something."""
     reason = " ".join(str(error).split())[:200]
     return CaptionerError(
-        f"{directory} holds no whole model ({type(error).__name__}: {reason}): make one with `dvc repro`."
+        f"{directory} holds no whole model ({type(error).__name__}: {reason}{other_keras(directory, '; ')}): make one "
+        "with `dvc repro`."
     )

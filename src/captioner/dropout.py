@@ -7,8 +7,7 @@ than needed: for the dropouts of this decoder as long as all the rest of a train
 import math
 from typing import Any
 
-import keras
-from keras import ops
+from captioner.configured import keras, ops
 
 # The finalizer of MurmurHash3 (Appleby 2011): each bit of a number changes half of the result's bits.
 _MULTIPLIERS = (0x85EBCA6B, 0xC2B2AE35)

@@ -23,7 +23,7 @@ from captioner.errors import CaptionerError
 from captioner.quiet import quiet
 
 if TYPE_CHECKING:
-    import keras
+    from captioner.configured import keras
 
 IMAGE_SIZE = 224  # height and width of the pictures that encoders take, in pixels
 
@@ -65,7 +65,7 @@ def build(name: str, weights: str | Path = "imagenet") -> "keras.Model":
     if name not in ENCODERS:
         raise CaptionerError(f"encoder {name!r} is unknown: choose one of {', '.join(ENCODERS)}")
     with quiet():
-        import keras
+        from captioner.configured import keras
     encoder = ENCODERS[name]
     file = weights_file(name, weights)
     pictures = keras.Input((IMAGE_SIZE, IMAGE_SIZE, 3), name="pictures")
@@ -116,7 +116,7 @@ def _load(model: "keras.Model", path: Path) -> None:
 
 def _application(name: str, preprocessed: "keras.KerasTensor", imagenet: bool) -> "keras.KerasTensor":
     """Put a network of `keras.applications` without its classifier on the preprocessed pictures."""
-    import keras
+    from captioner.configured import keras
 
     try:
         network = getattr(keras.applications, name)(
@@ -171,7 +171,7 @@ def _efficientnet_lite0(preprocessed: "keras.KerasTensor", imagenet: bool) -> "k
     """EfficientNet-Lite0: EfficientNet-B0 (Tan and Le 2019, arXiv 1905.11946) without squeeze-and-excitation, with
     ReLU6 in place of swish. Layers carry the names of the published tensors.
     """
-    import keras
+    from captioner.configured import keras
 
     x = keras.layers.Conv2D(32, 3, 2, padding="same", use_bias=False, name="conv_stem")(preprocessed)
     x = _relu6(_normalise(x, "bn0"))  # [B, 112, 112, 32]
@@ -189,7 +189,7 @@ def _efficientnet_lite0(preprocessed: "keras.KerasTensor", imagenet: bool) -> "k
 
 def _block(x: "keras.KerasTensor", stage: _Stage, stride: int, name: str) -> "keras.KerasTensor":
     """Inverted residual block: expand, filter each channel, project; a shortcut where the shape stays."""
-    import keras
+    from captioner.configured import keras
 
     shortcut = x
     if stage.expansion > 1:
@@ -207,13 +207,13 @@ def _block(x: "keras.KerasTensor", stage: _Stage, stride: int, name: str) -> "ke
 
 def _normalise(x: "keras.KerasTensor", name: str) -> "keras.KerasTensor":
     """Batch normalisation with the constants that the published weights were trained with."""
-    import keras
+    from captioner.configured import keras
 
     return keras.layers.BatchNormalization(momentum=0.99, epsilon=1e-3, name=name)(x)
 
 
 def _relu6(x: "keras.KerasTensor") -> "keras.KerasTensor":
-    import keras
+    from captioner.configured import keras
 
     return keras.layers.ReLU(6.0)(x)
 
@@ -230,7 +230,7 @@ def efficientnet_lite0_file() -> Path:
 
 def _assign(model: "keras.Model", tensors: dict[str, np.ndarray]) -> None:
     """Give the layers of EfficientNet-Lite0 the published tensors of their names."""
-    import keras
+    from captioner.configured import keras
 
     by_layer: dict[str, dict[str, np.ndarray]] = {}
     for name, tensor in tensors.items():

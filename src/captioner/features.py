@@ -29,7 +29,7 @@ from captioner.errors import CaptionerError
 from captioner.quiet import quiet
 
 if TYPE_CHECKING:
-    import keras
+    from captioner.configured import keras
 
 GRID = "grid.npy"
 INDEX = "index.json"
@@ -171,14 +171,14 @@ class Extractor:
 
 def half(model: "keras.Model") -> "keras.Model":
     """Return a model whose map is float16, infinite where that cannot hold it."""
-    import keras
+    from captioner.configured import keras
 
     return keras.Model(model.inputs[0], keras.ops.cast(model.outputs[0], "float16"))
 
 
 def runs_on_litert() -> bool:
     """Whether frozen models run through LiteRT: on TensorFlow without a GPU."""
-    import keras
+    from captioner.configured import keras
 
     if keras.backend.backend() != "tensorflow":
         return False

@@ -4,9 +4,9 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-import keras
 import numpy as np
 
+from captioner.configured import keras
 from captioner.decoder import Decoder
 from captioner.search import Found, beam_search, sample
 

@@ -1,14 +1,17 @@
 """The start of a process of ours: Keras imported and set to compile in half the time."""
 
 import gc
-import json
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from captioner.errors import CaptionerError, quoted
 from captioner.quiet import quiet
+
+BACKENDS = ("tensorflow", "jax")
+"""Backends of Keras that the project runs on; the first is taken where none is asked for."""
 
 LESS = "--xla_backend_optimization_level=1"
 
@@ -18,13 +21,16 @@ def keras_home() -> Path:
     return Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
 
 
-def backend(home: Path) -> str:
-    """Return the backend that Keras takes with the settings in `home`, without loading it."""
-    try:
-        configured = json.loads((home / "keras.json").read_text("utf-8"))["backend"]
-    except (OSError, ValueError, KeyError, TypeError):
-        configured = "tensorflow"
-    return os.environ.get("KERAS_BACKEND") or configured
+def backend() -> str:
+    """Return the backend that Keras is to take, without loading it: what `keras.json` says is of other projects.
+
+    Raises:
+        CaptionerError: `KERAS_BACKEND` names none that this project knows.
+    """
+    name = os.environ.get("KERAS_BACKEND") or BACKENDS[0]
+    if name not in BACKENDS:
+        raise CaptionerError(f"KERAS_BACKEND is {quoted(name)}: set it to {' or '.join(BACKENDS)}, or unset it")
+    return name
 
 
 @contextmanager
@@ -41,7 +47,7 @@ def lean() -> Iterator[None]:
     What XLA compiles for a CPU with TensorFlow is optimized less: it is as fast, since its time goes into products of
     matrices, whose kernels are compiled already. On a GPU that was not measured, and all is left as it is.
     """
-    on_tensorflow = backend(keras_home()) == "tensorflow"
+    on_tensorflow = backend() == "tensorflow"
     packages = ["matplotlib", "pandas", "sklearn", *(["jax"] if on_tensorflow else [])]
     hidden = [package for package in packages if package not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: what Python takes for "not there"

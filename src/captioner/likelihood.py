@@ -5,12 +5,12 @@ Legend: `S` words of all captions of a batch.
 
 from typing import Any
 
-import keras
 import numpy as np
 import pandas as pd
 
 from captioner.batches import CaptionBatches
 from captioner.bootstrap import Statistics
+from captioner.configured import keras
 from captioner.decoder import Decoder, TeacherForcing, token_nll
 from captioner.vocabulary import PAD
 

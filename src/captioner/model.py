@@ -17,12 +17,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
-import keras
 import numpy as np
 
 from captioner import encoders, files, pictures
+from captioner.configured import keras
 from captioner.decoder import Decoder
-from captioner.description import DECODER, DESCRIPTION, FORMAT, VOCABULARY, Description, no_model
+from captioner.description import DECODER, DESCRIPTION, FORMAT, VOCABULARY, Description, no_model, other_keras
 from captioner.errors import CaptionerError
 from captioner.features import Extractor, Features
 from captioner.generation import Generator, Sampler
@@ -134,7 +134,7 @@ class Captioner:
             if found[file] != identity:
                 raise CaptionerError(
                     f"{directory / file} is of another model than {DESCRIPTION} beside it ({found[file][:8]}, not "
-                    f"{identity[:8]}): make one with `dvc repro`."
+                    f"{identity[:8]}{other_keras(directory, '; ')}): make one with `dvc repro`."
                 )
         return model
 

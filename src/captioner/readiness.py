@@ -11,7 +11,7 @@ from pathlib import Path
 
 from captioner import encoders
 from captioner.datasets import flickr8k
-from captioner.description import Description
+from captioner.description import Description, other_keras
 from captioner.errors import CaptionerError
 from captioner.lean import backend, keras_home
 
@@ -49,7 +49,7 @@ class Finding:
 def findings(checkout: Path) -> Iterator[Finding]:
     """Look at the machine; `checkout` is where data and models lie, or would."""
     yield _python()
-    yield _backend(checkout)
+    yield _backend()
     yield _gpu()
     yield from _weights(checkout)
     yield _java()
@@ -63,8 +63,11 @@ def _python() -> Finding:
     return Finding("Python", sys.version_info >= (3, 11), f"{version}; 3.11 or later is needed")
 
 
-def _backend(checkout: Path) -> Finding:
-    name = backend(checkout / keras_home())
+def _backend() -> Finding:
+    try:
+        name = backend()
+    except CaptionerError as error:
+        return Finding("backend", False, str(error))
     try:
         return Finding("backend", True, f"{name} {metadata.version(name)}, Keras {metadata.version('keras')}")
     except metadata.PackageNotFoundError:
@@ -132,4 +135,5 @@ def _model(checkout: Path) -> Finding:
         params = Description.read(directory).params
     except CaptionerError as error:
         return Finding("model", False, str(error), needed=False)
-    return Finding("model", True, f"{directory}: {params.get('attention')} attention on {params.get('dataset')}")
+    kind = f"{params.get('attention')} attention on {params.get('dataset')}"
+    return Finding("model", True, f"{directory}: {kind}{other_keras(directory, '; ')}")

@@ -10,8 +10,7 @@ Legend: `B` rows · `I` size of what goes in · `O` size of what comes out · `T
 from collections.abc import Sequence
 from typing import Any
 
-import keras
-from keras import ops
+from captioner.configured import keras, ops
 
 
 class RecurrentProduct:

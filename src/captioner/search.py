@@ -9,9 +9,7 @@ Nothing here knows the decoder: `step` is any function that says how likely each
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import keras
-from keras import ops
-
+from captioner.configured import keras, ops
 from captioner.vocabulary import END, PAD, START, UNKNOWN
 
 BLOCK = 32  # a largest value of so many is found in the time of reading them

@@ -659,7 +659,7 @@ def _tags(root: Path, params: Params) -> dict[str, str]:
 def _backend() -> str:
     """Return the name of Keras's backend, which is also its package's."""
     with quiet():
-        import keras  # here, since it takes seconds and most of this module does without
+        from captioner.configured import keras  # here, since it takes seconds and most of this module does without
     return keras.backend.backend()
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import pandas as pd
 from tensorboard.compat.proto.event_pb2 import Event
@@ -16,6 +15,7 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from captioner import figures
 from captioner.batches import CaptionBatches
+from captioner.configured import keras
 from captioner.decoder import Decoder, TeacherForcing, TokenCrossEntropy, TokenNegativeLogLikelihood
 from captioner.features import Features
 from captioner.generation import Generator
