@@ -404,7 +404,7 @@ def test_wrong_usage(arguments: tuple[str, ...]) -> None:
 
 def test_without_its_packages_one_is_told_which(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(util, "find_spec", lambda name: None)
-    expected = "demo: fastapi is not installed: pip install 'captioner[demo]' brings what this needs.\n"
+    expected = "demo: fastapi is not installed: in the checkout, pip install -e '.[demo]' brings what this needs.\n"
     assert call() == (1, expected)
 
 

@@ -308,7 +308,7 @@ def demo(
         lacking = [package for package in ("fastapi", "uvicorn") if find_spec(package) is None]
         if lacking:
             raise CaptionerError(
-                f"{lacking[0]} is not installed: pip install 'captioner[demo]' brings what this needs."
+                f"{lacking[0]} is not installed: in the checkout, pip install -e '.[demo]' brings what this needs."
             )
         from captioner import demo
 

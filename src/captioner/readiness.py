@@ -83,7 +83,9 @@ def _gpu() -> Finding:
     names = [line.split(" (UUID")[0] for line in found.stdout.splitlines()] if found and not found.returncode else []
     if not names:
         return Finding("GPU", False, "the CPU is used, which is enough to train on the scenes", needed=False)
-    return Finding("GPU", True, f"{'; '.join(names)}; used with the extra `captioner[gpu]`")
+    return Finding(
+        "GPU", True, f"{'; '.join(names)}; used with the extra `gpu`: in the checkout, pip install -e '.[gpu]'"
+    )
 
 
 def _weights(checkout: Path) -> Iterator[Finding]:
