@@ -255,3 +255,22 @@ class TestPredict:
         assert raised.value.get_http_status_code() == 400
         raised.value.message = f"Failed to predict data '{given}'. Error: {message}"  # so does MLflow's server
         assert json.loads(raised.value.serialize_as_json())["message"] == message
+
+    @pytest.mark.parametrize(
+        ("params", "message"),
+        [
+            ({"beam": 3}, "received params {'beam': 3}: none are taken, leave them out"),
+            ({}, "received params: none are taken, leave them out"),  # what MLflow makes of those of a request
+            ([1], "received params [1]: none are taken, leave them out"),
+        ],
+    )
+    def test_params_are_refused(self, loaded: pyfunc.PicturesToCaptions, params: Any, message: str) -> None:
+        with pytest.raises(pyfunc.Refused) as raised:
+            loaded.predict([SUN], params)
+        assert str(raised.value) == message
+        assert raised.value.get_http_status_code() == 400
+
+    def test_params_are_quoted_in_short(self, loaded: pyfunc.PicturesToCaptions) -> None:
+        with pytest.raises(pyfunc.Refused) as raised:
+            loaded.predict([SUN], {"b" * 100_000: "x" * 100_000})
+        assert len(str(raised.value)) < 300

@@ -23,7 +23,7 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
 from captioner import pictures, threads
 from captioner.checkout import checkout_of
-from captioner.errors import CaptionerError
+from captioner.errors import CaptionerError, quoted
 from captioner.images import UnreadableImage
 from captioner.model import Captioner
 from captioner.pictures import LARGEST, is_address
@@ -99,12 +99,19 @@ class PicturesToCaptions:
         self.model = model
         self.sources = sources or Sources()
 
-    def predict(self, pictures: Any, params: Any = None) -> list[str]:  # noqa: ARG002
+    def predict(self, pictures: Any, params: Any = None) -> list[str]:
         """Return a caption for each picture.
 
+        Args:
+            pictures: in a list, in an array, or in the first column of a table.
+            params: none are taken; MLflow hands on an empty mapping in place of those that a request has.
+
         Raises:
-            Refused: there are too many, or one cannot be read, so that none is captioned.
+            Refused: there are too many, one cannot be read, so that none is captioned, or there are params.
         """
+        if params is not None:
+            received = f"params {quoted(params)}" if params else "params"
+            raise Refused(f"received {received}: none are taken, leave them out")
         given = list(pictures.iloc[:, 0] if hasattr(pictures, "iloc") else pictures)
         if len(given) > MOST:
             raise Refused(f"received {len(given):,} pictures: give at most {MOST:,} at a time")
