@@ -89,7 +89,7 @@ def evaluate(params: Params) -> None:
         every = pack.read_pictures(DATA, names)
         page = directory / "report.html"
         evaluation.write_report(title, written, remarks, every, found, references, scores.by_image, page)
-        tracked.log_evaluation(directory, {"test_captions_per_second": pace})
+        tracked.log_evaluation(directory, {"captions_per_second": pace})
     for name, entry in written.items():
         print(evaluation.line(name, entry))
     print(*remarks, sep="\n")

@@ -36,6 +36,7 @@ def study(dataset: str, attentions: list[str], seeds: list[int]) -> None:
         revision = _revision(name)
         if revision is None or not _has_parameters(revision, chosen):
             revision = _train(name, chosen, anew=revision is not None)
+        runs.track(name, revision, checkout)
         files = DVCFileSystem(str(checkout), rev=revision)
         history = pd.read_csv(io.BytesIO(files.read_bytes("results/train/history.csv")))
         trained.append(Trained(attention, seed, runs.find(name, checkout), history))

@@ -1,4 +1,4 @@
-"""Show the experiments in the MLflow UI, this workspace's included. No stage: `make ui` starts it."""
+"""Show the experiments in the MLflow UI, also those that DVC restored from its cache. No stage: `make ui` starts it."""
 
 import os
 import sys
@@ -6,13 +6,19 @@ from pathlib import Path
 
 from stage import main_checkout
 
-from captioner import tracking
+from captioner import runs, tracking
 from captioner.errors import CaptionerError
 
 if __name__ == "__main__":
     try:
-        tracking.restore(main_checkout(), Path())
-        tracking.serve(main_checkout(), int(os.environ.get("PORT") or 5000))
+        checkout = main_checkout()
+        tracking.restore(checkout, Path())
+        for name, commit in runs.experiments(checkout).items():
+            try:
+                runs.track(name, commit, checkout)
+            except CaptionerError as error:  # the others can be shown
+                print(f"ui: {error}", file=sys.stderr)
+        tracking.serve(checkout, int(os.environ.get("PORT") or 5000))
     except CaptionerError as error:
         sys.exit(f"ui: {error}")
     except ValueError:

@@ -267,7 +267,7 @@ class TestCaption:
     def test_a_model_elsewhere(self, checkout: Path) -> None:
         (checkout / "models/captioner").rename(checkout / "work/moved")
         assert call("caption", "pictures/a.png", "--model", "moved")[1] == f"{tiny.SAID[0]}\n"
-        code, _, err = call("caption", "pictures/a.png", "--model", "models:/captioner@champion")
+        code, _, err = call("caption", "pictures/a.png", "--model", "models:/captioner-scenes@champion")
         assert code == 1 and "there is no MLflow store" in err and err.count("\n") == 1
         assert not (checkout / "mlflow.db").exists()
 
@@ -447,7 +447,10 @@ def test_the_script_of_the_package_is_the_command() -> None:
 
 @pytest.mark.parametrize(
     ("command", "example"),
-    [("caption", "captioner caption dog.jpg --samples 5 "), ("promote", "mlflow models serve -m models:/captioner@")],
+    [
+        ("caption", "captioner caption dog.jpg --samples 5 "),
+        ("promote", "mlflow models serve -m models:/captioner-flickr8k@"),
+    ],
 )
 def test_help_gives_each_example_a_line(command: str, example: str) -> None:
     code, out, _ = call(command, "--help")

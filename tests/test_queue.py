@@ -62,6 +62,14 @@ class Checkout:
         experiment = client.get_experiment_by_name(name)
         return [] if experiment is None else list(client.search_runs([experiment.experiment_id]))
 
+    def bearing(self, names: str) -> list[Any]:
+        """Return the runs that bear the name of an experiment of DVC, in the way that the documentation says."""
+        import mlflow
+
+        client = mlflow.MlflowClient(f"sqlite:///{self.path / 'mlflow.db'}")
+        numbers = [client.get_experiment_by_name(EXPERIMENT).experiment_id]
+        return list(client.search_runs(numbers, f"tags.dvc_experiment LIKE '%{names}%'"))
+
     def trainings(self) -> dict[str, Any]:
         return {run.info.run_id: run for run in self.runs() if "attention" in run.data.tags}
 
@@ -106,8 +114,11 @@ def test_sweep(queued: tuple[Checkout, str]) -> None:
     assert not checkout.runs("captioner")
     assert {run.data.tags["attention"] for run in trainings} == {"uniform", "dot"}
     assert all(run.info.status == "FINISHED" for run in checkout.runs())
-    assert all({"CIDEr", "val_CIDEr", "loss", "true-captions"} <= run.data.metrics.keys() for run in trainings)
-    measured = {"nll", "nll-picture-blind", "nll-unigram", "CIDEr-constant", "CIDEr-person", "unseen-4-grams"}
+    assert all(
+        {"test/CIDEr", "val/CIDEr", "train/loss", "test/true-captions"} <= run.data.metrics.keys() for run in trainings
+    )
+    baselines = {"nll-picture-blind", "nll-unigram", "CIDEr-constant", "CIDEr-person"}
+    measured = {"test/nll", "test/unseen-4-grams", *(f"baseline/{name}" for name in baselines)}
     assert all(measured <= run.data.metrics.keys() for run in trainings)
     # what does not depend on the attention is made once
     assert all(said.count(f"Running stage '{stage}'") == 1 for stage in ("features", "blind", "baselines"))
@@ -172,6 +183,29 @@ def test_going_back_trains_nothing(queued: tuple[Checkout, str]) -> None:
     assert checkout.trainings()[record["run_id"]].data.tags["attention"] == "uniform"
 
 
+def test_an_experiment_whose_stages_all_came_from_the_cache_is_found_by_its_name(
+    queued: tuple[Checkout, str],
+) -> None:
+    checkout, _ = queued
+    before = {run.info.run_id for run in checkout.runs()}
+    said = checkout.must("dvc", "exp", "run", "--temp", "--name", "all-restored", "-S", "attention=dot")
+    assert "Running stage" not in said and not checkout.bearing("all-restored")
+    # what `make ui` does before it becomes the UI
+    script = """
+from pathlib import Path
+from captioner import runs
+for name, commit in runs.experiments(Path.cwd()).items():
+    runs.track(name, commit, Path.cwd())
+"""
+    done = checkout.run("python", "-c", script, PYTHONPATH="src")
+    assert done.returncode == 0, done.stderr
+    training, evaluation = sorted(checkout.bearing("all-restored"), key=lambda run: "attention" not in run.data.tags)
+    assert training.data.tags["attention"] == "dot"
+    assert evaluation.data.tags["mlflow.parentRunId"] == training.info.run_id
+    assert all(checkout.bearing(name) for name in checkout.must("dvc", "exp", "list", "--name-only").split()[1:])
+    assert {run.info.run_id for run in checkout.runs()} == before
+
+
 def test_a_study_takes_what_was_trained_and_does_not_do_it_twice(queued: tuple[Checkout, str]) -> None:
     checkout, _ = queued
     before = checkout.trainings().keys()
@@ -179,6 +213,9 @@ def test_a_study_takes_what_was_trained_and_does_not_do_it_twice(queued: tuple[C
     done = checkout.run("python", "stages/study.py", **asked)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Running stage 'train'" not in done.stdout and checkout.trainings().keys() == before
+    # the runs are those of the sweep; all that the study needed came from DVC's cache
+    bearing = checkout.bearing("study-%")
+    assert {run.data.tags["attention"] for run in bearing if "attention" in run.data.tags} == {"uniform", "dot"}
     page = (checkout.path / "results/study/index.html").read_text("utf-8")
     assert "uniform and dot attention were trained on scenes with the seed 1" in page
     again = checkout.run("python", "stages/study.py", **asked)
@@ -227,7 +264,7 @@ def test_terminated_training(queued: tuple[Checkout, str]) -> None:
         training = None
         for _ in range(240):
             started = [run for run_id, run in checkout.trainings().items() if run_id not in before]
-            if started and "val_CIDEr" in started[0].data.metrics:
+            if started and "val/CIDEr" in started[0].data.metrics:
                 training = started[0]
                 break
             assert process.poll() is None, process.communicate()[1]

@@ -28,7 +28,7 @@ from captioner.features import Extractor, Features
 from captioner.model import Captioner
 
 ROOT = Path(__file__).parents[1]
-CHAMPION = "models:/captioner@champion"
+CHAMPION = "models:/captioner-scenes@champion"
 NO_PICTURE = base64.b64encode(b"these are words, and far too few to make a picture").decode()
 
 
@@ -72,6 +72,7 @@ def root(environment: pytest.MonkeyPatch, pictures: Path, tmp_path_factory: pyte
     model = Captioner(decoder, words, encoder, 4, {})
     model.save(root / "models/captioner")
     (results / "history.csv").write_text("epoch,val_CIDEr\n0,10\n")
+    (results / "kept.json").write_text('{"epoch": 0, "metric": "val_CIDEr", "value": 10}')
     with tracking.training(root, parameters.params(), results, {}) as run:
         run.log_epoch(0, {"val_CIDEr": 10.0})
         run.log_training(results, root / "models/captioner", model.weights_sha256)
@@ -238,11 +239,17 @@ class TestServer:
         assert status == 400
         assert told["message"] == 'received no JSON: send {"inputs": [...]} as Content-Type: application/json'
 
+    @pytest.mark.parametrize("params", [{"beam": 3}, {}, "beam"])
+    def test_params_are_refused(self, server: str, pictures: Path, params: Any) -> None:
+        status, told = ask(server, {"inputs": [encoded(pictures / "sun.png")], "params": params})
+        assert (status, told["error_code"]) == (400, "INVALID_PARAMETER_VALUE")
+        assert told["message"] == "received params: none are taken, leave them out"
+
 
 class TestPromoted:
     def test_in_one_line(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(root)
-        run_id = tracking._connect(root)[0].get_model_version_by_alias("captioner", "champion").run_id
+        run_id = tracking._connect(root)[0].get_model_version_by_alias("captioner-scenes", "champion").run_id
         result = CliRunner().invoke(app, ["promote", "--dataset", "scenes"])
         assert (result.exit_code, result.stderr) == (0, "")
         assert result.stdout == (

@@ -12,7 +12,7 @@ import tiny
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from captioner import training
+from captioner import names, training
 from captioner.decoder import Decoder
 from captioner.generation import Generator
 from captioner.params import Recipe
@@ -178,9 +178,9 @@ def test_callbacks_of_an_epoch(tmp_path: Path) -> None:
         assert float(row["captions_per_second"]) == pytest.approx(7 / float(row["seconds"]))
 
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    assert set(events.Tags()["scalars"]) == history[0].keys() - {"epoch"}
-    assert [event.step for event in events.Scalars("val_CIDEr")] == [0, 1]
-    assert [event.value for event in events.Scalars("val_CIDEr")] == [10, 20]
+    assert set(events.Tags()["scalars"]) == {names.metric(name, "train") for name in history[0].keys() - {"epoch"}}
+    assert [event.step for event in events.Scalars("val/CIDEr")] == [0, 1]
+    assert [event.value for event in events.Scalars("val/CIDEr")] == [10, 20]
     assert events.Tags()["images"] == ["attention/0", "attention/1"]
     for shown in events.Images("attention/1"):
         assert Image.open(io.BytesIO(shown.encoded_image_string)).size == (shown.width, shown.height)

@@ -215,27 +215,34 @@ def promote(
         ),
     ] = None,
 ) -> None:
-    """Make the best training's model the champion, models:/captioner@champion of the MLflow store.
+    """Make the best training's model the champion of its data set, models:/captioner-NAME@champion of the MLflow store.
 
-    The best has the highest validation CIDEr of all trainings that have finished and were judged by the same captions.
-    Its model is registered as a new version of captioner, once only; called again, the command changes nothing unless
-    there is a better one. Then:
+    The best has the highest validation CIDEr, in the epoch that was kept, of all trainings that have finished and were
+    judged by the same captions; where no epoch was chosen by that, the least negative log-likelihood. Its model is
+    registered as a new version of captioner-NAME, once only; called again, the command changes nothing unless there is
+    a better one. Then, say:
 
     \b
-    captioner caption dog.jpg --model models:/captioner@champion
-    mlflow models serve -m models:/captioner@champion --env-manager local
+    captioner caption dog.jpg --model models:/captioner-flickr8k@champion
+    mlflow models serve -m models:/captioner-flickr8k@champion --env-manager local
     """  # noqa: D301
     with _in_one_line("promote"):
         from captioner.checkout import checkout_of
-        from captioner.tracking import CHAMPION, REGISTERED
+        from captioner.comparison import number
+        from captioner.tracking import CHAMPION
         from captioner.tracking import promote as made
 
         best = made(checkout_of(Path.cwd()), dataset)
         of = "the only finished training" if best.trainings == 1 else f"the best of {best.trainings} finished trainings"
+        score = best.metric.removeprefix("val/")
         typer.echo(
-            f"models:/{REGISTERED}@{CHAMPION} is version {best.version}: {best.run_name} (run {best.run_id[:8]}), "
-            f"validation CIDEr {best.cider:.1f}, {of} on these captions of {best.dataset}."
+            f"models:/{best.name}@{CHAMPION} is version {best.version}: {best.run_name} (run {best.run_id[:8]}), "
+            f"validation {score} {number(score, best.value)}, {of} on these captions of {best.dataset}."
         )
+        if best.displaced:
+            typer.echo(
+                f"Before, it was version {best.displaced}, which was judged by other captions of {best.dataset}."
+            )
 
 
 @app.command()

@@ -20,6 +20,7 @@ import numpy as np
 from captioner import wording
 from captioner.bootstrap import FEWEST, LEVEL, RESAMPLES, Difference, Statistics, difference, ends, holm
 from captioner.errors import CaptionerError
+from captioner.names import BASELINES
 from captioner.runs import Run
 from captioner.wording import decimal, digits, probability
 
@@ -38,14 +39,6 @@ SCORES = (
 )
 """What is compared, as far as all runs have it."""
 LOWER_IS_BETTER = frozenset({"nll"})
-BASELINES = {
-    "constant": "one caption for all pictures",
-    "person": "a person, against one reference fewer",
-    "unigram": "word frequencies",
-    "unigram-by-position": "word frequencies by position",
-    "picture-blind": "a model without pictures",
-}
-"""What is measured of the data and of no run: the end of the score's name, and what that is."""
 _DATA = ("split", "pictures", "references")
 _SEARCH = {"beam": "beam", "length-normalization": "length normalization"}
 _WEIGHTS = "weights"

@@ -13,7 +13,6 @@ from rich.text import Text
 
 from captioner.bootstrap import CONFIDENCE, Difference
 from captioner.comparison import (
-    BASELINES,
     LOWER_IS_BETTER,
     Comparison,
     Pair,
@@ -23,6 +22,7 @@ from captioner.comparison import (
     interval,
     number,
 )
+from captioner.names import BASELINES
 from captioner.wording import NONE, counted, decimal, digits, probability
 
 _HEADINGS = {

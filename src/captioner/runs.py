@@ -9,7 +9,7 @@ from typing import Any
 
 from captioner import tracking
 from captioner.bootstrap import SCORES, STATISTICS, Statistics
-from captioner.errors import CaptionerError
+from captioner.errors import CaptionerError, quoted
 
 WORKSPACE = "workspace"
 SHOWN = 5
@@ -181,16 +181,56 @@ def _list(found: dict[str, tuple[str, str]]) -> str:
 
 def _experiments(checkout: Path) -> list[str]:
     """Return the names of the latest experiments, and … where there are more."""
+    names = list(experiments(checkout))
+    return [*names[:SHOWN], *(["…"] if len(names) > SHOWN else [])]
+
+
+def experiments(checkout: Path) -> dict[str, str]:
+    """Return the commits of DVC's experiments by name, the latest first; none without DVC or git."""
     if not (checkout / ".dvc").is_dir():
-        return []
+        return {}
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
     from dvc.repo.experiments.utils import exp_refs
 
     try:
         git: Any = Repo(str(checkout)).scm
-        made = {each.name: git.resolve_commit(str(each)).commit_time for each in exp_refs(git)}
+        commits = [(each.name, git.resolve_commit(str(each))) for each in exp_refs(git)]
     except (DvcException, AttributeError):  # no git
-        return []
-    names = sorted(made, key=lambda name: (-made[name], name))
-    return [*names[:SHOWN], *(["…"] if len(names) > SHOWN else [])]
+        return {}
+    latest = sorted(commits, key=lambda each: (-each[1].commit_time, each[0]))
+    return {name: commit.hexsha for name, commit in latest}
+
+
+def track(experiment: str, commit: str, checkout: Path) -> None:
+    """Let the MLflow runs of an experiment bear its name, and make those that the store lacks.
+
+    An experiment whose stages DVC restored from its run cache has run none of them, so nothing has told MLflow of it.
+
+    Args:
+        experiment: its name.
+        commit: that holds it.
+        checkout: where DVC, git and the default MLflow store are.
+
+    Raises:
+        CaptionerError: its results are not in DVC's cache, or the store cannot be reached.
+    """
+    if tracking.knows(checkout, experiment):
+        return
+    from dvc.api import DVCFileSystem
+    from dvc.exceptions import DvcException
+    from dvc_data.index import DataIndexError
+
+    files = DVCFileSystem(str(checkout), rev=commit)
+    with TemporaryDirectory() as temporary:
+        workspace = Path(temporary)
+        try:
+            for place in ("models/captioner", "results/train", "results/evaluate"):
+                (workspace / place).parent.mkdir(exist_ok=True)
+                files.get(place, str(workspace / place), recursive=True)
+        except (DvcException, DataIndexError, OSError):
+            raise CaptionerError(
+                f"The results of {quoted(experiment)} are not complete in DVC's cache, so MLflow lacks them: fetch "
+                "them with `dvc exp pull`."
+            ) from None
+        tracking.restore(checkout, workspace, experiment)

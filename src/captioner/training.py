@@ -13,7 +13,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from captioner import figures
+from captioner import figures, names
 from captioner.batches import CaptionBatches
 from captioner.configured import keras
 from captioner.decoder import Decoder, TeacherForcing, TokenCrossEntropy, TokenNegativeLogLikelihood
@@ -214,7 +214,10 @@ class Summaries(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Write the summaries of an epoch."""
-        values = [Summary.Value(tag=name, simple_value=float(value)) for name, value in (logs or {}).items()]
+        values = [
+            Summary.Value(tag=names.metric(name, "train"), simple_value=float(value))
+            for name, value in (logs or {}).items()
+        ]
         found = self.generator.generate(self.features)
         for number, picture in enumerate(self.pictures):
             words = self.vocabulary.decode_words(found.words[number])
