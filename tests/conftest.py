@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import isolation  # noqa: F401 - before Keras, which reads its settings when it is imported
 import pytest
@@ -49,6 +50,24 @@ def eager() -> Iterator[None]:
 def _eager() -> Iterator[None]:
     with eager():
         yield
+
+
+@pytest.fixture
+def double(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Layers compute in float64, where what is equal but for rounding is equal to twelve digits or more."""
+    before = keras.config.floatx(), keras.config.dtype_policy()
+    made = Decoder.__init__
+
+    def init(self: Decoder, *arguments: Any, **options: Any) -> None:
+        made(self, *arguments, **options)
+        self.vocabulary_logits.dtype_policy = "float64"  # float32 by itself, whatever the others are
+
+    monkeypatch.setattr(Decoder, "__init__", init)
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    yield
+    keras.config.set_floatx(before[0])
+    keras.config.set_dtype_policy(before[1])
 
 
 @pytest.fixture(scope="session")

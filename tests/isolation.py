@@ -19,10 +19,9 @@ _NAMES = {
     *("TF_CPP_MAX_VLOG_LEVEL", "TF_CPP_MIN_LOG_LEVEL", "TF_CPU_ALLOCATOR_USE_BFC", "_JAVA_OPTIONS"),
 }
 _CHECKOUT = Path(__file__).resolve().parents[1]
-_USERS = tuple(
-    str(_CHECKOUT / name)
-    for name in ("params.yaml", "dvc.lock", "mlflow.db", "mlartifacts", "data", "models", "results")
-)
+_FILES = ("params.yaml", "dvc.lock", "mlflow.db")
+_DIRECTORIES = ("data/", "models/", "results/", "mlartifacts/")
+_USERS = tuple(f"{_CHECKOUT}/{name}" for name in (*_FILES, *_DIRECTORIES))
 _HOME = tempfile.TemporaryDirectory(prefix="home-", ignore_cleanup_errors=True)
 
 for _name in list(os.environ):

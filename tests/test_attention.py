@@ -6,14 +6,17 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from rounding import assert_same
 
 from captioner import attention
 from captioner.attention import Attention
 from captioner.names import ATTENTIONS
 
 EVERY = pytest.mark.parametrize("name", ATTENTIONS)
+DOUBLE = pytest.mark.usefixtures("double")
 TRAINABLE = pytest.mark.parametrize("name", ["bahdanau", "dot"])
 B, P, E, H, A = 3, 4, 6, 8, 5
+TERMS = 10 * (E + H + A + P + P)  # of a score and its share, ten times as large in some test, and of a context
 
 Weights = dict[str, np.ndarray]
 
@@ -53,12 +56,12 @@ def built(name: str, rng: np.random.Generator, units: int = A) -> Attention:
 
 @pytest.fixture
 def x(rng: np.random.Generator) -> np.ndarray:
-    return rng.normal(size=(B, P, E)).astype(np.float32)
+    return rng.normal(size=(B, P, E))
 
 
 @pytest.fixture
 def s(rng: np.random.Generator) -> np.ndarray:
-    return rng.normal(size=(B, H)).astype(np.float32)
+    return rng.normal(size=(B, H))
 
 
 def results(layer: Attention, *inputs: np.ndarray, **options: object) -> tuple[np.ndarray, np.ndarray]:
@@ -67,6 +70,7 @@ def results(layer: Attention, *inputs: np.ndarray, **options: object) -> tuple[n
 
 
 @EVERY
+@DOUBLE
 def test_equation(name: str, x: np.ndarray, s: np.ndarray, rng: np.random.Generator) -> None:
     layer = built(name, rng)
     weights = {"/".join(weight.path.split("/")[-2:]): np.asarray(weight) for weight in layer.weights}
@@ -74,8 +78,8 @@ def test_equation(name: str, x: np.ndarray, s: np.ndarray, rng: np.random.Genera
     p = np.stack([softmax(scores) for scores in alpha])
     z = np.stack([sum(p[row, j] * x[row, j] for j in range(P)) for row in range(B)])
     found_z, found_p = results(layer, x, s)
-    np.testing.assert_allclose(found_p, p, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(found_z, z, rtol=1e-5, atol=1e-6)
+    assert_same(found_p, p, TERMS)
+    assert_same(found_z, z, TERMS)
 
 
 @pytest.mark.parametrize(
@@ -93,10 +97,11 @@ def test_weights_of_the_layer(name: str, shapes: dict[str, tuple], rng: np.rando
 
 
 @EVERY
+@DOUBLE
 def test_attention_weights_are_distributions(name: str, x: np.ndarray, s: np.ndarray, rng: np.random.Generator) -> None:
     _, weights = results(built(name, rng), 10 * x, 10 * s)
     assert (weights >= 0).all()
-    np.testing.assert_allclose(weights.sum(axis=1), 1, rtol=1e-6)
+    assert_same(weights.sum(axis=1), np.ones(B), TERMS)
 
 
 @pytest.mark.parametrize("positions", [2, 4, 49])
@@ -104,7 +109,7 @@ def test_uniform_is_exactly_even(positions: int, rng: np.random.Generator) -> No
     x = rng.normal(size=(2, positions, E)).astype(np.float32)
     context, weights = results(attention.UniformAttention(), x, np.full((2, H), 1e9, np.float32))
     assert (weights == np.float32(1) / np.float32(positions)).all()
-    np.testing.assert_allclose(context, x.mean(axis=1), rtol=1e-5, atol=1e-6)
+    assert_same(context, x.mean(axis=1), TERMS)
 
 
 @TRAINABLE
@@ -131,16 +136,18 @@ def test_uniform_does_not_move(x: np.ndarray, s: np.ndarray) -> None:
 
 
 @EVERY
+@DOUBLE
 def test_each_row_for_itself(name: str, x: np.ndarray, s: np.ndarray, rng: np.random.Generator) -> None:
     layer = built(name, rng)
     context, weights = results(layer, x, s)
     for row in range(B):
         alone_context, alone_weights = results(layer, x[row : row + 1], s[row : row + 1])
-        np.testing.assert_allclose(alone_context[0], context[row], rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(alone_weights[0], weights[row], rtol=1e-5, atol=1e-6)
+        assert_same(alone_context[0], context[row], TERMS)
+        assert_same(alone_weights[0], weights[row], TERMS)
 
 
 @EVERY
+@DOUBLE
 def test_the_order_of_the_positions_is_no_information(
     name: str, x: np.ndarray, s: np.ndarray, rng: np.random.Generator
 ) -> None:
@@ -148,19 +155,21 @@ def test_the_order_of_the_positions_is_no_information(
     order = np.array([2, 0, 3, 1])
     context, weights = results(layer, x, s)
     turned_context, turned_weights = results(layer, x[:, order], s)
-    np.testing.assert_allclose(turned_context, context, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(turned_weights, weights[:, order], rtol=1e-5, atol=1e-6)
+    assert_same(turned_context, context, TERMS)
+    assert_same(turned_weights, weights[:, order], TERMS)
 
 
 @EVERY
+@DOUBLE
 def test_keys_change_nothing(name: str, x: np.ndarray, s: np.ndarray, rng: np.random.Generator) -> None:
     layer = built(name, rng)
     keys = layer.prepare(x)
     for one, other in zip(results(layer, x, s), results(layer, x, s, keys=keys), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-6)
+        assert_same(one, other, TERMS)
 
 
 @EVERY
+@DOUBLE
 def test_keys_of_a_picture_serve_each_of_its_captions(
     name: str, x: np.ndarray, s: np.ndarray, rng: np.random.Generator
 ) -> None:
@@ -168,7 +177,7 @@ def test_keys_of_a_picture_serve_each_of_its_captions(
     keys = np.repeat(np.asarray(layer.prepare(x[:1])), B, axis=0)
     repeated = np.repeat(x[:1], B, axis=0)
     for one, other in zip(results(layer, repeated, s), results(layer, repeated, s, keys=keys), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+        assert_same(one, other, TERMS)
 
 
 @EVERY

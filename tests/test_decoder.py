@@ -10,6 +10,7 @@ import pytest
 import tensorflow
 import tiny
 from keras import ops
+from rounding import assert_same
 
 from captioner.attention import Attention, DotProductAttention, UniformAttention
 from captioner.decoder import Decoder, State, TeacherForcing, TokenCrossEntropy
@@ -18,9 +19,13 @@ from captioner.prefixes import Layout
 from captioner.vocabulary import END, PAD, START, heard
 
 EVERY = pytest.mark.parametrize("attention", ATTENTIONS)
+DOUBLE = pytest.mark.usefixtures("double")
 G, N, T, V = 3, 2, 4, 12
 P, C, E, H = tiny.POSITIONS, tiny.CHANNELS, 6, 8
 SIZES: dict[str, Any] = {"embedding_size": E, "state_size": H, "attention_size": 5}
+# what is added up for the loss of a batch, with embeddings as long as there are here: in each step what the gates, the
+# attention, the output and the vocabulary have for inputs; then the tokens
+TERMS = T * (2 * 10 * E + H + 5 + P + 10 * E + H + V) + G * N * T
 
 
 def decoder(attention: str = "bahdanau", dropout: float = 0.0, **options: Any) -> Decoder:
@@ -88,6 +93,14 @@ def taught(
     return _differentiated(lambda: TokenCrossEntropy(0.1)(targets, teacher(inputs, training=True)), model)
 
 
+def assert_same_gradients(found: tuple[float, list[np.ndarray]], expected: tuple[float, list[np.ndarray]]) -> None:
+    """Compare losses and gradients; one weight's gradient may be small beside what it is the difference of."""
+    assert_same(found[0], expected[0], TERMS)
+    largest = max(float(np.abs(gradient).max()) for gradient in expected[1])
+    for one, other in zip(found[1], expected[1], strict=True):
+        assert_same(one, other, 2 * TERMS, largest)  # forward and backward
+
+
 def _differentiated(compute: Callable[[], Any], model: Decoder) -> tuple[float, list[np.ndarray]]:
     with tensorflow.GradientTape() as tape:
         loss = compute()
@@ -99,6 +112,7 @@ def _differentiated(compute: Callable[[], Any], model: Decoder) -> tuple[float, 
 
 
 @EVERY
+@DOUBLE
 def test_stepped_form_gives_the_logits_of_the_whole_sequence(
     attention: str, features: np.ndarray, words: np.ndarray
 ) -> None:
@@ -107,10 +121,11 @@ def test_stepped_form_gives_the_logits_of_the_whole_sequence(
     picture, state = model.look(features, captions=N)
     for step in range(T):
         logits, state, weights = model.next_word(words[:, :, step].reshape(-1), state, picture)
-        np.testing.assert_allclose(np.asarray(logits).reshape(G, N, V), whole[:, :, step], rtol=1e-5, atol=1e-5)
+        assert_same(np.asarray(logits).reshape(G, N, V), whole[:, :, step], TERMS)
         assert weights.shape == (G * N, P)
 
 
+@DOUBLE
 def test_the_cell_is_keras_own(rng: np.random.Generator) -> None:
     model = decoder()
     word, output, cell = (rng.normal(size=(2, size)).astype(np.float32) for size in (E, H, H))
@@ -124,11 +139,12 @@ def test_the_cell_is_keras_own(rng: np.random.Generator) -> None:
     kernel = np.concatenate([np.asarray(model.word_gates.kernel), recurrent[:E]])
     reference.set_weights([kernel, recurrent[E:], np.asarray(model.word_gates.bias)])
     _, [expected_output, expected_cell] = reference(np.concatenate([word, np.asarray(looked)], axis=1), [output, cell])
-    np.testing.assert_allclose(after.output, expected_output, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(after.cell, expected_cell, rtol=1e-5, atol=1e-6)
+    assert_same(after.output, expected_output, TERMS)
+    assert_same(after.cell, expected_cell, TERMS)
 
 
 @EVERY
+@DOUBLE
 def test_captions_of_a_picture_together_are_as_each_alone(
     attention: str, features: np.ndarray, words: np.ndarray
 ) -> None:
@@ -136,7 +152,7 @@ def test_captions_of_a_picture_together_are_as_each_alone(
     together = logits_of(model, features, words)
     assert together.shape == (G, N, T, V)
     apart = logits_of(model, np.repeat(features, N, axis=0), words.reshape(G * N, 1, T))
-    np.testing.assert_allclose(apart.reshape(together.shape), together, rtol=1e-5, atol=1e-5)
+    assert_same(apart.reshape(together.shape), together, TERMS)
 
 
 @EVERY
@@ -144,6 +160,7 @@ def test_captions_of_a_picture_together_are_as_each_alone(
 @pytest.mark.parametrize("widths", [(6, 6, 5, 4), (6, 6, 6, 6), (6, 6, 5, 5, 3)])
 # of many words each is looked up, of few, measured by the embeddings' size, all are computed once
 @pytest.mark.parametrize("embedding_size", [E, 10 * E])
+@DOUBLE
 def test_computing_captions_only_as_far_as_they_go_changes_neither_loss_nor_gradients(
     attention: str,
     widths: tuple[int, ...],
@@ -161,15 +178,14 @@ def test_computing_captions_only_as_far_as_they_go_changes_neither_loss_nor_grad
     inputs = inputs_of_rows(layout, features, longest_first // N, read)
     wanted = np.concatenate([said[:width, step] for step, width in enumerate(widths)])
     loss, gradients = taught(model, layout, inputs, wanted)
-    assert loss == pytest.approx(expected[0], rel=1e-5)
-    for one, other in zip(gradients, expected[1], strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+    assert_same_gradients((loss, gradients), expected)
 
 
 @EVERY
 @pytest.mark.parametrize("embedding_size", [E, 10 * E])
 # as many steps together as the fewest rows want, and fewer, and as many as there can be; then with room to spare
 @pytest.mark.parametrize(("together", "more"), [(None, 0), (0, 0), (1, 0), (3, 0), (None, 2), (3, 2)])
+@DOUBLE
 def test_computing_together_what_captions_share_changes_neither_loss_nor_gradients(
     attention: str, together: int | None, more: int, embedding_size: int
 ) -> None:
@@ -195,9 +211,7 @@ def test_computing_together_what_captions_share_changes_neither_loss_nor_gradien
     read = heard(said.reshape(9, 4)).reshape(said.shape)
     expected = loss_and_gradients(model, inputs["features"].astype(np.float32), read, said)
     loss, gradients = taught(model, batches.layout, inputs, targets)
-    assert loss == pytest.approx(expected[0], rel=1e-5)
-    for one, other in zip(gradients, expected[1], strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+    assert_same_gradients((loss, gradients), expected)
 
 
 @pytest.mark.parametrize(
@@ -250,6 +264,7 @@ class Twice(DotProductAttention):
 
 
 @pytest.mark.parametrize("kind", [Sharper, Gated, Twice])
+@DOUBLE
 def test_an_attention_of_ones_own_is_trained_as_it_generates(
     kind: type[Attention], monkeypatch: pytest.MonkeyPatch, features: np.ndarray, words: np.ndarray
 ) -> None:
@@ -261,7 +276,7 @@ def test_an_attention_of_ones_own_is_trained_as_it_generates(
     layout = Layout((G * N,) * T)
     inputs = inputs_of_rows(layout, features, np.arange(G * N) // N, words.reshape(-1, T))
     step_by_step = np.asarray(TeacherForcing(model, layout)(inputs)).reshape(T, G, N, V)
-    np.testing.assert_allclose(step_by_step, np.moveaxis(whole, 2, 0), rtol=1e-5, atol=1e-5)
+    assert_same(step_by_step, np.moveaxis(whole, 2, 0), TERMS)
 
 
 def test_look_repeats_each_picture_for_its_captions(features: np.ndarray) -> None:
@@ -271,13 +286,14 @@ def test_look_repeats_each_picture_for_its_captions(features: np.ndarray) -> Non
         np.testing.assert_array_equal(np.repeat(np.asarray(one), 3, axis=0), np.asarray(many))
 
 
+@DOUBLE
 def test_initial_state_is_that_of_the_mean_feature_vector(features: np.ndarray) -> None:
     model = decoder()
     picture, state = model.look(features)
     mean = np.asarray(picture.feature_vectors).mean(axis=1)
     for layer, found in ((model.initial_output, state.output), (model.initial_cell, state.cell)):
         expected = np.tanh(mean @ np.asarray(layer.kernel) + np.asarray(layer.bias))
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+        assert_same(found, expected, TERMS)
 
 
 # --- what has a say, and what has not --------------------------------------------------------------------------------
@@ -329,6 +345,7 @@ def test_every_weight_learns(attention: str, features: np.ndarray, words: np.nda
 
 
 @EVERY
+@DOUBLE
 def test_padding_changes_neither_loss_nor_gradients(
     attention: str, features: np.ndarray, words: np.ndarray, targets: np.ndarray
 ) -> None:
@@ -341,11 +358,10 @@ def test_padding_changes_neither_loss_nor_gradients(
         np.pad(words, wider, constant_values=PAD),
         np.pad(targets, wider, constant_values=PAD),
     )
-    assert padded[0] == pytest.approx(loss, rel=1e-5)
-    for one, other in zip(gradients, padded[1], strict=True):
-        np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-6)
+    assert_same_gradients(padded, (loss, gradients))
 
 
+@DOUBLE
 def test_words_read_behind_the_caption_have_no_say(
     features: np.ndarray, words: np.ndarray, targets: np.ndarray
 ) -> None:
@@ -354,9 +370,7 @@ def test_words_read_behind_the_caption_have_no_say(
     assert (hidden != words).any()
     one = loss_and_gradients(model, features, words, targets)
     other = loss_and_gradients(model, features, hidden, targets)
-    assert one[0] == pytest.approx(other[0], rel=1e-6)
-    for before, after in zip(one[1], other[1], strict=True):
-        np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-6)
+    assert_same_gradients(other, one)
 
 
 @EVERY
@@ -371,11 +385,12 @@ def test_where_a_feature_stands_is_known_by_looking_at_its_spatial_encoding(
     assert bool(np.abs(moved).max() > 0.01) is knows
 
 
+@DOUBLE
 def test_dropout_in_training_only(features: np.ndarray, words: np.ndarray) -> None:
     dropping, plain = decoder(dropout=0.5), decoder(dropout=0.0)
     expected = logits_of(plain, features, words)
     np.testing.assert_array_equal(logits_of(dropping, features, words), expected)
-    np.testing.assert_allclose(logits_of(plain, features, words, training=True), expected, rtol=1e-5, atol=1e-6)
+    assert_same(logits_of(plain, features, words, training=True), expected, TERMS)
     one, other = (logits_of(dropping, features, words, training=True) for _ in range(2))
     assert np.abs(one - other).max() > 0.1
 
@@ -418,6 +433,7 @@ def test_config_has_every_argument() -> None:
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
+@DOUBLE
 def test_loss_is_the_mean_cross_entropy_of_real_tokens(
     smoothing: float, targets: np.ndarray, rng: np.random.Generator
 ) -> None:
@@ -430,7 +446,7 @@ def test_loss_is_the_mean_cross_entropy_of_real_tokens(
         wanted[targets[tuple(place)]] += 1 - smoothing
         costs.append(-(wanted * log_probabilities).sum())
     assert len(costs) < targets.size
-    assert float(TokenCrossEntropy(smoothing)(targets, logits)) == pytest.approx(np.mean(costs), rel=1e-5)
+    assert_same(TokenCrossEntropy(smoothing)(targets, logits), np.mean(costs), TERMS)
 
 
 def test_loss_of_padding_alone_is_nothing() -> None:
@@ -440,7 +456,7 @@ def test_loss_of_padding_alone_is_nothing() -> None:
 def test_loss_of_large_logits_is_finite(targets: np.ndarray) -> None:
     logits = np.zeros((G, N, T, V), np.float32)
     logits[..., PAD] = 1e4
-    assert float(TokenCrossEntropy(0.1)(targets, logits)) == pytest.approx(1e4 * (0.9 + 0.1 * 11 / 12), rel=1e-4)
+    assert_same(TokenCrossEntropy(0.1)(targets, logits), 1e4 * (0.9 + 0.1 * 11 / 12), TERMS)
 
 
 def test_loss_config_round_trip() -> None:

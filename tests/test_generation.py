@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tiny
+from rounding import assert_same
 
 from captioner.decoder import Decoder
 from captioner.generation import Generator, Sampler
@@ -20,8 +21,8 @@ def test_the_last_batch_is_filled_up(generator: Generator, grid: np.ndarray) -> 
     for picture in range(4):
         alone = generator.generate(grid[picture : picture + 1])
         np.testing.assert_array_equal(alone.words[0], found.words[picture])
-        np.testing.assert_allclose(alone.log_probability[0], found.log_probability[picture], rtol=1e-5)
-        np.testing.assert_allclose(alone.weights[0], found.weights[picture], rtol=1e-4, atol=1e-6)
+        assert_same(alone.log_probability[0], found.log_probability[picture], tiny.TERMS, tiny.LARGEST)
+        assert_same(alone.weights[0], found.weights[picture], tiny.TERMS, tiny.LARGEST)
 
 
 def test_says_what_was_learnt(generator: Generator, grid: np.ndarray) -> None:
@@ -38,7 +39,7 @@ def test_rows_in_any_order(generator: Generator, grid: np.ndarray) -> None:
 def test_attention_is_a_distribution_at_each_word(generator: Generator, grid: np.ndarray) -> None:
     found = generator.generate(grid)
     said = found.words != PAD
-    np.testing.assert_allclose(found.weights.sum(axis=-1), said.astype(float), atol=1e-5)
+    assert_same(found.weights.sum(axis=-1), said.astype(float), 2 * tiny.POSITIONS)
     assert ((found.words == END).sum(axis=1) == 1).all()
 
 
@@ -63,7 +64,8 @@ def test_log_probability_is_what_the_whole_sequence_form_gives(
     logits = np.asarray(overfit({"features": grid, "words": words[:, None]}))[:, 0]  # [G, T, V]
     log_probabilities = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
     chosen = np.take_along_axis(log_probabilities, targets[..., None], axis=-1)[..., 0]
-    np.testing.assert_allclose((chosen * (targets != PAD)).sum(axis=1), found.log_probability, rtol=1e-4, atol=1e-5)
+    expected = (chosen * (targets != PAD)).sum(axis=1)
+    assert_same(found.log_probability, expected, tiny.TERMS, tiny.LARGEST)
 
 
 def test_draws_several_captions_of_a_picture(overfit: Decoder, generator: Generator, grid: np.ndarray) -> None:
@@ -71,8 +73,8 @@ def test_draws_several_captions_of_a_picture(overfit: Decoder, generator: Genera
     cold = sampler.draw(grid[1:2], temperature=1e-4, seed=1)
     expected = Generator(overfit, beam=1, maximum=4, batch_size=1).generate(grid[1:2])
     np.testing.assert_array_equal(cold.words, np.repeat(expected.words, 6, axis=0))
-    np.testing.assert_allclose(cold.log_probability, np.repeat(expected.log_probability, 6), rtol=1e-4)
-    np.testing.assert_allclose(cold.weights, np.repeat(expected.weights, 6, axis=0), atol=1e-5)
+    assert_same(cold.log_probability, np.repeat(expected.log_probability, 6), tiny.TERMS, tiny.LARGEST)
+    assert_same(cold.weights, np.repeat(expected.weights, 6, axis=0), tiny.TERMS, tiny.LARGEST)
     hot = sampler.draw(grid[1:2], temperature=50.0, seed=1)
     assert len({tuple(words) for words in hot.words.tolist()}) > 1
     np.testing.assert_array_equal(hot.words, sampler.draw(grid[1:2], temperature=50.0, seed=1).words)

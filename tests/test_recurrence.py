@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow
 from keras import ops
+from rounding import assert_same
 
 from captioner.recurrence import RecurrentProduct, multiply
 
@@ -29,6 +30,7 @@ def unrolled(matrix: Any, start: Any, rows: list[int], put_off: bool, transposed
 @pytest.mark.parametrize("own", [False, True], ids=["one matrix", "a matrix a row"])
 @pytest.mark.parametrize("rows", [[1], [5], [5, 5, 3, 1], [4, 4, 4], [2, 2, 3, 5]])
 @pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.usefixtures("double")
 def test_values_and_gradients_are_those_of_the_plain_product(
     rows: list[int], compiled: bool, own: bool, transposed: bool
 ) -> None:
@@ -43,17 +45,18 @@ def test_values_and_gradients_are_those_of_the_plain_product(
 
     run = tensorflow.function(value_and_gradients, jit_compile=True) if compiled else value_and_gradients
     for plain, put_off in zip(run(False), run(True), strict=True):
-        np.testing.assert_allclose(put_off, plain, rtol=1e-5, atol=1e-6)
+        assert_same(put_off, plain, 2 * len(rows) * SIZE * max(rows))  # of a gradient: back through each step
         assert np.any(plain)
 
 
+@pytest.mark.usefixtures("double")
 def test_multiply_is_the_product_that_it_says(rng: np.random.Generator) -> None:
     rows, matrices = rng.normal(size=(3, 4)), rng.normal(size=(3, 4, 5))
     own = np.stack([row @ matrix for row, matrix in zip(rows, matrices, strict=True)])
-    np.testing.assert_allclose(multiply(rows, matrices), own, rtol=1e-6)
-    np.testing.assert_allclose(multiply(rows, matrices.swapaxes(1, 2), transposed=True), own, rtol=1e-6)
-    np.testing.assert_allclose(multiply(rows, matrices[0]), rows @ matrices[0], rtol=1e-6)
-    np.testing.assert_allclose(multiply(rows, matrices[0].T, transposed=True), rows @ matrices[0], rtol=1e-6)
+    assert_same(multiply(rows, matrices), own, 4)
+    assert_same(multiply(rows, matrices.swapaxes(1, 2), transposed=True), own, 4)
+    assert_same(multiply(rows, matrices[0]), rows @ matrices[0], 4)
+    assert_same(multiply(rows, matrices[0].T, transposed=True), rows @ matrices[0], 4)
 
 
 def test_one_step_more_than_announced_is_an_error() -> None:

@@ -19,6 +19,9 @@ from captioner.prefixes import Layout
 from captioner.vocabulary import Vocabulary
 
 POSITIONS, CHANNELS = 4, 6
+# what is added up on the way to a caption's probability: in each of four steps what the gates, the attention, the
+# output and the vocabulary have for inputs; no logit of the decoder that knows by heart is larger
+TERMS, LARGEST = 4 * (6 + 6 + 8 + 6 + 8 + 5 + 4 + 4 + 6 + 6 + 8 + 6 + 13), 40
 PARAMS = parameters.params(**{"model.embedding_size": 6, "model.state_size": 8, "model.attention_size": 5})
 SIZES = PARAMS.model
 CAPTIONS = {
