@@ -5,19 +5,21 @@ Source of the form: Xu et al., Show, Attend and Tell, 2015, figures 3 and 5. The
 """
 
 import io
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import cycle
 from math import isqrt
-from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from captioner import lettering
+from captioner.lettering import Colour, length
 
 TILE = 160  # pixels; all sizes suit a figure shown at half of its pixels on a fine screen
 COLUMNS = 6
@@ -73,16 +75,17 @@ def attention_figure(
     rows = 1 + len(words) // COLUMNS
     height = top + rows * (TITLE + TILE + GAP) + SCALE_SIZE + 2 * MARGIN
     figure = Image.new("RGB", (width, height), PAPER)
-    draw = ImageDraw.Draw(figure)
+    ascent, _ = lettering.plain(CAPTION_SIZE).getmetrics()
     for number, (line, colour) in enumerate(lines):
-        draw.text((MARGIN, MARGIN + number * round(1.4 * CAPTION_SIZE)), line, colour, _font(CAPTION_SIZE))
+        baseline = MARGIN + number * round(1.4 * CAPTION_SIZE) + ascent
+        lettering.write(figure, (MARGIN, baseline), line, colour, CAPTION_SIZE)
     tiles = [photograph, *(_lit(photograph, _light(one)) for one in weights)]
     for number, (tile, word) in enumerate(zip(tiles, ["", *words], strict=True)):
         row, column = divmod(number, COLUMNS)
         left = MARGIN + column * (TILE + GAP)
         upper = top + row * (TITLE + TILE + GAP) + TITLE
         figure.paste(Image.fromarray(tile.round().astype(np.uint8)), (left, upper))
-        draw.text((left + TILE // 2, upper - 9), *_fitted(word), anchor="ms")
+        lettering.write(figure, (left + TILE // 2, upper - 9), *_fitted(word), centred=True)
     _draw_scale(figure, height - MARGIN - SCALE_SIZE)
     return figure
 
@@ -187,7 +190,7 @@ def _lit(photograph: np.ndarray, light: np.ndarray) -> np.ndarray:
 def _draw_scale(figure: Image.Image, top: int) -> None:
     """A strip from no attention to 32 times the even weight, on a middle grey, right below the tiles."""
     draw = ImageDraw.Draw(figure)
-    font = _font(SCALE_SIZE)
+    font = lettering.plain(SCALE_SIZE)
     length = 2 * TILE + GAP
     left = figure.width - MARGIN - length
     ratios = 2 ** np.linspace(-5, 5, length)
@@ -198,37 +201,33 @@ def _draw_scale(figure: Image.Image, top: int) -> None:
     draw.text((left - GAP, top - SCALE_SIZE // 2), "attention, times the even weight", GREY, font, anchor="rm")
 
 
-def _fitted(word: str) -> tuple[str, tuple[int, int, int], ImageFont.FreeTypeFont]:
-    """The word, ink and font with which it is no wider than its tile: smaller first, then cut."""
+def _fitted(word: str) -> tuple[str, Colour, int]:
+    """The word, ink and size with which it is no wider than its tile: smaller first, then cut."""
     word = " ".join(word.split())
     size = WORD_SIZE
-    while _font(size).getlength(word) > TILE and size > SMALLEST_WORD_SIZE:
+    while length(word, size) > TILE and size > SMALLEST_WORD_SIZE:
         size -= 1
-    font = _font(size)
     shown = word
-    while font.getlength(shown) > TILE:
+    while length(shown, size) > TILE:
         word = word[:-1]
         shown = f"{word}…"
-    return shown, INK, font
+    return shown, INK, size
 
 
-def _wrapped(caption: str, width: int) -> list[tuple[str, tuple[int, int, int]]]:
-    """Lines no wider than `width` pixels, with their ink."""
+def _wrapped(caption: str, width: int) -> list[tuple[str, Colour]]:
+    """Lines no wider than `width` pixels, with their ink; what has no spaces is broken where the line ends."""
     lines = []
-    font = _font(CAPTION_SIZE)
     for number, paragraph in enumerate(caption.splitlines()):
         line = ""
         for word in paragraph.split():
             longer = f"{line} {word}".strip()
-            if line and font.getlength(longer) > width:
+            if line and length(longer, CAPTION_SIZE) > width:
                 lines.append((line, GREY if number else INK))
                 longer = word
+            while length(longer, CAPTION_SIZE) > width:
+                end = max(1, bisect_right([length(longer[:n], CAPTION_SIZE) for n in range(1, len(longer))], width))
+                lines.append((longer[:end], GREY if number else INK))
+                longer = longer[end:]
             line = longer
         lines.append((line, GREY if number else INK))
     return lines
-
-
-@cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    # matplotlib brings this font along, so that every machine draws the same figure
-    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
