@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from PIL import Image
 
 from captioner import evaluation
@@ -192,9 +193,21 @@ def test_curves_stand_beside_the_baselines(tmp_path: Path) -> None:
     scores = {"nll-unigram": {"value": 5.0}, "CIDEr-person": {"value": 82.0}, "CIDEr": {"value": 50.0}}
     evaluation.write_curves(tmp_path / "history.csv", scores, tmp_path / "results")
     table = pd.read_csv(tmp_path / "results/curves.csv")
-    assert list(table) == ["epoch", "nll", "val_nll", "val_CIDEr", "nll-unigram", "CIDEr-person"]
     assert table["CIDEr-person"].tolist() == [82, 82]
     assert Image.open(tmp_path / "results/curves.png").width > 600
+
+
+def test_the_curves_table_has_every_column_that_dvc_plots(tmp_path: Path) -> None:
+    """People are not measured where a picture has one caption; DVC warns of a missing column, and draws no nan."""
+    (tmp_path / "history.csv").write_text("epoch,nll,val_nll,val_CIDEr\n0,4,3.5,\n1,3,3.2,40\n")
+    evaluation.write_curves(tmp_path / "history.csv", {"CIDEr-constant": {"value": 5.0}}, tmp_path)
+    plots = yaml.safe_load((Path(__file__).parents[1] / "dvc.yaml").read_text("utf-8"))["plots"]
+    drawn = (each for plot in plots if isinstance(plot, dict) for each in plot.values())
+    fields = {field for each in drawn for field in each["y"]["results/evaluate/curves.csv"]}
+    first, *rows = (line.split(",") for line in (tmp_path / "curves.csv").read_text("utf-8").splitlines())
+    assert fields <= set(first)
+    assert [row[first.index("CIDEr-person")] for row in rows] == ["nan", "nan"]
+    assert rows[0][first.index("val_CIDEr")] == "nan"
 
 
 def test_a_row_a_picture(scores: Scores, tmp_path: Path) -> None:

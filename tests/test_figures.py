@@ -140,6 +140,7 @@ def test_curves_say_of_dropout_what_is_so(dropout: bool, label: str, monkeypatch
     drawn: list[Figure] = []
     monkeypatch.setattr(figures, "_drawn", lambda figure: drawn.append(figure))
     table = pd.DataFrame({"epoch": [0, 1], "nll": [4, 3], "val_nll": [4, 3.5], "val_CIDEr": [10, 20]})
+    table["CIDEr-person"] = np.nan  # not measured, as of one caption a picture
     figures.learning_curves(table, {"nll": ["nll-unigram"], "CIDEr": ["CIDEr-person"]}, dropout)
     above, below = drawn[0].axes
     assert [line.get_label() for line in above.lines] == [label, "validation"]

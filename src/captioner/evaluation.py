@@ -173,6 +173,9 @@ def write_curves(
 ) -> None:
     """Write training by epoch beside the baselines: `curves.csv`, and `curves.png` with both kinds of validation.
 
+    A baseline that was not measured, as people are where a picture has one caption, stands as `nan` in the table: DVC
+    draws no line for it, where it would warn of a missing column.
+
     Args:
         history: the table that training wrote.
         scores: by name, with their `value`.
@@ -180,10 +183,11 @@ def write_curves(
         dropout: whether the training had any.
     """
     names = (*_CURVE_BASELINES["nll"], *_CURVE_BASELINES["CIDEr"])
-    lines = {name: scores[name]["value"] for name in names if name in scores}
+    values = {name: scores[name]["value"] if name in scores else None for name in names}
+    lines = {name: math.nan if value is None else value for name, value in values.items()}
     table = pd.read_csv(history).assign(**lines)
     with replacing(directory / f"{CURVES}.csv") as beside:
-        table.to_csv(beside, index=False)
+        table.to_csv(beside, index=False, na_rep="nan")
     with replacing(directory / f"{CURVES}.png") as beside:
         figures.learning_curves(table, _CURVE_BASELINES, dropout).save(beside, "PNG")
 

@@ -95,8 +95,8 @@ def learning_curves(table: pd.DataFrame, baselines: Mapping[str, Sequence[str]],
 
     Args:
         table: a row an epoch: `epoch`, `nll`, `val_nll`, `val_CIDEr`, and in further columns the baselines, each the
-            same in all rows.
-        baselines: the baselines' columns, for `nll` and for `CIDEr`; those that the table lacks are left out.
+            same in all rows, NaN where it was not measured.
+        baselines: the baselines' columns, for `nll` and for `CIDEr`; those that were not measured are left out.
         dropout: whether training had any, so that its likelihood is that of a hampered model.
     """
     figure, above, below = _two_validations()
@@ -105,7 +105,8 @@ def learning_curves(table: pd.DataFrame, baselines: Mapping[str, Sequence[str]],
     above.plot(epochs, table["val_nll"], ".-", color="#1f5fa8", label="validation")
     below.plot(epochs, table["val_CIDEr"], ".-", color="#c46a00", label="validation")
     for axes, names in ((above, baselines["nll"]), (below, baselines["CIDEr"])):
-        for name, style in zip((name for name in names if name in table), (":", "--", "-."), strict=False):
+        measured = (name for name in names if name in table and table[name].notna().all())
+        for name, style in zip(measured, (":", "--", "-."), strict=False):
             axes.axhline(table[name].iloc[0], linestyle=style, linewidth=1, color="#444444", label=f"{name} (test)")
     return _drawn(figure)
 
