@@ -91,6 +91,14 @@ def test_scores_of_one_picture_have_no_intervals(directory: Path) -> None:
     ]
 
 
+def test_one_false_caption_of_five_thousand_is_not_none(directory: Path) -> None:
+    file = directory.parents[1] / "results/evaluate/scores.json"
+    scores = json.loads(file.read_text("utf-8"))
+    scores["true-captions"]["value"] = 99.98
+    file.write_text(json.dumps(scores), "utf-8")
+    assert "- 0.02 % of its captions are not true of their picture." in card(directory)
+
+
 @pytest.mark.parametrize(("data", "expected"), [("scenes", "coloured shapes"), ("flickr8k", "dogs in action")])
 def test_says_what_it_is_for(data: str, expected: str, directory: Path) -> None:
     described = json.loads((directory / DESCRIPTION).read_text("utf-8"))

@@ -142,6 +142,8 @@ SPREAD -= SPREAD.mean()
             r"The model beats .*: better by 0\.001 CIDEr \(95 % interval 0\.00\d to 0\.00\d, p = 0\.001",
         ),
         (np.full(40, 3.0), r"The model beats .*: better by 3\.00 CIDEr \(p = 0\.001\)\."),
+        (np.tile([1.0, -1.0], 20), r"cannot be told apart: .* the model is as good \(95 % interval −.*, p = 1\.00\)"),
+        (np.tile([0.1, -0.1 + 1e-12], 20), r"on these pictures the model is as good \(95 % interval −"),
         (np.zeros(40), r"The model and one constant caption for all pictures are equal: the difference is 0 CIDEr\."),
     ],
 )

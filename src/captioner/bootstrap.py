@@ -178,6 +178,11 @@ class Difference:
     high: float
     p: float
 
+    @property
+    def nothing(self) -> bool:
+        """Whether the systems are equal on every picture."""
+        return self.value == self.low == self.high == 0
+
 
 def differences(one: Statistics, other: Statistics, resamples: int = RESAMPLES) -> dict[str, Difference]:
     """Compare two systems, picture by picture, in every score that both have.
@@ -212,6 +217,7 @@ def difference(value: float, resampled: np.ndarray, pictures: int) -> Difference
         resampled: that of each resample, `[R]`.
         pictures: how many counted for either score, the fewer of the two.
     """
+    value = 0.0 if abs(value) < _HAIR else value
     values = resampled[~np.isnan(resampled)]
     if pictures < 2 or not len(values):
         return Difference(value, np.nan, np.nan, np.nan)

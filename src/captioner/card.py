@@ -9,7 +9,7 @@ from typing import Any
 
 from captioner import __version__
 from captioner.about import HEADINGS, SCORES, about
-from captioner.wording import counted, interval
+from captioner.wording import counted, decimal, digits, interval
 
 FAILINGS = 5  # captions that are shown
 _AGAINST = {
@@ -121,14 +121,12 @@ def _results(directory: Path, own: dict[str, dict[str, Any]]) -> list[str]:
 def _limits(own: dict[str, dict[str, Any]], sure: bool) -> list[str]:
     said = []
     if "true-captions" in own:
-        said.append(f"- {100 - own['true-captions']['value']:.1f} % of its captions are not true of their picture.")
+        said.append(f"- {_rest(own['true-captions'])} % of its captions are not true of their picture.")
     if "distinct-captions" in own:
-        said.append(
-            f"- {100 - own['distinct-captions']['value']:.1f} % of the pictures share their caption with another."
-        )
+        said.append(f"- {_rest(own['distinct-captions'])} % of the pictures share their caption with another.")
     if "unseen-4-grams" in own:
         said.append(
-            f"- {own['unseen-4-grams']['value']:.1f} % of its captions have a run of four words that stands in no "
+            f"- {_share(own['unseen-4-grams']['value'])} % of its captions have a run of four words that stands in no "
             "training caption; all others are put together from what it was shown."
         )
     said.append(
@@ -137,6 +135,14 @@ def _limits(own: dict[str, dict[str, Any]], sure: bool) -> list[str]:
         else "- Nothing is known of how far other pictures, or another training, would move a score."
     )
     return [*said, ""]
+
+
+def _rest(entry: dict[str, Any]) -> str:
+    return _share(100 - entry["value"])
+
+
+def _share(value: float) -> str:
+    return decimal(value, digits(value, 1))
 
 
 def _worst(file: Path) -> list[dict[str, Any]]:

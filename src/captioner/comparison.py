@@ -10,15 +10,15 @@ training with another seed differs can be seen only by training again.
 Source of the statistics: `captioner.bootstrap`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import combinations, count
 from math import isnan
 
 import numpy as np
 
 from captioner import wording
-from captioner.bootstrap import FEWEST, LEVEL, RESAMPLES, Difference, Statistics, difference, ends, holm
+from captioner.bootstrap import LEVEL, RESAMPLES, Difference, Statistics, difference, ends, holm
 from captioner.errors import CaptionerError
 from captioner.names import BASELINES
 from captioner.runs import Run
@@ -209,7 +209,7 @@ def decimals_of(score: str) -> int:
 
 def _sentence(pair: Pair, one: str, other: str) -> str:
     score, found = pair.score, pair.difference
-    if found.value == found.low == found.high == 0:
+    if found.nothing:
         return f"{one} and {other} are equal by {score}."
     if found.value < 0:
         found = replace(found, value=-found.value, low=-found.high, high=-found.low)
@@ -219,17 +219,16 @@ def _sentence(pair: Pair, one: str, other: str) -> str:
     if isnan(found.p):
         what = f"has {by} more than {other}" if found.value else f"has as much as {other}"
         return f"By {score} {one} {what}; of one picture nothing can be tested."
-    spread = "" if isnan(found.low) else f"{decimal(found.low, decimals)} to {decimal(found.high, decimals)}"
+    spread = "" if isnan(found.low) else f", {decimal(found.low, decimals)} to {decimal(found.high, decimals)}"
     p = probability(pair.p, named=True)
     if found.p < LEVEL <= pair.p:
         p += f"; {probability(found.p)} before correction"
     if not pair.stands:
-        within = f" lies within {spread}" if spread else " is that of each resample"
-        return f"{one} and {other} cannot be told apart by {score}: the difference of {by}{within} ({p})."
+        return f"{one} and {other} cannot be told apart by {score}: the difference is {by}{spread} ({p})."
     lower = score in LOWER_IS_BETTER
     better, worse = (other, one) if lower else (one, other)
     way = "lower" if lower else "higher"
-    return f"{better} is better than {worse} by {score}: {by} {way}{f', {spread}' if spread else ''} ({p})."
+    return f"{better} is better than {worse} by {score}: {by} {way}{spread} ({p})."
 
 
 def _told_apart(names: Sequence[str]) -> list[str]:
@@ -316,16 +315,17 @@ def _method(pictures: int, resamples: int, pairs: int) -> str:
         if pairs > 1
         else "With one pair of runs there is nothing to correct for.",
     ]
-    by_resamples, by_pictures = pairs / (resamples + 1), min(1, pairs * 2.0 ** (1 - pictures))
-    if by_pictures >= LEVEL:
-        sentences.append(
-            f"So few pictures give no {'corrected ' if pairs > 1 else ''}p below {by_pictures:.2f}, and so no finding"
-            + (f": it takes {FEWEST} or more." if pictures < FEWEST else ": it takes more.")
-        )
-    elif by_resamples >= LEVEL:
-        sentences.append(
-            f"So few resamples give no corrected p below {by_resamples:.2f}, and so no finding: draw more."
-        )
+    least_p: dict[str, tuple[int, Callable[[int], float]]] = {
+        "pictures": (pictures, lambda number: pairs * 2.0 ** (1 - number)),
+        "resamples": (resamples, lambda number: pairs / (number + 1)),
+    }
+    for what, (given, least) in least_p.items():
+        if least(given) >= LEVEL:
+            enough = next(number for number in count(given) if least(number) < LEVEL)
+            sentences.append(
+                f"So few {what} give no {'corrected ' if pairs > 1 else ''}p below {min(1, least(given)):.2f}, and so "
+                f"no finding: it takes {enough:,} or more."
+            )
     return " ".join(sentences)
 
 

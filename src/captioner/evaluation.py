@@ -153,7 +153,7 @@ def _remark(found: Difference, title: str, unit: str, sign: int) -> str:
     if math.isnan(found.p):
         how = f"{'better' if gain > 0 else 'worse'} than {title} by {by}" if gain else f"equal to {title}"
         return f"On one picture, which allows no test, the model is {how}."
-    if not gain and found.p == 1:
+    if found.nothing:
         return f"The model and {title} are equal: the difference is 0{unit}."
     least, most = sorted((sign * found.low, sign * found.high))
     ends = "" if math.isnan(least) else f"95 % interval {decimal(least, decimals)} to {decimal(most, decimals)}, "

@@ -8,7 +8,7 @@ are needed before one attention is called better than another; `captioner.compar
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from urllib.parse import quote
@@ -17,12 +17,14 @@ import numpy as np
 import pandas as pd
 
 from captioner import comparison, comparison_views, figures
-from captioner.bootstrap import Statistics
+from captioner.bootstrap import LEVEL, Difference, Statistics, differences, holm
 from captioner.comparison import Comparison
 from captioner.errors import CaptionerError
 from captioner.files import replacing
 from captioner.runs import Run
 from captioner.wording import counted, decimal, digits, probability
+
+_BLIND = "nll-picture-blind"
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +79,8 @@ class Study:
         compared: the attentions against each other, the captions of all seeds together.
         histories: by attention, of each seed a row an epoch.
         chance: in percent, how often a random position would lie on the object named; none but on scenes.
+        seeing: by attention, how many nats a token fewer it needs than the decoder that never sees the picture, the
+            p-values corrected for how many attentions there are (Holm); empty where that decoder was not measured.
     """
 
     seeds: list[int]
@@ -84,6 +88,7 @@ class Study:
     compared: Comparison
     histories: dict[str, list[pd.DataFrame]]
     chance: float | None
+    seeing: dict[str, Difference]
 
 
 def analyse(trained: Sequence[Trained]) -> Study:
@@ -112,7 +117,20 @@ def analyse(trained: Sequence[Trained]) -> Study:
     histories = {name: [each.history for each in runs] for name, runs in by_attention.items()}
     chances = [each.measured.statistics.scores().get("pointing-chance") for each in trained]
     known = [chance for chance in chances if chance is not None]
-    return Study(seeds, results, compared, histories, statistics.fmean(known) if known else None)
+    chance = statistics.fmean(known) if known else None
+    measured = "nll" in compared.scores and _BLIND in compared.baselines
+    return Study(seeds, results, compared, histories, chance, _seeing(pooled) if measured else {})
+
+
+def _seeing(pooled: Sequence[Run]) -> dict[str, Difference]:
+    """Return how far each attention is from the decoder that never sees the picture, by likelihood."""
+    found = {}
+    for run in pooled:
+        images, rows = run.statistics.images, run.statistics.rows
+        own, blind = (Statistics(images, {"nll": rows[name]}) for name in ("nll", _BLIND))
+        found[run.name] = differences(blind, own)["nll"]
+    corrected = holm({name: each.p for name, each in found.items()})
+    return {name: replace(each, p=corrected[name]) for name, each in found.items()}
 
 
 def _pooled(attention: str, runs: Sequence[Run]) -> Run:
@@ -166,16 +184,8 @@ def paragraphs(study: Study, dataset: str) -> list[str]:
         )
     ]
     said += [_of_score(study, score) for score in ("CIDEr", "true-captions", "nll") if score in compared.scores]
-    blind = compared.baselines.get("nll-picture-blind")
-    if blind is not None and "nll" in compared.scores:
-        gains = {name: blind.value - result["nll"].mean for name, result in study.results.items()}
-        saved = [f"{name} {_gain(gain)}" for name, gain in gains.items() if gain > 0]
-        lost = [f"{name} {_gain(gain)}" for name, gain in gains.items() if gain <= 0]
-        said.append(
-            f"A decoder that never sees the picture needs {blind.value:.2f} nats a token."
-            + (f" Seeing it saves {_listed(saved)} nats a token." if saved else "")
-            + (f" Seeing it costs {_listed(lost)} nats a token more." if lost else "")
-        )
+    if study.seeing:
+        said.append(_of_seeing(study))
     if "pointing-accuracy" in compared.scores and study.chance is not None:
         points = [f"{name} in {result['pointing-accuracy'].mean:.1f} %" for name, result in study.results.items()]
         said.append(
@@ -192,8 +202,26 @@ def paragraphs(study: Study, dataset: str) -> list[str]:
     return said
 
 
-def _gain(gain: float) -> str:
-    return decimal(abs(gain), digits(gain, 2))
+def _of_seeing(study: Study) -> str:
+    found = {name: each for name, each in study.seeing.items() if each.p < LEVEL}
+    saved = [f"{name} {_size(each)}" for name, each in found.items() if each.value > 0]
+    lost = [f"{name} {_size(each)}" for name, each in found.items() if each.value < 0]
+    others = [f"{name} ({_needs(each)})" for name, each in study.seeing.items() if name not in found]
+    return (
+        f"A decoder that never sees the picture needs {study.compared.baselines[_BLIND].value:.2f} nats a token."
+        + (f" Seeing it saves {_listed(saved)} nats a token." if saved else "")
+        + (f" Seeing it costs {_listed(lost)} nats a token more." if lost else "")
+        + (f" By likelihood nothing tells these from it: {_listed(others)}." if others else "")
+    )
+
+
+def _size(gain: Difference) -> str:
+    return decimal(abs(gain.value), digits(gain.value, 2))
+
+
+def _needs(gain: Difference) -> str:
+    less = f"{_size(gain)} {'less' if gain.value > 0 else 'more'}" if gain.value else "as many"
+    return f"{less}, {probability(gain.p, named=True)}"
 
 
 def _of_score(study: Study, score: str) -> str:
@@ -211,7 +239,7 @@ def _of_score(study: Study, score: str) -> str:
         better, worse = (one, other) if pair.better == pair.one else (other, one)
         ours, theirs = study.results[better][score].values, study.results[worse][score].values
         apart = max(ours) < min(theirs) if lower else min(ours) > max(theirs)
-        seeds = "" if len(ours) == 1 else ", with every seed" if apart else ", though not with every seed"
+        seeds = "" if len(ours) == 1 else ", with every seed" if apart else ", though scores of their seeds overlap"
         found.append(f"{better} is better than {worse}{seeds} ({probability(pair.p, named=True)})")
     verdicts = "; ".join(found)
     return f"By {score}: {_listed(means)}." + (f" {verdicts[0].upper()}{verdicts[1:]}." if found else "")
