@@ -1,7 +1,5 @@
 """Score what a model has to beat, and what people reach, on the test captions."""
 
-import json
-
 from stage import BASELINES, DATA, VOCABULARY, run
 
 from captioner import baselines as simple
@@ -38,7 +36,7 @@ def baselines(params: Params) -> None:
     with files.replacing(BASELINES) as results:
         results.mkdir()
         found.write(results / STATISTICS)
-        described = json.dumps({"constant": constant}, indent=2, ensure_ascii=False)
+        described = files.json_of({"constant": constant}, indent=2)
         (results / "baselines.json").write_text(described + "\n", "utf-8")
 
 

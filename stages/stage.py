@@ -1,6 +1,5 @@
 """What all stages share: this checkout's source, validated parameters, errors in one line."""
 
-import json
 import os
 import sys
 import time
@@ -14,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 from captioner import params as parameters
 from captioner.allocator import keep_freed_memory
 from captioner.errors import CaptionerError
-from captioner.files import replacing
+from captioner.files import json_of, replacing
 from captioner.params import Params
 
 DATA = Path("data")
@@ -65,4 +64,4 @@ def run(stage: Callable[[Params], None], timed: bool = True) -> None:
         sys.exit(f"{stage.__name__}: interrupted; nothing was written.")
     if timed:
         with replacing(RESULTS / "seconds" / f"{stage.__name__}.json") as beside:
-            beside.write_text(json.dumps({stage.__name__: round(time.perf_counter() - began, 1)}) + "\n")
+            beside.write_text(json_of({stage.__name__: round(time.perf_counter() - began, 1)}) + "\n")

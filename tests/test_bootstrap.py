@@ -214,3 +214,26 @@ def test_a_damaged_table_is_one_line(content: bytes | None, tmp_path: Path) -> N
         path.write_bytes(content)
     with pytest.raises(CaptionerError, match="missing or damaged: make it with `dvc repro`"):
         Statistics.read(path)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", ["nll", "CIDEr", "BLEU", "METEOR-person"])
+def test_numbers_that_are_not_finite_are_never_skipped(name: str, wrong: float, tmp_path: Path) -> None:
+    rows = np.ones((3, len(bootstrap.columns(name))))
+    rows[1, 0] = wrong
+    statistics = Statistics(["a", "b", "c"], {name: rows})
+    assert np.isnan(list(statistics.scores().values())).all()
+    assert np.isnan(list(statistics.intervals(20).values())).all()
+    better = differences(statistics, Statistics(["a", "b", "c"], {name: np.ones_like(rows)}), 20)
+    assert better and all(np.isnan(each.p) for each in better.values())
+    statistics.write(tmp_path / "statistics.parquet")
+    for refused in (statistics.checked, lambda: Statistics.read(tmp_path / "statistics.parquet")):
+        with pytest.raises(bootstrap.NotFiniteError, match=rf"{name} is not finite on 1 of 3 pictures, such as 'b'"):
+            refused()
+
+
+def test_a_likelihood_of_exactly_1_was_nan_once() -> None:
+    nothing = mean([0, 0], [3, 0])
+    with pytest.raises(bootstrap.NotFiniteError, match="nll is not finite on 1 of 2 pictures, such as 'a'"):
+        Statistics(["a", "b"], {"nll": nothing}).checked()
+    Statistics(["a", "b"], {"nll": mean([0, 1]), "CIDEr": nothing}).checked()

@@ -507,3 +507,10 @@ class TestPage:
     def test_equal_runs_can_be_drawn(self) -> None:
         found = compare([run("a", {"CIDEr": values(5)}), run("b", {"CIDEr": values(5)})], 100)
         assert "nan" not in views.page(found)
+
+
+@pytest.mark.parametrize("likelihood", [np.nan, np.inf, 0.0])
+def test_a_model_of_no_finite_weights_is_never_better(likelihood: float) -> None:
+    broken = run("broken", {"CIDEr": values(60), "nll": [likelihood] * 60})
+    with pytest.raises(CaptionerError, match="received 'broken', which cannot be compared: nll is not finite on 60"):
+        compare([run("whole", {"CIDEr": values(50), "nll": values(2)}), broken])

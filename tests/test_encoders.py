@@ -99,6 +99,16 @@ def test_weights_hash_tells_values_apart(lite0: keras.Model, tmp_path: Path) -> 
         encoders.build("mobilenet", tmp_path / "copy.weights.h5")
 
 
+def test_weights_that_are_not_finite(lite0: keras.Model, tmp_path: Path) -> None:
+    copy = keras.models.clone_model(lite0)
+    weights = lite0.get_weights()
+    weights[3] = np.full_like(weights[3], np.nan)
+    copy.set_weights(weights)
+    copy.save_weights(tmp_path / "broken.weights.h5")
+    with pytest.raises(CaptionerError, match=r"broken\.weights\.h5' of encoder 'efficientnet_lite0' are not finite"):
+        encoders.build("efficientnet_lite0", tmp_path / "broken.weights.h5")
+
+
 def test_unknown_encoder() -> None:
     with pytest.raises(
         CaptionerError, match=r"'vgg16' is unknown: choose one of efficientnet_lite0, mobilenet, densenet121"

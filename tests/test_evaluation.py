@@ -278,3 +278,19 @@ def test_earlier_results_stay_when_writing_fails(scores: Scores, tmp_path: Path)
     with pytest.raises(CaptionerError):
         evaluation.write_attention({"one.png": b""}, captions, REFERENCES, tmp_path / "attention")
     assert {path.name: path.read_bytes() for path in (tmp_path / "attention").iterdir()} == before
+
+
+def test_a_likelihood_beyond_any_perplexity(tmp_path: Path) -> None:
+    own = replace(OWN, rows=OWN.rows | {"nll": mean([1500.0, 2200.0, 700.0], [2, 3, 1])})
+    written = evaluation.write_scores(own, BASELINES, SETTING, tmp_path)
+    assert written["nll"]["value"] > 700 and "perplexity" not in written and "perplexity-picture-blind" in written
+
+
+@pytest.mark.parametrize("broken", ["model", "baselines"])
+def test_scores_that_are_not_finite_are_not_written(broken: str, tmp_path: Path) -> None:
+    images, wrong = OWN.images, mean([1, np.nan, 2])
+    own = Statistics(images, {"nll": wrong}) if broken == "model" else OWN
+    baselines = Statistics(images, {"nll-picture-blind": wrong}) if broken == "baselines" else BASELINES
+    with pytest.raises(CaptionerError, match=r"nll.* is not finite on 1 of 3 pictures, such as 'two.png'"):
+        evaluation.write_scores(own, baselines, SETTING, tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -1,6 +1,8 @@
 """Files are whole or absent."""
 
 import hashlib
+import json
+import math
 import subprocess
 import sys
 import unicodedata
@@ -10,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from captioner.files import file_names, replacing, sha256
+from captioner.files import file_names, json_of, replacing, sha256
 
 
 def names(directory: Path) -> list[str]:
@@ -128,3 +130,12 @@ def test_sha256_of_the_bytes(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"captions" * 100_000)
     assert sha256(path) == hashlib.sha256(b"captions" * 100_000).hexdigest()
+
+
+def test_json_has_no_word_for_what_is_not_finite() -> None:
+    value = {"a": [1.5, math.nan, (math.inf, -math.inf)], "é": {"b": None, "c": "NaN"}}
+    assert json.loads(json_of(value), parse_constant=pytest.fail) == {
+        "a": [1.5, None, [None, None]],
+        "é": {"b": None, "c": "NaN"},
+    }
+    assert "é" in json_of(value, indent=2)

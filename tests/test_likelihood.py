@@ -8,6 +8,7 @@ from rounding import assert_same, tolerance
 
 from captioner import training
 from captioner.decoder import Decoder, TeacherForcing, TokenNegativeLogLikelihood
+from captioner.errors import CaptionerError
 from captioner.features import Features
 from captioner.likelihood import nll_of_decoder
 from captioner.vocabulary import PAD, heard
@@ -60,3 +61,11 @@ def test_a_blank_shows_the_same_of_every_picture(eager: None) -> None:
     words = np.array([[[1, 4, 5]]])
     views = [decoder({"features": blank.grid[[blank.rows[name]]], "words": words}) for name in blank.rows]
     assert np.array_equal(*map(keras.ops.convert_to_numpy, views))
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_a_decoder_whose_weights_are_not_finite_has_no_likelihood(wrong: float, eager: None) -> None:
+    decoder = tiny.decoder()
+    decoder.set_weights([np.full_like(weight, wrong) for weight in decoder.get_weights()])
+    with pytest.raises(CaptionerError, match="nll-picture-blind is not finite on 4 of 4 pictures"):
+        nll_of_decoder(decoder, tiny.batches(tiny.recipe(), None), "nll-picture-blind")

@@ -175,6 +175,17 @@ def test_the_decoder_of_another_model(saved: Path) -> None:
     assert "decoder.keras is of another model" in refusal(saved)
 
 
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_weights_that_are_not_finite(model: Captioner, wrong: float, tmp_path: Path) -> None:
+    decoder = tiny.decoder("bahdanau")
+    weights = decoder.get_weights()
+    weights[-1][-1] = wrong
+    decoder.set_weights(weights)
+    dataclasses.replace(model, decoder=decoder).save(tmp_path / "broken")
+    with pytest.raises(CaptionerError, match=r"decoder\.keras has weights that are not finite .* lower learning_rate"):
+        Captioner.load(tmp_path / "broken")
+
+
 def test_a_keras_model_that_is_no_captioner(saved: Path) -> None:
     keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save(saved / "decoder.keras")
     refusal(saved)

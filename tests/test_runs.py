@@ -248,3 +248,9 @@ def test_what_is_recorded_is_what_tracking_writes(tmp_path: Path) -> None:
     record.write(tmp_path / "results/train")
     assert json.loads((tmp_path / "results/train/run.json").read_text())
     assert find(str(tmp_path), tmp_path).attention == "dot"
+
+
+def test_an_earlier_run_of_no_finite_weights_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, {"CIDEr": values(50), "nll": [0.0] * 60})
+    with pytest.raises(CaptionerError, match=r"cannot be compared: nll is not finite.* lower learning_rate"):
+        find(str(tmp_path), tmp_path)

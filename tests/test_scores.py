@@ -184,6 +184,11 @@ def test_missing_captions_are_refused(scorer: Scorer) -> None:
         scorer.score({image: caption for image, caption in HYPOTHESES.items() if image != "bikes.jpg"})
 
 
+def test_keys_of_several_types_are_refused() -> None:
+    with pytest.raises(CaptionerError, match=r"none missing, 2 \('2', None\) too many"):
+        Scorer({1: ["a dog"]}).score({1: "a dog", "2": "a cat", None: "a cow"}, ["BLEU"])  # type: ignore[dict-item]
+
+
 COPIED = {
     "a": ["A dog runs .", "a dog  runs", "the brown dog is running", "A DOG RUNS!"],
     "b": ["two cats", "Two cats.", "TWO cats"],

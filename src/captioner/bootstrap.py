@@ -57,6 +57,10 @@ _ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75
 _STAGE_WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])
 
 
+class NotFiniteError(CaptionerError):
+    """Scores are not numbers, since the model that they are of computes none."""
+
+
 @dataclass(frozen=True, eq=False)
 class Statistics:
     """What the scores of a split are made of.
@@ -64,11 +68,30 @@ class Statistics:
     Attributes:
         images: the pictures.
         rows: by name, `[I, S]`. `BLEU` and `METEOR`, also with a suffix (`BLEU-constant`), have the columns of `ROWS`;
-            every other name is that of a score which is a mean, and has those of `MEAN`.
+            every other name is that of a score which is a mean, and has those of `MEAN`. A number that is not finite
+            makes the score so; see `checked`.
     """
 
     images: list[str]
     rows: dict[str, np.ndarray]
+
+    def checked(self) -> "Statistics":
+        """Return these statistics, of which all numbers are finite.
+
+        Raises:
+            NotFiniteError: they are not, or every picture's likelihood is exactly 1, to which NaN was once summed up.
+        """
+        for name, rows in self.rows.items():
+            wrong = ~np.isfinite(rows).all(axis=1)
+            if name.startswith("nll") and not rows[:, 0].any():
+                wrong |= rows[:, 1] > 0
+            if wrong.any():
+                raise NotFiniteError(
+                    f"{name} is not finite on {wrong.sum():,} of {len(self.images):,} pictures, such as "
+                    f"{self.images[int(wrong.argmax())]!r}, since the model's weights are not or are too large: train "
+                    "it again with a lower learning_rate"
+                )
+        return self
 
     def __or__(self, other: "Statistics") -> "Statistics":
         """Return these and other statistics of the same pictures, in the order of these."""
@@ -82,8 +105,9 @@ class Statistics:
 
     def scores(self) -> dict[str, float]:
         """Return each score; those of which nothing was counted are left out."""
-        every = self._scores_of(np.ones((1, len(self.images))))
-        return {name: float(values[0]) for name, values in every.items() if np.isfinite(values[0])}
+        counted = {name: rows for name, rows in self.rows.items() if columns(name) != MEAN or rows[:, 1].any()}
+        every = Statistics(self.images, counted)._scores_of(np.ones((1, len(self.images))))
+        return {name: float(values[0]) for name, values in every.items()}
 
     def counted(self) -> dict[str, int]:
         """Return, by score, of how many pictures something was counted."""
@@ -99,18 +123,23 @@ class Statistics:
         return {name: ends(values) for name, values in self.resampled(resamples, seed).items()}
 
     def _scores_of(self, counts: np.ndarray) -> dict[str, np.ndarray]:
-        """Return each score `[R]` of resamples `[R, I]`, given as how often each picture stands in each."""
+        """Return each score `[R]` of resamples `[R, I]`, given as how often each picture stands in each.
+
+        A mean of nothing, 0/0, is NaN, and so is every score of numbers that are not finite.
+        """
         found: dict[str, np.ndarray] = {}
         with np.errstate(invalid="ignore", divide="ignore"):
             for name, rows in self.rows.items():
                 sums = counts @ rows  # [R, S]
                 match _family(name):
                     case "BLEU":
-                        found |= dict(zip(_scores(name), _bleu(sums), strict=True))
+                        values = _bleu(sums)
                     case "METEOR":
-                        found[name] = _meteor(sums)
+                        values = _meteor(sums)[None]
                     case _:
-                        found[name] = sums[:, 0] / sums[:, 1]
+                        values = (sums[:, 0] / sums[:, 1])[None]
+                values = np.where(np.isfinite(sums).all(axis=1), values, np.nan)
+                found |= dict(zip(_scores(name), values, strict=True))
         return found
 
     def write(self, path: Path) -> None:
@@ -129,6 +158,7 @@ class Statistics:
 
         Raises:
             CaptionerError: there is no such table, or it is damaged.
+            NotFiniteError: see `checked`.
         """
         try:
             table = pd.read_parquet(path)
@@ -136,7 +166,7 @@ class Statistics:
             rows = {name: table[[f"{name}/{column}" for column in columns(name)]].to_numpy(float) for name in names}
         except (OSError, ValueError, KeyError):
             raise CaptionerError(f"{path} is missing or damaged: make it with `dvc repro`.") from None
-        return cls([str(image) for image in table.index], rows)
+        return cls([str(image) for image in table.index], rows).checked()
 
 
 def mean(sums: Iterable[float], counts: Iterable[float] | None = None) -> np.ndarray:

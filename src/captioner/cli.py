@@ -175,17 +175,16 @@ def info(
     if as_json and as_card:
         raise typer.BadParameter("received --json and --card; give one of them")
     with _in_one_line("info"):
-        import json
-
         from captioner.about import about, table
         from captioner.card import card
+        from captioner.files import json_of
 
         with _directory(model) as directory:
             if as_card:
                 typer.echo(card(directory))
                 return
             known = about(directory) | ({} if model is None else {"model": model})
-        typer.echo(json.dumps(known, ensure_ascii=False, indent=2) if as_json else "\n".join(table(known)))
+        typer.echo(json_of(known, indent=2) if as_json else "\n".join(table(known)))
 
 
 @app.command()
@@ -268,14 +267,12 @@ def compare(
     if len(runs) < 2:
         raise typer.BadParameter(f"received one run, {runs[0]!r}; give two or more")
     with _in_one_line("compare"):
-        import json
-
         from rich.console import Console
 
         from captioner import comparison_views as views
         from captioner.checkout import checkout_of
         from captioner.comparison import compare
-        from captioner.files import replacing
+        from captioner.files import json_of, replacing
         from captioner.runs import find
 
         checkout = checkout_of(Path.cwd())
@@ -284,7 +281,7 @@ def compare(
             with replacing(html) as beside:
                 beside.write_text(views.page(found), "utf-8")
         if as_json:
-            typer.echo(json.dumps(views.as_json(found), ensure_ascii=False, indent=2, allow_nan=False))
+            typer.echo(json_of(views.as_json(found), indent=2))
         else:
             views.show(found, Console())
         if html is not None:
@@ -399,7 +396,7 @@ def _sampled(
 
 def _lines(place: str, captions: "Sequence[Caption]", named: bool, sampled: bool, as_json: bool) -> Iterator[str]:
     """Yield what is printed of one picture."""
-    import json
+    from captioner.files import json_of
 
     if not as_json:
         yield from (f"{place}: {caption.text}" if named else caption.text for caption in captions)
@@ -413,7 +410,7 @@ def _lines(place: str, captions: "Sequence[Caption]", named: bool, sampled: bool
         }
         for caption in captions
     ]
-    yield json.dumps({"image": place} | ({"captions": described} if sampled else described[0]), ensure_ascii=False)
+    yield json_of({"image": place} | ({"captions": described} if sampled else described[0]))
 
 
 def _names(given: Sequence[Any]) -> Iterator[str]:

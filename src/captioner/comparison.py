@@ -18,7 +18,7 @@ from math import isnan
 import numpy as np
 
 from captioner import wording
-from captioner.bootstrap import LEVEL, RESAMPLES, Difference, Statistics, difference, ends, holm
+from captioner.bootstrap import LEVEL, RESAMPLES, Difference, NotFiniteError, Statistics, difference, ends, holm
 from captioner.errors import CaptionerError
 from captioner.names import BASELINES
 from captioner.runs import Run
@@ -133,10 +133,13 @@ def compare(runs: Sequence[Run], resamples: int = RESAMPLES) -> Comparison:
         resamples: how many to draw. The least p-value is one in so many and one.
 
     Raises:
-        CaptionerError: fewer than two runs, or runs that were measured on different pictures, references or splits.
+        CaptionerError: fewer than two runs, one whose scores are not finite, or runs that were measured on different
+            pictures, references or splits.
     """
     if len(runs) < 2:
         raise CaptionerError(f"received {len(runs)} run to compare; give two or more")
+    for run in runs:
+        _check_finite(run)
     runs = [replace(run, name=name) for run, name in zip(runs, _told_apart([run.name for run in runs]), strict=True)]
     for run in runs[1:]:
         _check_comparable(runs[0], run)
@@ -244,6 +247,13 @@ def _told_apart(names: Sequence[str]) -> list[str]:
 
 def _distinct(names: Sequence[str]) -> bool:
     return len(set(names)) == len(names)
+
+
+def _check_finite(run: Run) -> None:
+    try:
+        run.statistics.checked()
+    except NotFiniteError as error:
+        raise CaptionerError(f"received {run.name!r}, which cannot be compared: {error}") from None
 
 
 def _check_comparable(one: Run, other: Run) -> None:

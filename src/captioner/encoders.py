@@ -91,6 +91,12 @@ def weights_file(name: str, weights: str | Path, directory: Path = Path()) -> Pa
     return file
 
 
+def not_finite(model: "keras.Model") -> str:
+    """Return the path of the first weight that has a value which is not finite; nothing if all are."""
+    values = zip(model.weights, model.get_weights(), strict=True)
+    return next((weight.path for weight, value in values if not np.isfinite(value).all()), "")
+
+
 def weights_hash(model: "keras.Model") -> str:
     """Hexadecimal SHA-256 of the weights' types, shapes and values, in the order of `model.weights`."""
     digest = hashlib.sha256()
@@ -112,6 +118,10 @@ def _load(model: "keras.Model", path: Path) -> None:
             f"weights {str(path)!r} do not fit encoder {model.name!r}: give 'imagenet' or a .h5, .weights.h5 or .keras "
             "file saved from this network without its classifier"
         ) from error
+    if weight := not_finite(model):
+        raise CaptionerError(
+            f"weights {str(path)!r} of encoder {model.name!r} are not finite ({weight}): give 'imagenet' or others"
+        )
 
 
 def _application(name: str, preprocessed: "keras.KerasTensor", imagenet: bool) -> "keras.KerasTensor":

@@ -1,7 +1,7 @@
 """A trained model's captions of pictures it never saw, and how good they are."""
 
-import json
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -12,13 +12,14 @@ import pandas as pd
 
 from captioner import figures, images, report
 from captioner.bootstrap import FEWEST, LEVEL, SCORES, STATISTICS, Difference, Statistics, differences
-from captioner.files import file_names, replacing
+from captioner.files import file_names, json_of, replacing
 from captioner.model import Caption
 from captioner.names import METRICS as CAPTION_METRICS
 from captioner.wording import decimal, digits, interval, probability
 
 METRICS = "metrics.json"
 CURVES = "curves"
+_LARGEST_NLL = math.log(sys.float_info.max)  # its perplexity is the largest floating-point number
 _SHARES = ("distinct-captions", "true-captions", "pointing-accuracy", "pointing-chance", "attention-mass", "box-share")
 _CAPTION_METRICS = frozenset(column for columns in CAPTION_METRICS.values() for column in columns)
 
@@ -77,26 +78,30 @@ def write_scores(own: Statistics, baselines: Statistics, setting: Setting, direc
       none (one picture, or pictures that are all alike), and `signature`;
     - `statistics.parquet`: what the scores are made of, picture by picture, see `captioner.bootstrap`.
 
-    Beside each negative log-likelihood (`nll`, nats a token) stands the same as `perplexity`.
+    Beside each negative log-likelihood (`nll`, nats a token) stands the same as `perplexity`, unless that is more than
+    a floating-point number can be.
 
     Returns:
         What `scores.json` says.
+
+    Raises:
+        NotFiniteError: a score is not finite.
     """
     written: dict[str, dict] = {}
-    for statistics, of_model in ((own, True), (baselines, False)):
+    for statistics, of_model in ((own.checked(), True), (baselines.checked(), False)):
         intervals = statistics.intervals()
         for name, value in statistics.scores().items():
             entry = (value, *intervals[name])
             _add(written, name, entry, setting.signature(name, of_model))
-            if name.startswith("nll"):
+            if name.startswith("nll") and not any(number >= _LARGEST_NLL for number in entry):
                 perplexity = f"perplexity{name.removeprefix('nll')}"
                 _add(written, perplexity, tuple(map(math.exp, entry)), setting.signature(perplexity, of_model))
     (own | baselines).write(directory / STATISTICS)
     with replacing(directory / SCORES) as beside:
-        beside.write_text(json.dumps(written, indent=2) + "\n", "utf-8")
+        beside.write_text(json_of(written, indent=2) + "\n", "utf-8")
     with replacing(directory / METRICS) as beside:
         flat = {name: entry["value"] for name, entry in written.items()}
-        beside.write_text(json.dumps(flat, indent=2) + "\n", "utf-8")
+        beside.write_text(json_of(flat, indent=2) + "\n", "utf-8")
     return written
 
 
@@ -212,7 +217,7 @@ def write_captions(
                 "log_probability": round(caption.log_probability, 4),
                 "scores": own[image],
             }
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.write(json_of(row) + "\n")
 
 
 def write_report(

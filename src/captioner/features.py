@@ -150,7 +150,7 @@ class Extractor:
                 for features in self._in_order(pictures, names):
                     grid.write(features.astype("<f2", copy=False).data)
                     bar.update(len(features))
-            (beside / INDEX).write_text(json.dumps(index, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            (beside / INDEX).write_text(files.json_of(index, indent=1) + "\n", encoding="utf-8")
 
     def _in_order(self, pictures: Iterable[bytes], names: Sequence[str]) -> Iterator[np.ndarray]:
         """Yield features of encoded pictures, in their order.

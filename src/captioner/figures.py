@@ -119,7 +119,7 @@ def study_curves(histories: Mapping[str, Sequence[pd.DataFrame]]) -> Image.Image
     """
     figure, above, below = _two_validations()
     for (name, tables), colour in zip(histories.items(), cycle(COLOURS)):
-        every = pd.concat(tables).groupby("epoch").mean()
+        every = pd.concat(tables).groupby("epoch").mean(skipna=False)
         for axes, column in ((above, "val_nll"), (below, "val_CIDEr")):
             for table in tables:
                 axes.plot(table["epoch"] + 1, table[column], color=colour, linewidth=0.8, alpha=0.5)

@@ -2,12 +2,15 @@
 
 import glob
 import hashlib
+import json
+import math
 import os
 import shutil
 import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -95,6 +98,19 @@ def _shortened(name: str) -> str:
 
 def _folded(name: str) -> str:
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+
+
+def json_of(value: Any, indent: int | None = None) -> str:
+    """JSON of a value. Numbers that are not finite, for which JSON has no word, become `null`: undefined."""
+    return json.dumps(_defined(value), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def _defined(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _defined(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_defined(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def sha256(path: Path) -> str:

@@ -6,7 +6,6 @@ Legend: `S` words of all captions of a batch.
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from captioner.batches import CaptionBatches
 from captioner.bootstrap import Statistics
@@ -16,7 +15,11 @@ from captioner.vocabulary import PAD
 
 
 def nll_of_decoder(decoder: Decoder, batches: CaptionBatches, name: str = "nll") -> Statistics:
-    """Return a decoder's negative log-likelihood in nats a token, by picture, under the name given."""
+    """Return a decoder's negative log-likelihood in nats a token, by picture, under the name given.
+
+    Raises:
+        NotFiniteError: that of a picture is not finite.
+    """
     measure = _Surprise(TeacherForcing(decoder, batches.layout))
     examples = np.zeros((len(batches.images), 2))
     _, rows = batches.layout.read
@@ -26,8 +29,11 @@ def nll_of_decoder(decoder: Decoder, batches: CaptionBatches, name: str = "nll")
         real = targets != PAD
         owners = batches.chosen(number)[inputs["pictures"][rows[inputs["spoken"][real]]]]
         np.add.at(examples, owners, np.stack([surprise[real], np.ones(len(owners))], axis=1))
-    sums = pd.DataFrame(examples).groupby(batches.images, sort=False).sum()
-    return Statistics(list(sums.index), {name: sums.to_numpy()})
+    images = list(dict.fromkeys(batches.images))
+    places = {image: place for place, image in enumerate(images)}
+    sums = np.zeros((len(images), 2))
+    np.add.at(sums, [places[image] for image in batches.images], examples)
+    return Statistics(images, {name: sums}).checked()
 
 
 class _Surprise(keras.Model):

@@ -10,6 +10,7 @@ from itertools import pairwise
 
 import numpy as np
 import pandas as pd
+from scipy.special import entr
 
 from captioner.bootstrap import Statistics, mean
 from captioner.datasets import scenes
@@ -66,8 +67,7 @@ def entropy(captions: Mapping[str, Caption], objects: pd.DataFrame) -> Statistic
     sums = {kind: np.zeros((len(captions), 2)) for kind in kinds}
     for number, caption in enumerate(captions.values()):
         for word, weights in zip(caption.words, caption.attention_by_position, strict=True):
-            positive = weights[weights > 0]
-            spread = float(-(positive * np.log(positive)).sum())
+            spread = float(entr(weights).sum())
             for kind in {_kind(word), _SCENE_KINDS.get(word)} & sums.keys():
                 sums[kind][number] += spread, 1
     return Statistics(list(captions), {f"attention-entropy-{kind}": rows for kind, rows in sums.items()})

@@ -6,7 +6,6 @@ decoder's weights, the experiment's parameters), `vocabulary.json` and `decoder.
 Legend: `T` words of a caption · `P` positions of the picture's grid, `R x R` · `C` encoder channels.
 """
 
-import json
 import math
 import os
 import threading
@@ -111,14 +110,15 @@ class Captioner:
                 "weights_sha256": self.weights_sha256,
                 "params": self.params,
             }
-            (beside / DESCRIPTION).write_text(json.dumps(described, indent=2) + "\n", "utf-8")
+            (beside / DESCRIPTION).write_text(files.json_of(described, indent=2) + "\n", "utf-8")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Captioner":
         """Read a model from its directory.
 
         Raises:
-            CaptionerError: a file is missing or damaged, it is of another version, or its parts do not fit together.
+            CaptionerError: a file is missing or damaged, it is of another version, its parts do not fit together, or
+                its weights are not finite.
         """
         directory = Path(path)
         described = Description.read(directory)
@@ -136,6 +136,11 @@ class Captioner:
                     f"{directory / file} is of another model than {DESCRIPTION} beside it ({found[file][:8]}, not "
                     f"{identity[:8]}{other_keras(directory, '; ')}): make one with `dvc repro`."
                 )
+        if weight := encoders.not_finite(decoder):
+            raise CaptionerError(
+                f"{directory / DECODER} has weights that are not finite ({weight}) and says nothing: train again with "
+                "a lower learning_rate."
+            )
         return model
 
     @property

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from captioner import tracking
-from captioner.bootstrap import SCORES, STATISTICS, Statistics
+from captioner.bootstrap import SCORES, STATISTICS, NotFiniteError, Statistics
 from captioner.errors import CaptionerError, quoted
 
 WORKSPACE = "workspace"
@@ -146,6 +146,8 @@ def _read(directory: Path, name: str, attention: str) -> Run:
         return Run(name, attention, Statistics.read(directory / STATISTICS), signatures)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise CaptionerError(f"The {SCORES} of {name!r} is damaged: make it again with `dvc repro`.") from None
+    except NotFiniteError as error:
+        raise CaptionerError(f"{name!r} cannot be compared: {error}.") from None
     except CaptionerError:
         raise CaptionerError(f"The {STATISTICS} of {name!r} is damaged: make it again with `dvc repro`.") from None
 

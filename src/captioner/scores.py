@@ -355,18 +355,19 @@ def _check_references(references: Mapping[str, Sequence[str]]) -> None:
 
 def _check_hypotheses(hypotheses: Mapping[str, str], images: list[str]) -> None:
     missing = [image for image in images if image not in hypotheses]
-    extra = list(set(hypotheses).difference(images))
+    known = set(images)
+    extra = [image for image in hypotheses if image not in known]
     if missing or extra:
         raise CaptionerError(
             f"received captions of other pictures than the references have: {_some(missing)} missing, "
-            f"{_some(sorted(extra))} too many; give one caption for each of the {len(images)} pictures"
+            f"{_some(extra)} too many; give one caption for each of the {len(images)} pictures"
         )
     for image, caption in hypotheses.items():
         _check_words("caption", image, caption)
 
 
 def _some(images: list[str]) -> str:
-    return f"{len(images)} ({', '.join(images[:3])}{', …' if len(images) > 3 else ''})" if images else "none"
+    return f"{len(images)} ({', '.join(map(repr, images[:3]))}{', …' if len(images) > 3 else ''})" if images else "none"
 
 
 def _check_words(kind: str, image: str, caption: str) -> None:
