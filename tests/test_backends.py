@@ -66,6 +66,7 @@ for one in found:
 
 for one, other in zip(trial.seeded(), trial.seeded(), strict=True):
     np.testing.assert_array_equal(one, other)
+np.savez(work / "consumed on jax.npz", **trial.consumed())
 """
 
 
@@ -86,6 +87,11 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return work
 
 
+@pytest.fixture(scope="module")
+def consumed() -> dict[str, np.ndarray]:
+    return trial.consumed()
+
+
 def history(work: Path, backend: str, attention: str) -> pd.DataFrame:
     return pd.read_csv(work / backend / attention / "history.csv")
 
@@ -98,6 +104,17 @@ def test_losses_step_by_step(work: Path, attention: str) -> None:
         assert expected[name].iloc[-1] < 0.8 * expected[name].iloc[0]
         # forward and backward, in each step; the table has all digits of float32
         assert_same(found[name].astype("f"), expected[name], 2 * trial.STEPS * tiny.TERMS)
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_each_epoch_takes_every_batch_once(work: Path, consumed: dict[str, np.ndarray], backend: str) -> None:
+    taken = consumed if backend == "tensorflow" else dict(np.load(work / "consumed on jax.npz"))
+    np.testing.assert_array_equal(taken["validation"], [range(20)] * 3)
+    # each epoch has an order of its own, whose batches it takes shuffled
+    orders, batches = divmod(taken["training"], 20)
+    assert sorted(orders[:, 0]) == [0, 1, 2] and (orders == orders[:, :1]).all()
+    np.testing.assert_array_equal(np.sort(batches), [range(20)] * 3)
+    np.testing.assert_array_equal(taken["training"], consumed["training"])
 
 
 @pytest.mark.usefixtures("eager")

@@ -108,6 +108,10 @@ def teacher(decoder: Decoder, batches: CaptionBatches, recipe: Recipe) -> Teache
     )
     # else it makes its variables in the first step, which is then traced twice
     model.optimizer.build(decoder.trainable_variables)
+    # likewise, on JAX Keras builds loss and metrics from batches, which the first epoch then lacks
+    target, logits = np.zeros(1, np.int32), np.zeros((1, decoder.config["vocabulary_size"]), np.float32)
+    model.compute_loss(y=target, y_pred=logits)
+    model.compute_metrics(None, target, logits)
     return model
 
 
