@@ -12,7 +12,7 @@ from captioner.bootstrap import STATISTICS
 from captioner.datasets import pack
 from captioner.features import Features
 from captioner.likelihood import nll_of_decoder
-from captioner.params import Params
+from captioner.params import Params, section_of
 from captioner.vocabulary import Vocabulary
 
 
@@ -31,7 +31,8 @@ def blind(params: Params) -> None:
     with files.replacing(BLIND) as results:
         results.mkdir()
         history = keras.callbacks.CSVLogger(results / "history.csv")
-        training.train(decoder, learnt_from, validation, recipe, [history], "val_nll")
+        section = section_of(params.dataset)
+        training.train(decoder, learnt_from, validation, recipe, [history], training.LIKELIHOOD, section)
         nll_of_decoder(decoder, test, "nll-picture-blind").write(results / STATISTICS)
 
 

@@ -15,7 +15,7 @@ from captioner.datasets.dataset import captions_by_image
 from captioner.features import Features
 from captioner.generation import Generator
 from captioner.model import Captioner
-from captioner.params import Params
+from captioner.params import Params, section_of
 from captioner.scores import Scorer
 from captioner.shares import shares
 from captioner.vocabulary import Vocabulary
@@ -44,6 +44,7 @@ def train(params: Params) -> None:
     )
 
     names = list(references)
+    print(training.about_choice(captions["image"][captions["split"] == "train"].nunique(), len(names)), flush=True)
     rows = rows_of(features, names)
     greedy = Generator(decoder, beam=1, maximum=recipe.maximum_words, batch_size=min(64, len(names)))
     shown = np.stack([images.decode(data, encoders.IMAGE_SIZE) for data in pack.read_pictures(DATA, names[:SHOWN])])
@@ -56,19 +57,23 @@ def train(params: Params) -> None:
         tracking.training(main_checkout(), params, RESULTS / "seconds", identity) as tracked,
     ):
         results.mkdir()
-        training.train(
+        kept = training.train(
             decoder,
             learnt_from,
             validation,
             recipe,
             [
-                training.Pace(int((captions["split"] == "train").sum())),
+                training.Pace(learnt_from.passes * len(learnt_from.lengths)),
                 training.GeneratedValidation(greedy, features.grid, rows, names, vocabulary, judge),
                 keras.callbacks.CSVLogger(results / "history.csv"),
                 keras.callbacks.LambdaCallback(on_epoch_end=tracked.log_epoch),
                 training.Summaries(results / "tensorboard", greedy, vocabulary, features.grid[rows[:SHOWN]], shown),
             ],
+            training.chosen_by(len(names)),
+            section_of(params.dataset),
         )
+        kept.write(results)
+        print(f"Kept epoch {kept.epoch + 1}, with {kept.metric} {kept.value:.4f}.", flush=True)
         encoder = {
             "name": features.encoder,
             "weights": features.weights,

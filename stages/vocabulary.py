@@ -4,14 +4,21 @@ from stage import DATA, VOCABULARY, run
 
 from captioner.datasets import pack
 from captioner.params import Params
-from captioner.vocabulary import Vocabulary
+from captioner.vocabulary import Vocabulary, usable_count
 
 
 def vocabulary(params: Params) -> None:
     """Write `data/vocabulary.json`."""
     captions = pack.read_captions(DATA)
     training = captions["caption"][captions["split"] == "train"]
-    Vocabulary.build(training, params.vocabulary.minimum_count).save(VOCABULARY)
+    wanted = params.vocabulary.minimum_count
+    used, unknown = usable_count(training, wanted)
+    if used < wanted:
+        print(
+            f"With vocabulary.minimum_count {wanted:,}, {unknown:.0%} of the words of the training captions would be "
+            f"unknown, too many to learn sentences from: {used:,} is used."
+        )
+    Vocabulary.build(training, used).save(VOCABULARY)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ _RECIPE: dict[str, Any] = {
     "epochs": 4,
     "blind_epochs": 1,
     "patience": 3,
+    "minimum_steps": 1,
     "batch_size": 16,
     "captions_a_picture": 5,
     "maximum_words": 13,

@@ -2,6 +2,9 @@
 
 import csv
 import io
+import json
+import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from captioner import names, training
 from captioner.decoder import Decoder
+from captioner.errors import CaptionerError
 from captioner.generation import Generator
 from captioner.params import Recipe
 
@@ -68,7 +72,7 @@ def test_the_same_twice_gives_equal_weights_and_captions(overfit: Decoder, gener
 
 
 @pytest.mark.usefixtures("eager")
-@pytest.mark.parametrize(("scores", "best"), [([1.0, 9.0, 2.0, 3.0], 1), ([1.0, 2.0, 3.0, 4.0], 3), ([4.0] * 4, 0)])
+@pytest.mark.parametrize(("scores", "best"), [([1.0, 9.0, 2.0, 3.0], 1), ([1.0, 2.0, 3.0, 4.0], 3)])
 def test_keeps_the_weights_of_the_best_epoch(scores: list[float], best: int) -> None:
     recorder = Recorder()
     decoder = fit(short(epochs=4), recorder, scores=scores)
@@ -82,6 +86,132 @@ def test_stops_when_patience_is_over() -> None:
     decoder = fit(short(epochs=9, patience=2), recorder, scores=[1, 5, 4, 3, 9, 9, 9, 9, 9])
     assert len(recorder.logs) == 4
     assert_equal_weights(decoder.get_weights(), recorder.weights[1])
+
+
+class Likelihoods(tiny.Scores):
+    """Gives each epoch the CIDEr and the likelihood that it is told to have."""
+
+    def __init__(self, scores: list[float], likelihoods: list[float]):
+        super().__init__(scores)
+        self.likelihoods = likelihoods
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        super().on_epoch_end(epoch, logs)
+        assert logs is not None
+        logs["val_nll"] = self.likelihoods[epoch]
+
+
+NAN = math.nan
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize(
+    ("monitor", "scores", "likelihoods", "kept"),
+    [
+        ("val_CIDEr", [0, 0, 0, 0], [4, 2, 1, 3], (2, "val_CIDEr", 0)),
+        ("val_CIDEr", [0, 5, 5, 5], [1, 4, 3, 4], (2, "val_CIDEr", 5)),
+        ("val_CIDEr", [5, 5, 9, 5], [2, 1, 4, 1], (2, "val_CIDEr", 9)),
+        ("val_CIDEr", [NAN] * 4, [4, 2, 3, 5], (1, "val_nll", 2)),
+        ("val_nll", [1, 2, 3, 4], [4, 2, 3, 5], (1, "val_nll", 2)),
+        ("val_nll", [NAN] * 4, [2, 2, 2, 2], (0, "val_nll", 2)),
+    ],
+)
+def test_likelihood_decides_ties_and_what_is_undefined(
+    monitor: str, scores: list[float], likelihoods: list[float], kept: tuple, tmp_path: Path
+) -> None:
+    recorder, recipe = Recorder(), short(epochs=4)
+    decoder = tiny.decoder("dot", recipe)
+    told = [Likelihoods(scores, likelihoods), recorder]
+    found = training.train(decoder, tiny.batches(recipe), tiny.batches(recipe, None), recipe, told, monitor)
+    assert found == training.Kept(*kept)
+    assert_equal_weights(decoder.get_weights(), recorder.weights[found.epoch])
+    found.write(tmp_path)
+    written = json.loads((tmp_path / "kept.json").read_text("utf-8"))
+    assert written == dict(zip(("epoch", "metric", "value"), kept, strict=True))
+
+
+@pytest.mark.usefixtures("eager")
+def test_ties_that_get_likelier_go_on() -> None:
+    recorder, recipe = Recorder(), short(epochs=6, patience=2)
+    told = [Likelihoods([0] * 6, [6, 5, 4, 7, 8, 9]), recorder]
+    found = training.train(tiny.decoder(used=recipe), tiny.batches(recipe), tiny.batches(recipe, None), recipe, told)
+    assert found.epoch == 2 and len(recorder.logs) == 5
+
+
+@pytest.mark.parametrize(
+    ("pictures", "metric", "said"),
+    [
+        (1, "val_nll", "validation has 1. Expect well-formed sentences"),
+        (49, "val_nll", "highest validation likelihood"),
+        (50, "val_CIDEr", "highest CIDEr on the 50 validation pictures"),
+        (1000, "val_CIDEr", "highest CIDEr on the 1,000"),
+    ],
+)
+def test_what_few_validation_pictures_are_judged_by_is_said(pictures: int, metric: str, said: str) -> None:
+    assert training.chosen_by(pictures) == metric
+    line = training.about_choice(8 * pictures, pictures)
+    assert said in line and "\n" not in line
+
+
+class Spoils(keras.callbacks.Callback):
+    """Makes a weight what no weight may be, after a step."""
+
+    def __init__(self, epoch: int, step: int, value: float):
+        super().__init__()
+        self.spoilt, self.value = (epoch, step), value
+        self.epoch = 0
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        if (self.epoch, batch) == self.spoilt:
+            weights = self.model.get_weights()
+            weights[0] = np.full_like(weights[0], self.value)
+            self.model.set_weights(weights)
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [(0, r"step 2 of epoch 2, since (loss|nll) is (nan|inf)"), (1, r"epoch 2, since .* (not finite|nan|inf)")],
+)
+def test_training_ends_at_the_first_value_that_is_not_finite(step: int, said: str, value: float) -> None:
+    recipe, recorder = short(epochs=4, batch_size=3, learning_rate=0.0625), Recorder()
+    told = [tiny.Scores(range(4)), recorder, Spoils(1, step, value)]
+    data = tiny.batches(recipe)
+    assert len(data) == 2
+    with pytest.raises(CaptionerError) as caught:
+        training.train(
+            tiny.decoder(used=recipe), data, tiny.batches(recipe, None), recipe, told, section="train.photographs"
+        )
+    line = str(caught.value)
+    assert re.match(rf"training ended at {said}", line) and "\n" not in line
+    assert line.endswith("; no model is kept: lower train.photographs.learning_rate, which is 0.0625")
+    assert len(recorder.logs) == 1
+
+
+def test_an_epoch_of_little_data_has_steps_enough() -> None:
+    recipe = tiny.recipe(batch_size=2, minimum_steps=5)
+    captions = tiny.captions().assign(split="train")
+    validation = captions.assign(split="validation")
+
+    def of(split: str, used: Recipe, seed: int | None) -> training.CaptionBatches:
+        table = captions if split == "train" else validation
+        return training.batches(tiny.features(), table, split, tiny.vocabulary(), used, seed)
+
+    once = of("train", tiny.recipe(batch_size=2), 1)
+    assert len(once) == 3 and once.passes == 1
+    many = of("train", recipe, 1)
+    assert (len(many), many.passes) == (6, 2)
+    taken = np.concatenate([many.chosen(number) for number in range(6)])
+    assert sorted(taken[:5]) == sorted(taken[5:]) == list(range(5))
+    assert len(of("validation", recipe, None)) == 3
+    # where an epoch has enough anyway, nothing changes
+    same = of("train", tiny.recipe(batch_size=2, minimum_steps=3), 1)
+    assert (len(same), same.layout) == (3, once.layout)
+    np.testing.assert_array_equal(same.orders, once.orders)
 
 
 @pytest.mark.usefixtures("eager")

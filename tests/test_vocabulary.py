@@ -12,7 +12,18 @@ from hypothesis import strategies as st
 
 from captioner import scores
 from captioner.errors import CaptionerError
-from captioner.vocabulary import END, PAD, SPECIAL_TOKENS, START, UNKNOWN, Vocabulary, heard, says_something, split
+from captioner.vocabulary import (
+    END,
+    PAD,
+    SPECIAL_TOKENS,
+    START,
+    UNKNOWN,
+    Vocabulary,
+    heard,
+    says_something,
+    split,
+    usable_count,
+)
 
 CAPTIONS = ["A dog runs", "a dog's ball", "A mid-air dog", "the cat"]
 
@@ -296,3 +307,16 @@ def test_a_file_cut_short(vocabulary: Vocabulary, tmp_path: Path) -> None:
 def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(CaptionerError, match=r"No vocabulary at .*none\.json"):
         Vocabulary.load(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "used", "unknown"),
+    [(1, 1, 0), (2, 2, 2 / 11), (3, 2, 6 / 11), (5, 2, 6 / 11), (6, 6, 1), (1_000_000, 1_000_000, 1)],
+)
+def test_a_minimum_count_leaves_words_enough_for_sentences(wanted: int, used: int, unknown: float) -> None:
+    captions = ["a dog and a cat", "a cat, a dog, a", "snow"]
+    assert usable_count(captions, wanted) == (used, pytest.approx(unknown))
+
+
+def test_no_captions_have_no_usable_count() -> None:
+    assert usable_count([], 5) == (5, 1)

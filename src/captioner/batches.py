@@ -42,7 +42,8 @@ class CaptionBatches(keras.utils.PyDataset):
         captions_a_picture: `N`.
         maximum_words: longer captions are cut; `T` is one more.
         seed: of the order, which is another one each epoch; none keeps the order.
-        epochs: how many orders there are; the next epoch has the first one again.
+        epochs: how many have an order of their own; the next one has that of the first again.
+        passes: how often each caption stands in an epoch, with a seed each time in another order.
 
     Attributes:
         images: the picture of each example, an example being up to `N` captions of one picture.
@@ -64,6 +65,7 @@ class CaptionBatches(keras.utils.PyDataset):
         maximum_words: int,
         seed: int | None = None,
         epochs: int = 1,
+        passes: int = 1,
     ):
         # in Keras's own threads: those of tf.data, which it takes when there is to be one, may sleep at the end of an
         # epoch until it has lasted twice as long
@@ -90,7 +92,8 @@ class CaptionBatches(keras.utils.PyDataset):
         if seed is not None:
             traits = np.concatenate([prefixes[:, :together], going_on[:, together:]], axis=1)
             generator = np.random.default_rng(seed)
-            self.orders = [balanced_order(traits, batch_size, generator) for _ in range(epochs)]
+            self.orders = [balanced_order(traits, batch_size, generator) for _ in range(epochs * passes)]
+        self.passes = passes
         self.epoch = 0
         self.layout = Layout(self._most(going_on), self._most(prefixes), together)
 
@@ -121,16 +124,21 @@ class CaptionBatches(keras.utils.PyDataset):
         return tuple(min(-(-count // VECTOR) * VECTOR, max(most.tolist())) for count in most.tolist())
 
     def on_epoch_end(self) -> None:
-        """Take the order of the next epoch."""
+        """Take the orders of the next epoch."""
         self.epoch += 1
 
     def __len__(self) -> int:
+        return self.passes * self._batches_a_pass
+
+    @property
+    def _batches_a_pass(self) -> int:
         return math.ceil(len(self.examples) / self.batch_size)
 
     def chosen(self, index: int) -> np.ndarray:
         """Return which examples stand in a batch, in order."""
-        order = self.orders[self.epoch % len(self.orders)]
-        return order[index * self.batch_size : (index + 1) * self.batch_size]
+        done, batch = divmod(index, self._batches_a_pass)
+        order = self.orders[(self.epoch * self.passes + done) % len(self.orders)]
+        return order[batch * self.batch_size : (batch + 1) * self.batch_size]
 
     def __getitem__(self, index: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
         examples = [self.examples[example] for example in self.chosen(index)]

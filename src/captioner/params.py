@@ -133,6 +133,7 @@ class Recipe(_Section):
     epochs: Passes
     blind_epochs: Passes
     patience: Passes
+    minimum_steps: Annotated[int, Field(ge=1, le=10_000)] = 1
     batch_size: Pictures
     captions_a_picture: Annotated[int, Field(ge=1, le=1000)]
     maximum_words: Annotated[int, Field(ge=1, le=1000)]
@@ -205,14 +206,23 @@ class Params(_Section):
     @property
     def recipe(self) -> Recipe:
         """The recipe for the data set's kind of data."""
-        return self.train.scenes if self.dataset == "scenes" else self.train.photographs
+        return getattr(self.train, _recipe(self.dataset))
 
     def flat(self) -> dict[str, Any]:
         """Return every value that has a say in this experiment, by its dotted name; a list as its items in one line."""
         values = self.model_dump()
-        values["train"] = values["train"]["scenes" if self.dataset == "scenes" else "photographs"]
+        values["train"] = values["train"][_recipe(self.dataset)]
         values["download"] = values["download"].get(self.dataset, {})
         return _flat(values)
+
+
+def section_of(dataset: str) -> str:
+    """Return the dotted name of the section that holds the recipe for a data set."""
+    return f"train.{_recipe(dataset)}"
+
+
+def _recipe(dataset: str) -> str:
+    return "scenes" if dataset == "scenes" else "photographs"
 
 
 def load(path: Path) -> Params:

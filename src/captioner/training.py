@@ -3,7 +3,8 @@
 import io
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +14,65 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from captioner import figures, names
+from captioner import figures, files, names
 from captioner.batches import CaptionBatches
 from captioner.configured import keras
 from captioner.decoder import Decoder, TeacherForcing, TokenCrossEntropy, TokenNegativeLogLikelihood
+from captioner.encoders import not_finite
+from captioner.errors import CaptionerError
 from captioner.features import Features
 from captioner.generation import Generator
 from captioner.params import ModelParams, Recipe
 from captioner.vocabulary import Vocabulary
 
-MONITORS = {"val_CIDEr": "max", "val_nll": "min"}
-"""What can stop training early, and whether more or less of it is better."""
+CIDER, LIKELIHOOD = "val_CIDEr", "val_nll"
+"""What the best epoch can be known by: the most of the first, or the least of the second."""
+FEW = 50
+"""Validation pictures; of fewer, CIDEr says too little to choose an epoch by."""
+KEPT = "kept.json"
 
 Judge = Callable[[dict[str, str]], dict[str, float]]
 """From generated captions, by picture, to scores by name."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The epoch whose weights a training keeps.
+
+    Attributes:
+        epoch: its number, counted from 0 as in `history.csv`.
+        metric: by which it was chosen, `val_CIDEr` or `val_nll`. Of epochs with equal `val_CIDEr` it is the one with
+            the least `val_nll`.
+        value: of the metric.
+    """
+
+    epoch: int
+    metric: str
+    value: float
+
+    def write(self, directory: Path) -> None:
+        """Write `kept.json`."""
+        with files.replacing(directory / KEPT) as beside:
+            beside.write_text(files.json_of(asdict(self), indent=2) + "\n", "utf-8")
+
+
+def chosen_by(pictures: int) -> str:
+    """Return the metric that the best epoch is known by, given how many validation pictures there are."""
+    return CIDER if pictures >= FEW else LIKELIHOOD
+
+
+def about_choice(training: int, validation: int) -> str:
+    """Say in a line which epoch of a training will be kept, given how many pictures it has, and what they can give."""
+    if chosen_by(validation) == CIDER:
+        return (
+            f"Kept is the epoch with the highest CIDEr on the {validation:,} validation pictures; of equal ones, and "
+            "where there is no CIDEr, the one with the highest likelihood."
+        )
+    return (
+        "Kept is the epoch with the highest validation likelihood, since CIDEr says nothing on fewer than "
+        f"{FEW} pictures, and validation has {validation:,}. Expect well-formed sentences, but few that are true: "
+        f"{training:,} training pictures show how captions are worded rather than what is in a picture."
+    )
 
 
 def build(
@@ -53,17 +99,14 @@ def batches(
     recipe: Recipe,
     seed: int | None = None,
 ) -> CaptionBatches:
-    """Return the batches of a split, with a seed in another order each epoch."""
-    return CaptionBatches(
-        features,
-        captions[captions["split"] == split],
-        vocabulary,
-        recipe.batch_size,
-        recipe.captions_a_picture,
-        recipe.maximum_words,
-        seed,
-        recipe.epochs,
-    )
+    """Return the batches of a split, with a seed in another order each time and at least `minimum_steps` an epoch."""
+    of_split = captions[captions["split"] == split]
+    sizes = (recipe.batch_size, recipe.captions_a_picture, recipe.maximum_words)
+    found = CaptionBatches(features, of_split, vocabulary, *sizes, seed, recipe.epochs)
+    passes = 1 if seed is None else math.ceil(recipe.minimum_steps / len(found))
+    if passes == 1:
+        return found
+    return CaptionBatches(features, of_split, vocabulary, *sizes, seed, recipe.epochs, passes)
 
 
 def train(
@@ -72,9 +115,10 @@ def train(
     validation: CaptionBatches,
     recipe: Recipe,
     callbacks: Sequence[keras.callbacks.Callback],
-    monitor: str = "val_CIDEr",
-) -> None:
-    """Fit a decoder in place, and leave it with the weights of its best epoch.
+    monitor: str = CIDER,
+    section: str = "train.<recipe>",
+) -> Kept:
+    """Fit a decoder in place, leave it with the weights of its best epoch, and return which that is.
 
     Args:
         decoder: what is trained.
@@ -82,19 +126,24 @@ def train(
         validation: batches for the teacher-forced loss.
         recipe: passes, learning rate and the like.
         callbacks: one of them must add `val_CIDEr` to the logs, as `GeneratedValidation` does, if that is monitored.
-        monitor: by which of `MONITORS` the best epoch is known.
+        monitor: by what the best epoch is known, `val_CIDEr` or `val_nll`. Equal or undefined CIDEr leaves it to
+            `val_nll`.
+        section: of the parameters, which holds the recipe: what an error names.
+
+    Raises:
+        CaptionerError: a loss or a weight is not finite any more.
     """
     training.layout = validation.layout = training.layout.wider(validation.layout)
-    stopping = keras.callbacks.EarlyStopping(
-        monitor, patience=recipe.patience, mode=MONITORS[monitor], restore_best_weights=True
-    )
+    finite = _Finite(f"lower {section}.learning_rate, which is {recipe.learning_rate:g}")
+    best = _Best(monitor, recipe.patience)
     teacher(decoder, training, recipe).fit(
         training,
         validation_data=validation,
         epochs=recipe.epochs,
-        callbacks=[*callbacks, stopping],
+        callbacks=[finite, *callbacks, best],
         verbose=2,
     )
+    return best.kept
 
 
 def teacher(decoder: Decoder, batches: CaptionBatches, recipe: Recipe) -> TeacherForcing:
@@ -124,6 +173,88 @@ def _learning_rate(recipe: Recipe, steps_an_epoch: int) -> Any:
     if recipe.schedule == "constant":
         return recipe.learning_rate
     return keras.optimizers.schedules.CosineDecay(recipe.learning_rate, recipe.epochs * steps_an_epoch)
+
+
+class _Finite(keras.callbacks.Callback):
+    """Ends training at the first loss that is not finite, and after an epoch whose weights are not.
+
+    Stands first in the list of callbacks, so that the others see finite values alone.
+
+    Args:
+        remedy: what the error says to do.
+
+    Raises:
+        CaptionerError: in the midst of training.
+    """
+
+    def __init__(self, remedy: str):
+        super().__init__()
+        self.remedy = remedy
+        self.epoch = 0
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002
+        """Note the epoch."""
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        """Look at the mean losses up to this batch."""
+        self._check(logs or {}, f"step {batch + 1} of epoch {self.epoch + 1}")
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Look at all losses, and at the weights, which a step may spoil without any loss that shows it."""
+        when = f"epoch {epoch + 1}"
+        self._check(logs or {}, when)
+        if weight := not_finite(self.model.decoder):
+            raise CaptionerError(self._line(f"the weight {weight} is not finite", when))
+
+    def _check(self, logs: Mapping[str, float], when: str) -> None:
+        for name, loss in logs.items():
+            if not math.isfinite(loss):
+                raise CaptionerError(self._line(f"{name} is {loss}", when))
+
+    def _line(self, found: str, when: str) -> str:
+        return f"training ended at {when}, since {found}; no model is kept: {self.remedy}"
+
+
+class _Best(keras.callbacks.Callback):
+    """Notes the best epoch, stops when none was better for some time, and puts the best weights back.
+
+    Args:
+        metric: by what the best is known, see `train`.
+        patience: epochs without a better one after which training stops.
+
+    Attributes:
+        kept: the best epoch so far.
+    """
+
+    def __init__(self, metric: str, patience: int):
+        super().__init__()
+        self.metric = metric
+        self.patience = patience
+        self.kept = Kept(-1, LIKELIHOOD, math.inf)
+        self.scores = {CIDER: math.nan, LIKELIHOOD: math.inf}
+        self.weights: list[np.ndarray] = []
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Look whether this epoch is the best so far."""
+        assert logs is not None
+        scores = {name: float(logs.get(name, math.nan)) for name in (CIDER, LIKELIHOOD)}
+        if self._better(scores):
+            metric = LIKELIHOOD if math.isnan(scores[self.metric]) else self.metric
+            self.kept, self.scores = Kept(epoch, metric, scores[metric]), scores
+            self.weights = self.model.get_weights()
+        elif epoch - self.kept.epoch >= self.patience:
+            self.model.stop_training = True
+
+    def on_train_end(self, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002
+        """Put the best weights back."""
+        self.model.set_weights(self.weights)
+
+    def _better(self, scores: Mapping[str, float]) -> bool:
+        cider, before = scores[CIDER], self.scores[CIDER]
+        if self.metric == LIKELIHOOD or cider == before or math.isnan(cider) or math.isnan(before):
+            return scores[LIKELIHOOD] < self.scores[LIKELIHOOD]
+        return cider > before
 
 
 class GeneratedValidation(keras.callbacks.Callback):

@@ -13,6 +13,7 @@ are written plainly first: `man’s` is `man's`.
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,8 @@ from captioner.files import replacing
 
 PAD, UNKNOWN, START, END = range(4)
 SPECIAL_TOKENS = ("<pad>", "<unk>", "<start>", "<end>")
+MOST_UNKNOWN = 0.2
+"""Share of the words of the training captions; sentences with more gaps teach no sentence."""
 
 # They are letters, and nobody sees them.
 _FILLERS = "\u115f\u1160\u3164\uffa0"
@@ -156,6 +159,25 @@ class Vocabulary:
 def split(caption: str) -> list[str]:
     """Return the words of a caption, as a vocabulary that is built now splits it."""
     return _split(_splitter(), caption)
+
+
+def usable_count(captions: Iterable[str], minimum_count: int) -> tuple[int, float]:
+    """Lower a minimum count as far as small data needs it.
+
+    Returns:
+        The highest count up to `minimum_count` with which at most `MOST_UNKNOWN` of the words that the captions say are
+        unknown, and the share that would be unknown with `minimum_count` itself. Where no word stands that often, it is
+        `minimum_count`, which `Vocabulary.build` refuses.
+    """
+    counts = sorted(Counter(word for caption in captions for word in split(caption)).values(), reverse=True)
+    if not counts or counts[0] < minimum_count:
+        return minimum_count, 1.0
+    said = sum(counts)
+    unknown = sum(count for count in counts if count < minimum_count) / said
+    if unknown <= MOST_UNKNOWN:
+        return minimum_count, unknown
+    reached = zip(counts, accumulate(counts), strict=True)
+    return next(count for count, known in reached if 1 - known / said <= MOST_UNKNOWN), unknown
 
 
 def says_something(caption: str) -> bool:
