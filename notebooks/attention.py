@@ -9,30 +9,33 @@
 # %% [markdown]
 # # Where a captioner looks
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/)
-#
 # A lesson on attention for image captioning: three ways to look at a picture, from their equations to trained models,
 # and the questions that one should ask of them, each answered by an experiment that runs here.
 #
 # The code of the models is not in this notebook. It is imported from the package `captioner`, the same that the
 # pipeline trains, so that what you learn here holds there.
 #
-# No GPU is needed. The whole notebook took four and a half minutes of processor time on a CPU, less than half of them
-# for the three main trainings; how long yours take, section 4 says.
+# No GPU is needed. Measured once, on two cores, the whole notebook took four and a half minutes of processor time, less
+# than half of them for the three main trainings; how long yours take, section 4 says.
+#
+# What is found here is said by the cells, in sentences made of the numbers of your run. The text between them says what
+# is asked and why, so that it stays true whatever comes out.
 #
 # *As a script:* `notebooks/attention.py` is this same lesson as plain Python; `python notebooks/attention.py` runs it,
 # and writes the pictures into the folder `attention-lesson`. The notebook is made from it by
 # [jupytext](https://jupytext.readthedocs.io).
 #
-# *On Colab:* the badge opens Colab; there choose *Upload*, give it this file, and say in the next cell where the
-# package is. **This was not tried on Colab.** What is tested is that the notebook runs from top to bottom on a machine
-# of one's own.
+# *On Colab:* choose *File → Upload notebook*, upload `attention.ipynb`, and set `PACKAGE` in the next cell, since Colab
+# does not have the package. Put there `git+https://` and the address of a repository that Colab may read, or the path
+# of a wheel that you made with `pip wheel --no-deps .` and uploaded to the session's files. **This was not tried on
+# Colab.** What is tested is that the notebook runs from top to bottom on a machine of one's own.
 
 # %% [markdown]
 # ## 0. Set-up
 #
 # Where `captioner` is installed, as after `make setup`, there is nothing to do. Elsewhere put into `PACKAGE` what pip
-# should install: the path of a checkout, or `git+https://` and the address of the repository.
+# should install: the path of a checkout or a wheel, or `git+https://` and the address of the repository. It is on no
+# package index, so `pip install captioner` does not get it. It needs Python 3.11 or later.
 
 # %%
 import importlib.util
@@ -43,13 +46,16 @@ PACKAGE = ""
 
 if importlib.util.find_spec("captioner") is None:
     if not PACKAGE:
-        raise ModuleNotFoundError("captioner is not installed: set PACKAGE above to a checkout or a git+https address")
+        raise ModuleNotFoundError(
+            "captioner is not installed: set PACKAGE above to a checkout, a wheel or a git+https address"
+        )
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", PACKAGE], check=True)
 
 # %%
 import logging
 import os
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,6 +72,7 @@ from captioner.allocator import keep_freed_memory
 from captioner.attention import BahdanauAttention, DotProductAttention, UniformAttention
 from captioner.baselines import nll_of_frequencies
 from captioner.batches import rows_of
+from captioner.bootstrap import LEVEL, Statistics, differences, mean
 from captioner.datasets import scenes
 from captioner.datasets.dataset import captions_by_image
 from captioner.decoder import TeacherForcing, TokenCrossEntropy, TokenNegativeLogLikelihood
@@ -76,13 +83,14 @@ from captioner.looking import attention_on_objects
 from captioner.model import Captioner
 from captioner.params import ModelParams, Recipe
 from captioner.vocabulary import SPECIAL_TOKENS, START, Vocabulary
+from captioner.wording import decimal, digits, probability
 
 # %% [markdown]
 # `PICTURES` is the size of the lesson. The tests set it to a few through the environment, only to see that every cell
-# runs: what the models then say is nonsense. With 1,200 they learn.
+# runs: read nothing into what models of so few pictures say.
 
 # %%
-keep_freed_memory()  # else a third of each training step goes into getting its memory again
+keep_freed_memory()  # measured once, getting memory anew took a third of each training step
 logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it counts the models that a lesson compiles, and warns
 PICTURES = int(os.environ.get("CAPTIONER_NOTEBOOK_PICTURES", "1200"))
 SEED = 1
@@ -236,7 +244,7 @@ agree("multiplicative", found, (np.einsum("bp,bpe->be", weights, x), weights))
 # ### What `prepare` is for
 #
 # $V x_j + b$ and $K x_j$ do not depend on the state: they are the same for each word of a caption. `prepare` computes
-# them once, and the call takes them as `keys`. The result is the same, the cost is not:
+# them once, and the call takes them as `keys`. The result is the same; what that saves is measured here:
 
 # %%
 many_places = rng.normal(size=(32, 49, 256)).astype("float32")
@@ -270,7 +278,7 @@ for layer in (BahdanauAttention(256), DotProductAttention(256)):
     for one, other in zip(with_prepare(), without(), strict=True):
         np.testing.assert_allclose(ops.convert_to_numpy(one), ops.convert_to_numpy(other), rtol=1e-3, atol=1e-6)
     saved = seconds(without) / seconds(with_prepare)
-    print(f"{type(layer).__name__}: the same weights, {saved:.1f} times as fast with keys prepared")
+    print(f"{type(layer).__name__}: the same weights, {saved:.2f} times as fast with keys prepared")
 
 # %% [markdown]
 # ## 3. Why the softmax needs the state
@@ -418,21 +426,28 @@ def truth(captions):
     return np.array([scenes.is_true(caption.text, things[name]) for name, caption in captions.items()], float)
 
 
+def tested(one, other, decimals, unit):
+    """Return by how much a score of one model is above another's on the same pictures, in numbers and in words."""
+    (found,) = differences(one, other).values()
+    decimals = digits(found.value, decimals)
+    ends = [decimal(end, decimals, signed=True) for end in (found.low, found.high) if not np.isnan(end)]
+    interval = f"95 % interval {' to '.join(ends)}, " if ends else ""
+    return found, f"{decimal(found.value, decimals, signed=True)} {unit} ({interval}{probability(found.p, named=True)})"
+
+
 def verdict(name, one, other_name, other):
-    """Say which of two models wrote more true captions, and whether that could be the luck of the pictures."""
-    difference = 100 * (one - other)
-    doubt = 2 * difference.std() / len(difference) ** 0.5
-    clear = abs(difference.mean()) > doubt
+    """Say how many true captions two models wrote, and whether the difference could be the luck of the pictures."""
+    found, told = tested(*(Statistics(names["test"], {"true": mean(100 * each)}) for each in (one, other)), 1, "points")
     print(
-        f"{name} {one.mean():.1%}, {other_name} {other.mean():.1%} of {len(one)} captions true: a difference of "
-        f"{difference.mean():+.1f} ± {doubt:.1f} points, "
-        + ("more than the choice of pictures explains." if clear else "which these pictures cannot tell from none.")
+        f"{name} {one.mean():.1%}, {other_name} {other.mean():.1%} of {len(one)} captions true: "
+        f"a difference of {told}, "
+        + ("more than the choice of pictures explains." if found.p < LEVEL else "which their choice may explain.")
     )
 
 
 written = {name: write(decoder) for name, decoder in decoders.items()}
 true = {name: truth(captions) for name, captions in written.items()}
-nothing_named = dict.fromkeys(("pointing-accuracy", "pointing-chance", "attention-mass", "box-share"), 0.0)
+nothing_named = dict.fromkeys(("pointing-accuracy", "pointing-chance", "attention-mass", "box-share"), np.nan)
 looks = {
     name: nothing_named | attention_on_objects(captions, data.objects).scores() for name, captions in written.items()
 }
@@ -443,9 +458,14 @@ for name in decoders:
         f"{name:10}{true[name].mean():>13.1%}"
         f"{found['pointing-accuracy']:>11.1f} %{found['pointing-chance']:4.1f} %"
         f"{found['attention-mass']:>7.1f} %{found['box-share']:4.1f} %"
+        + ("  (no object was named: no looks to measure)" if np.isnan(found["pointing-accuracy"]) else "")
     )
 verdict("dot", true["dot"], "uniform", true["uniform"])
 verdict("dot", true["dot"], "bahdanau", true["bahdanau"])
+print(
+    f"From uniform to dot the likelihood goes from {nll['uniform']:.3f} to {nll['dot']:.3f} nats a word, and the share "
+    f"of true captions from {true['uniform'].mean():.1%} to {true['dot'].mean():.1%}."
+)
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
@@ -471,10 +491,12 @@ for panel in (left, right):
 show("results", figure)
 
 # %% [markdown]
-# See how the two panels differ. In the likelihood the distance from not looking to looking is a fraction of a nat,
-# since most words of a sentence follow from grammar; in the share of *true* sentences it is the difference between
-# mostly false and mostly true. A mean over the map says which colours and shapes are there, and not which belongs to
-# which, nor where it stands. Choose what you measure by what you want to know.
+# Hold the two panels beside each other, and read the last sentence above. The likelihood is a mean over all words,
+# those that follow from grammar included; a sentence is true only if each of its words for what is seen is right. So
+# the same step can look small in one and large in the other. Choose what you measure by what you want to know.
+#
+# Under uniform attention the decoder gets the mean of the map. Which colour belongs to which shape, and where that
+# stands, it can know only as far as the network that sees has mixed it into the numbers of the places.
 #
 # One training a mechanism, as here, does not rank `bahdanau` and `dot`: another seed may turn their order. `make study`
 # trains each with several.
@@ -494,9 +516,12 @@ def draw(title, attention, name):
     show(title, figures.attention_figure(pixels[name], caption.words, caption.attention_by_position, heading))
 
 
-right_and_wrong = [
-    name for row, name in enumerate(names["test"]) if true["dot"][row] and not true["uniform"][row]
-] or names["test"]
+right_and_wrong = [name for row, name in enumerate(names["test"]) if true["dot"][row] and not true["uniform"][row]]
+print(
+    f"On {len(right_and_wrong)} of {len(names['test'])} test pictures dot wrote a true sentence and uniform a false "
+    f"one; {'the first of them' if right_and_wrong else 'the first test picture'}:"
+)
+right_and_wrong = right_and_wrong or names["test"]
 draw("uniform", "uniform", right_and_wrong[0])
 draw("bahdanau", "bahdanau", right_and_wrong[0])
 draw("dot", "dot", right_and_wrong[0])
@@ -511,11 +536,13 @@ draw("dot", "dot", right_and_wrong[0])
 #   picture.
 #
 # A picture of attention shows what went *into* the next word. It does not prove why the word was chosen: the state
-# carries what was seen before. Look at a false sentence as well:
+# carries what was seen before. So look at a false sentence as well, if there is one:
 
 # %%
-wrong = [name for row, name in enumerate(names["test"]) if not true["dot"][row]] or names["test"]
-draw("dot-false", "dot", wrong[0])
+wrong = [name for row, name in enumerate(names["test"]) if not true["dot"][row]]
+print(f"dot wrote {len(wrong)} false sentences on {len(names['test'])} test pictures{'; the first:' if wrong else '.'}")
+if wrong:
+    draw("dot-false", "dot", wrong[0])
 
 # %% [markdown]
 # ## 6. Questions
@@ -525,8 +552,8 @@ draw("dot-false", "dot", wrong[0])
 # ### Should the CNN be trained too?
 #
 # So far the network that sees was fixed. Here its last blocks learn along with the decoder. Both runs continue the
-# trained `dot` on the same 300 pictures, for the same time; the encoder and the decoder are the package's, put together
-# in one model.
+# trained `dot` on the same pictures, 300 of them at most, for about the same time; the encoder and the decoder are the
+# package's, put together in one model.
 
 
 # %%
@@ -608,19 +635,20 @@ seen = encoder.predict(np.stack([pixels[name] for name in names["validation"]]),
 seen = with_grid(seen.reshape(len(seen), features.positions, features.channels), names["validation"])
 
 before = nll_of_decoder(decoders["dot"], batches("validation")).scores()["nll"]
-with_fixed = nll_of_decoder(fixed, batches("validation")).scores()["nll"]
-with_tuned = nll_of_decoder(tuned, some(seen, names["validation"])).scores()["nll"]
-better = "the trained" if with_tuned < with_fixed else "the fixed"
+with_fixed = nll_of_decoder(fixed, batches("validation"))
+with_tuned = nll_of_decoder(tuned, some(seen, names["validation"]))
+found, told = tested(with_tuned, with_fixed, 3, "nats")
+ahead = f"the {'trained' if found.value < 0 else 'fixed'} CNN is ahead" if found.p < LEVEL else "neither CNN is ahead"
 print(
     f"A step takes {1000 * step_fixed:.0f} ms with the CNN fixed and {1000 * step_tuned:.0f} ms with its last blocks "
-    f"trained, {step_tuned / step_fixed:.0f} times as much; after {LIMIT} s each ({steps_fixed} and {steps_tuned} "
-    f"steps) the validation loss went from {before:.3f} to {with_fixed:.3f} fixed and {with_tuned:.3f} trained: "
-    f"{better} CNN is ahead for equal time."
+    f"trained, {step_tuned / step_fixed:.1f} times as much; after about {LIMIT} s each ({steps_fixed} and "
+    f"{steps_tuned} steps) the validation loss went from {before:.3f} to {with_fixed.scores()['nll']:.3f} fixed and "
+    f"{with_tuned.scores()['nll']:.3f} trained, a difference of {told}: on these pictures {ahead} for equal time."
 )
 
 # %% [markdown]
-# Most of that price is the forward pass of all the blocks below, which a fixed CNN pays once for each picture and a
-# trained one pays at each step. A step that costs more must teach more.
+# A fixed CNN computes its map once for each picture; a trained one computes it at each step, and its gradients as well.
+# A step that costs more must teach more.
 #
 # ### Random or pretrained word vectors?
 #
@@ -675,20 +703,23 @@ panel.legend(frameon=False)
 show("word-vectors", figure)
 early = [each.first_pass[tenth] for each in (curves["dot"], curve)]
 first, second = zip(curves["dot"].validation[:2], curve.validation, strict=True)
+having = Counter(word for caption in train_captions for word in set(vocabulary.split(caption)))
+rarest = min(having, key=having.get)
 print(
     f"After a tenth of the first pass the loss is {early[0]:.3f} with random and {early[1]:.3f} with pretrained "
     f"vectors; on validation it is {first[0]:.3f} and {first[1]:.3f} after one pass, {second[0]:.3f} and "
     f"{second[1]:.3f} after two: pretraining changes the loss by {early[1] - early[0]:+.3f} nats early and "
-    f"{second[1] - second[0]:+.3f} later."
+    f"{second[1] - second[0]:+.3f} later. The rarest word, {rarest!r}, stands in {having[rarest]:,} of "
+    f"{len(train_captions):,} training captions."
 )
 
 # %% [markdown]
-# Each word stands here in hundreds of captions, from which random vectors learn as well. Pretrained ones are for words
+# Where a word stands in hundreds of captions, its random vector has much to learn from. Pretrained ones are for words
 # that are rare in one's own captions and frequent elsewhere.
 #
 # ### Teacher forcing or not?
 #
-# In training the decoder reads true words, in use it reads its own: a mistake leads to places where training never was.
+# In training the decoder reads true words, in use it reads its own: a mistake can lead where training never was.
 # *Scheduled sampling* (Bengio et al. 2015) lets it read its own guesses in training, too. Here in two readings: first
 # the true words, to have a guess for each place; then, by the toss of a coin, the guess or the true word.
 
@@ -729,15 +760,18 @@ optimizer = training.optimizer(one_pass, len(learnt_from))
 model.compile(optimizer, TokenCrossEntropy(), metrics=[TokenNegativeLogLikelihood()], jit_compile=True)
 model.fit(learnt_from, verbose=0)
 
-losses = [nll_of_decoder(each, batches("validation")).scores()["nll"] for each in (forced, free)]
+losses = [nll_of_decoder(each, batches("validation")) for each in (forced, free)]
 verdict("One more pass under teacher forcing", truth(write(forced)), "with its own words", truth(write(free)))
-print(f"The loss on true words is {losses[0]:.3f} under teacher forcing, and {losses[1]:.3f} with its own words.")
+print(
+    f"The loss on true words is {losses[0].scores()['nll']:.3f} under teacher forcing, and "
+    f"{losses[1].scores()['nll']:.3f} with its own words, a difference of {tested(losses[1], losses[0], 3, 'nats')[1]}."
+)
 
 # %% [markdown]
 # Mind what the second model is told: after a wrong word of its own it shall still say what a person said after the
 # right one. And a sentence has many wordings ("left of", "to the left of"): a guess can differ from the reference and
-# be right, and then the target that follows no longer fits. Our sentences are short, so mistakes have little room to
-# grow.
+# be right, and then the target that follows no longer fits. Mind also that our sentences have at most 13 words: a
+# mistake has less room to grow than in long ones.
 #
 # ### Cell or layer?
 #
@@ -784,16 +818,22 @@ def farthest(one, other):
 
 for attention, decoder in decoders.items():
     whole = decoder({"features": grid, "words": heard[:, None]})[:, 0]
-    print(
-        f"{attention}: the logits of the cell, word by word, and of the whole sentence differ by at most "
-        f"{farthest(step_by_step(decoder), whole):.0e}; those of Keras's LSTM layer, which keeps its first look, by "
-        f"{farthest(keras_layer(decoder), whole):.0e}."
-    )
+    apart = {
+        "of the cell, word by word,": farthest(step_by_step(decoder), whole),
+        "of Keras's LSTM layer, which keeps its first look,": farthest(keras_layer(decoder), whole),
+    }
+    largest = farthest(whole, 0)
+    for which, distance in apart.items():
+        print(
+            f"{attention}: the logits {which} and those of the whole sentence differ by at most {distance:.0e}, "
+            f"{'rounding' if distance < 1e-4 * largest else 'more than rounding'} beside logits of up to {largest:.1f}."
+        )
 
 # %% [markdown]
-# So stepping and the whole sentence are one computation with one set of weights: captions are written by the first and
-# learned by the second. What the second gains: the words' part of the gates and the vocabulary's logits are one product
-# of matrices for all words together. Compiled, for 64 pictures:
+# Stepping and the whole sentence are the same equations with one set of weights, so they should differ by rounding
+# alone: captions are written by the first and learned by the second. In the second, the words' part of the gates and
+# the vocabulary's logits are one product of matrices for all words together. What that is worth, compiled, for 64
+# pictures:
 
 
 # %%

@@ -47,6 +47,8 @@ def test_it_runs_from_top_to_bottom(
         "After a tenth",
         "One more pass",
         "the cell, word by word",
+        "From uniform to dot the likelihood goes from",
+        "The rarest word",
     ):
         assert answer in said
     assert not list(here.iterdir()), "a notebook shows its pictures, and writes none"
