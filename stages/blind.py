@@ -11,6 +11,7 @@ from captioner import files, training
 from captioner.bootstrap import STATISTICS
 from captioner.datasets import pack
 from captioner.features import Features
+from captioner.history import LIKELIHOOD
 from captioner.likelihood import nll_of_decoder
 from captioner.params import Params, section_of
 from captioner.vocabulary import Vocabulary
@@ -32,7 +33,7 @@ def blind(params: Params) -> None:
         results.mkdir()
         history = keras.callbacks.CSVLogger(results / "history.csv")
         section = section_of(params.dataset)
-        training.train(decoder, learnt_from, validation, recipe, [history], training.LIKELIHOOD, section)
+        training.train(decoder, learnt_from, validation, recipe, [history], LIKELIHOOD, section)
         nll_of_decoder(decoder, test, "nll-picture-blind").write(results / STATISTICS)
 
 

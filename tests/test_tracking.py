@@ -187,18 +187,6 @@ class TestTraining:
         assert client(root).get_run(run_id).data.metrics.items() >= KEPT.items()
         assert tracking.promote(root).value == 30.0
 
-    @pytest.mark.parametrize(
-        ("ciders", "expected"),
-        [([5.0, 5.0, 4.0], 0), ([math.nan, 1.0, math.inf], 1), ([math.nan], None), (["NA"], None)],
-    )
-    def test_equal_and_undefined_ciders_of_an_older_version(
-        self, tmp_path: Path, ciders: list[Any], expected: int | None
-    ) -> None:
-        rows = "".join(f"{epoch},{cider}\n" for epoch, cider in enumerate(ciders))
-        (tmp_path / "history.csv").write_text(f"epoch,val_CIDEr\n{rows}")
-        kept = tracking.Kept.read(tmp_path)
-        assert (None if kept is None else kept.epoch) == expected
-
     def test_an_epoch_that_nobody_knows(self, root: Path, workspace: Path) -> None:
         (workspace / "results/train/kept.json").unlink()
         (workspace / "results/train/history.csv").write_text("epoch,loss\n0,3.0\n")

@@ -20,6 +20,7 @@ from captioner import names, training
 from captioner.decoder import Decoder
 from captioner.errors import CaptionerError
 from captioner.generation import Generator
+from captioner.history import Kept
 from captioner.params import Recipe
 
 
@@ -123,7 +124,7 @@ def test_likelihood_decides_ties_and_what_is_undefined(
     decoder = tiny.decoder("dot", recipe)
     told = [Likelihoods(scores, likelihoods), recorder]
     found = training.train(decoder, tiny.batches(recipe), tiny.batches(recipe, None), recipe, told, monitor)
-    assert found == training.Kept(*kept)
+    assert found == Kept(*kept)
     assert_equal_weights(decoder.get_weights(), recorder.weights[found.epoch])
     found.write(tmp_path)
     written = json.loads((tmp_path / "kept.json").read_text("utf-8"))

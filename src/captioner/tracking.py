@@ -14,7 +14,6 @@ know the run, on another machine or after the database was deleted, is given it 
 """
 
 import base64
-import csv
 import io
 import json
 import logging
@@ -41,6 +40,7 @@ from PIL import Image
 from captioner.bootstrap import SCORES, STATISTICS
 from captioner.errors import CaptionerError, quoted, reason
 from captioner.files import replacing
+from captioner.history import HISTORY, KEPT, Kept, history
 from captioner.names import metric
 from captioner.params import Params
 from captioner.quiet import quiet
@@ -52,9 +52,7 @@ CHAMPION = "champion"
 JUDGES = {"val/CIDEr": 1, "val/nll": -1}
 """What trainings are compared by, -1 where less is better; the first by which the epoch of one of them was chosen."""
 KEPT_SUFFIX = "-kept"
-RECORD, KEPT = "run.json", "kept.json"
-CIDER = "val_CIDEr"
-"""The column of `history.csv` by which an epoch was chosen before `kept.json` said so."""
+RECORD = "run.json"
 SQLITE = "sqlite:///"
 PATIENCE = 600
 """Seconds that a process waits for another of the same checkout, which may be sending a model to a server."""
@@ -126,45 +124,6 @@ class Champion:
     value: float
     trainings: int
     displaced: str = ""
-
-
-@dataclass(frozen=True)
-class Kept:
-    """The epoch whose weights training kept.
-
-    Attributes:
-        epoch: as in the column of `history.csv`.
-        metric: that it was chosen by: `val_CIDEr` or `val_nll`.
-        value: of that metric.
-    """
-
-    epoch: int
-    metric: str
-    value: float
-
-    @classmethod
-    def read(cls, results: Path) -> "Kept | None":
-        """Read `kept.json` from the results of training.
-
-        Where there is none, an older version trained: it kept the first epoch with the highest validation CIDEr.
-
-        Returns:
-            The epoch; none where that is not known.
-
-        Raises:
-            CaptionerError: `kept.json` or `history.csv` is damaged.
-        """
-        path = results / KEPT
-        try:
-            read = json.loads(path.read_text("utf-8"))
-            return cls(int(read["epoch"]), str(read["metric"]), float(read["value"]))
-        except FileNotFoundError:
-            ciders = {epoch: values.get(CIDER, math.nan) for epoch, values in _history(results).items()}
-            finite = {epoch: value for epoch, value in ciders.items() if math.isfinite(value)}
-            best = max(finite, key=lambda epoch: finite[epoch], default=None)
-            return None if best is None else cls(best, CIDER, finite[best])
-        except (OSError, ValueError, TypeError, KeyError):
-            raise CaptionerError(f"{path} is damaged: run `dvc repro`.") from None
 
 
 @dataclass
@@ -769,11 +728,11 @@ def _training_run(client: Any, experiment: str, workspace: Path) -> str:
     known = _recorded(client, experiment, record)
     if known:
         return known[0]
-    history, model = _history(results), workspace / "models/captioner"
+    epochs, model = history(results), workspace / "models/captioner"
     if not model.is_dir():
         raise CaptionerError(f"{model} is missing: run `dvc repro`.")
     with _restoring(client, experiment, record, None) as run_id:
-        for epoch, values in history.items():
+        for epoch, values in epochs.items():
             _log_metrics(client, run_id, _named(values, "train"), epoch)
         _log_training(client, record, run_id, results, model)
     return _only(client, run_id, _recorded(client, experiment, record))
@@ -867,24 +826,6 @@ def _names(run: Any) -> list[str]:
     return [name for name in run.data.tags.get("dvc_experiment", "").split(", ") if name]
 
 
-def _history(results: Path) -> dict[int, dict[str, float]]:
-    """Return the values of `history.csv` by epoch, as far as they are numbers.
-
-    Raises:
-        CaptionerError: there is no such file, or it is damaged.
-    """
-    path = results / "history.csv"
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return {int(row.pop("epoch")): _numbers(row) for row in csv.DictReader(file)}
-    except (OSError, ValueError, TypeError, KeyError):
-        raise CaptionerError(f"{path} is missing or damaged: run `dvc repro`.") from None
-
-
-def _numbers(row: Mapping[str, str]) -> dict[str, float]:
-    return {name: float(text) for name, text in row.items() if text not in ("", "NA")}
-
-
 def _create(client: Any, experiment: str, record: Record, parent: str | None) -> str:
     tags = record.tags | ({"mlflow.parentRunId": parent} if parent else {})
     run_id = client.create_run(experiment, record.began, tags, record.name).info.run_id
@@ -918,7 +859,7 @@ def _log_training(client: Any, record: Record, run_id: str, results: Path, model
     _log_metrics(client, run_id, record.metrics)
     for name, value in record.tags.items():
         client.set_tag(run_id, name, value)
-    client.log_artifact(run_id, str(results / "history.csv"))
+    client.log_artifact(run_id, str(results / HISTORY))
     client.log_dict(run_id, record.params, "params.json")
     kept = Kept.read(results)
     model_id = _log_model(client, run_id, model, 0 if kept is None else kept.epoch)
@@ -929,9 +870,9 @@ def _log_training(client: Any, record: Record, run_id: str, results: Path, model
 def _log_kept(client: Any, run_id: str, kept: Kept, results: Path, model_id: str) -> None:
     """Log what the epoch that was kept has reached: under names of its own to the run, as what it is to the model."""
     try:
-        values = _named(_history(results)[kept.epoch] | {kept.metric: kept.value}, "train")
+        values = _named(history(results)[kept.epoch] | {kept.metric: kept.value}, "train")
     except KeyError:
-        raise CaptionerError(f"{results / KEPT} names an epoch that history.csv lacks: run `dvc repro`.") from None
+        raise CaptionerError(f"{results / KEPT} names an epoch that {HISTORY} lacks: run `dvc repro`.") from None
     own = {f"{name}{KEPT_SUFFIX}": value for name, value in values.items()}
     _log_metrics(client, run_id, own | {f"train/epoch{KEPT_SUFFIX}": kept.epoch})
     client.set_tag(run_id, "kept_by", metric(kept.metric, "train"))

@@ -4,7 +4,6 @@ import io
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from captioner import figures, files, names
+from captioner import figures, names
 from captioner.batches import CaptionBatches
 from captioner.configured import keras
 from captioner.decoder import Decoder, TeacherForcing, TokenCrossEntropy, TokenNegativeLogLikelihood
@@ -22,38 +21,15 @@ from captioner.encoders import not_finite
 from captioner.errors import CaptionerError
 from captioner.features import Features
 from captioner.generation import Generator
+from captioner.history import CIDER, LIKELIHOOD, Kept
 from captioner.params import ModelParams, Recipe
 from captioner.vocabulary import Vocabulary
 
-CIDER, LIKELIHOOD = "val_CIDEr", "val_nll"
-"""What the best epoch can be known by: the most of the first, or the least of the second."""
 FEW = 50
 """Validation pictures; of fewer, CIDEr says too little to choose an epoch by."""
-KEPT = "kept.json"
 
 Judge = Callable[[dict[str, str]], dict[str, float]]
 """From generated captions, by picture, to scores by name."""
-
-
-@dataclass(frozen=True)
-class Kept:
-    """The epoch whose weights a training keeps.
-
-    Attributes:
-        epoch: its number, counted from 0 as in `history.csv`.
-        metric: by which it was chosen, `val_CIDEr` or `val_nll`. Of epochs with equal `val_CIDEr` it is the one with
-            the least `val_nll`.
-        value: of the metric.
-    """
-
-    epoch: int
-    metric: str
-    value: float
-
-    def write(self, directory: Path) -> None:
-        """Write `kept.json`."""
-        with files.replacing(directory / KEPT) as beside:
-            beside.write_text(files.json_of(asdict(self), indent=2) + "\n", "utf-8")
 
 
 def chosen_by(pictures: int) -> str:
