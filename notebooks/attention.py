@@ -429,6 +429,8 @@ def truth(captions):
 def tested(one, other, decimals, unit):
     """Return by how much a score of one model is above another's on the same pictures, in numbers and in words."""
     (found,) = differences(one, other).values()
+    if found.nothing:
+        return found, f"0 {unit} (equal on each picture)"
     decimals = digits(found.value, decimals)
     ends = [decimal(end, decimals, signed=True) for end in (found.low, found.high) if not np.isnan(end)]
     interval = f"95 % interval {' to '.join(ends)}, " if ends else ""
@@ -438,11 +440,16 @@ def tested(one, other, decimals, unit):
 def verdict(name, one, other_name, other):
     """Say how many true captions two models wrote, and whether the difference could be the luck of the pictures."""
     found, told = tested(*(Statistics(names["test"], {"true": mean(100 * each)}) for each in (one, other)), 1, "points")
+    luck = "" if found.nothing else ", which the choice of pictures may explain"
     print(
-        f"{name} {one.mean():.1%}, {other_name} {other.mean():.1%} of {len(one)} captions true: "
-        f"a difference of {told}, "
-        + ("more than the choice of pictures explains." if found.p < LEVEL else "which their choice may explain.")
+        f"{name} {one.mean():.1%}, {other_name} {other.mean():.1%} of {len(one)} captions true: a difference of {told}"
+        f"{', more than the choice of pictures explains' if found.p < LEVEL else luck}."
     )
+
+
+def percent(value, width):
+    """Write a share, which there is none of where nothing was counted."""
+    return f"{'–' if np.isnan(value) else f'{value:.1f}':>{width}} %"
 
 
 written = {name: write(decoder) for name, decoder in decoders.items()}
@@ -456,8 +463,8 @@ for name in decoders:
     found = looks[name]
     print(
         f"{name:10}{true[name].mean():>13.1%}"
-        f"{found['pointing-accuracy']:>11.1f} %{found['pointing-chance']:4.1f} %"
-        f"{found['attention-mass']:>7.1f} %{found['box-share']:4.1f} %"
+        f"{percent(found['pointing-accuracy'], 11)}{percent(found['pointing-chance'], 5)}"
+        f"{percent(found['attention-mass'], 7)}{percent(found['box-share'], 5)}"
         + ("  (no object was named: no looks to measure)" if np.isnan(found["pointing-accuracy"]) else "")
     )
 verdict("dot", true["dot"], "uniform", true["uniform"])
