@@ -36,7 +36,7 @@ def fingerprint(params: Params) -> None:
     with files.replacing(FINGERPRINTS) as beside:
         beside.mkdir()
         for name, values in found.items():
-            (beside / f"{name}.json").write_text(json.dumps(values, indent=2) + "\n", "utf-8")
+            (beside / f"{name}.json").write_text(files.json_of(values, indent=2) + "\n", "utf-8")
 
 
 def _look(checkout: Path, name: str, path: str, look: Callable[[], dict[str, str]]) -> dict[str, Any]:
