@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[1]
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with two runs, `a` and `b`; `b` is better."""
     write(tmp_path / "a", {"CIDEr": values(50, 20), "nll": values(2.5)}, "uniform", weights="1")
-    write(tmp_path / "b", {"CIDEr": values(55, 20), "nll": values(2.4)}, "dot", weights="2")
+    write(tmp_path / "b", {"CIDEr": values(55, 22), "nll": values(2.4)}, "dot", weights="2")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -55,8 +55,8 @@ class TestCompare:
         code, out, err = call("compare", "a", "b")
         assert (code, err) == (0, "")
         assert "a · uniform  50.0 [" in out
-        assert "dot is better than uniform by CIDEr: 5.0 higher, 5.0 to 5.0 (p < 0.001)." not in out
-        assert "dot is better than uniform by CIDEr: 5.0 higher, 5.0 to 5.0 (p = 0.001)." in out
+        assert "dot is better than uniform by CIDEr: 5.0 higher, 4.6 to 5.5 (p < 0.001)." not in out
+        assert "dot is better than uniform by CIDEr: 5.0 higher, 4.6 to 5.5 (p = 0.001)." in out
         assert "1,000 resamples" in out
 
     def test_json_and_nothing_else(self, here: Path) -> None:
@@ -207,7 +207,7 @@ class TestCaption:
             ("phone.heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "a HEIC picture, as telephones take"),
             ("paper.pdf", b"%PDF-1.7", "a PDF document"),
             ("page.jpg", b"<!DOCTYPE html>", "an HTML page"),
-            ("words.jpg", b"these are words", "no picture, or one cut short"),
+            ("words.jpg", b"these are words", "no picture (it is text): allowed are JPEG, "),
         ],
     )
     def test_what_is_no_picture_is_named_and_the_rest_goes_on(
@@ -239,7 +239,7 @@ class TestCaption:
     def test_an_address_is_fetched_once(self, checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         fetched = []
 
-        def fetch(address: str) -> bytes:
+        def fetch(address: str, public: bool = False) -> bytes:
             fetched.append(address)
             return tiny.photograph(3)
 

@@ -227,7 +227,7 @@ def test_settings_out_of_bounds_are_told(query: str, told: str) -> None:
     ("data", "told"),
     [
         (b"", "the file is empty"),
-        (b"these are words", "no picture, or one cut short"),
+        (b"these are words", "no picture (it is text): allowed are JPEG, "),
         (picture(200, size=(9_440, 9_440)), "too large, 9440 × 9440 pixels"),
         (picture()[:50], "a broken or truncated picture"),
         (bomb(), "too large, more than twice the 89,000,000 pixels"),

@@ -98,7 +98,7 @@ def consumed() -> dict[str, np.ndarray]:
     nothing, so that a loss tells which batch it is of.
     """
     keras.utils.set_random_seed(7)
-    used = tiny.recipe(epochs=3, maximum_words=1, learning_rate=1e-30)
+    used = tiny.recipe(epochs=3, maximum_words=1, learning_rate=1e-10)
     decoder = tiny.decoder("dot", used)
     names = [f"{number}.png" for number in range(40)]
     by_image = {name: [tiny.SAID[number % len(tiny.SAID)]] for number, name in enumerate(names)}
