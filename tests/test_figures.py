@@ -1,6 +1,5 @@
 """Pictures of attention show the weights, and hold any caption."""
 
-import time
 
 import numpy as np
 import pandas as pd
@@ -106,13 +105,6 @@ def test_caption_lines_are_wrapped_into_the_page() -> None:
     assert captioned.width == plain.width and captioned.height > plain.height + 3 * figures.CAPTION_SIZE
     assert (np.asarray(captioned)[:, : figures.MARGIN // 2] == 255).all()
     assert (np.asarray(captioned)[:, -figures.MARGIN // 2 :] == 255).all()
-
-
-def test_twelve_figures_take_seconds() -> None:
-    start = time.perf_counter()
-    for _ in range(12):
-        attention_figure(photograph(), ["word"] * 12, np.stack([one_hot(7)] * 12), "a caption")
-    assert time.perf_counter() - start < 6
 
 
 @pytest.mark.parametrize(
