@@ -1,6 +1,5 @@
 """Pictures of attention show the weights, and hold any caption."""
 
-
 import numpy as np
 import pandas as pd
 import pytest

@@ -48,10 +48,23 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     tracking._mlflow().set_tracking_uri(None)
 
 
+@pytest.fixture(scope="session")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store that nothing was logged into: MLflow takes seconds to make its tables."""
+    path = tmp_path_factory.mktemp("tables") / "mlflow.db"
+    tracking._mlflow().MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
+def root(tmp_path: Path, tables: Path) -> Path:
     (tmp_path / "main checkout").mkdir()
-    return tmp_path / "main checkout"
+    return Path(shutil.copy(tables, tmp_path / "main checkout")).parent
+
+
+@pytest.fixture
+def no_store(root: Path) -> None:
+    (root / "mlflow.db").unlink()
 
 
 @pytest.fixture
@@ -406,6 +419,7 @@ class TestRestore:
         left = [run for run in runs(root) if ("attention" in run.data.tags) != lost.startswith("results/evaluate")]
         assert [run.info.status for run in left] in ([], ["FAILED"])
 
+    @pytest.mark.usefixtures("no_store")
     def test_nothing_to_restore(self, root: Path, tmp_path: Path) -> None:
         tracking.restore(root, tmp_path)
         assert not list(root.iterdir())
@@ -785,6 +799,7 @@ class TestPromote:
         store.delete_run(found.run_id)
         assert (tracking.promote(root).version, tracking.promote(root).trainings) == ("2", 1)
 
+    @pytest.mark.usefixtures("no_store")
     def test_nothing_to_promote(self, root: Path, trained: Callable[..., str]) -> None:
         with pytest.raises(CaptionerError, match=r"no model to promote: there is no MLflow store sqlite:///.*: call "):
             tracking.promote(root)
@@ -830,6 +845,7 @@ class TestFetchModel:
             assert (fetched / "model.json").read_text() == "{}"
             assert fetched.is_relative_to(place)
 
+    @pytest.mark.usefixtures("no_store")
     @pytest.mark.parametrize("uri", ["models:/captioner@champion", "models:/none/1", "runs:/0123/captioner", "runs:/"])
     def test_no_such_model(self, uri: str, root: Path, tmp_path: Path) -> None:
         with pytest.raises(CaptionerError, match="there is no MLflow store"):
@@ -840,6 +856,7 @@ class TestFetchModel:
             tracking.fetch_model(root, uri, tmp_path)
         assert "\n" not in str(raised.value)
 
+    @pytest.mark.usefixtures("no_store")
     def test_what_is_registered_is_said(self, root: Path, tmp_path: Path) -> None:
         with pytest.raises(CaptionerError, match="there is no MLflow store"):
             tracking.fetch_model(root, "models:/captioner@champion", tmp_path)
