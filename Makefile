@@ -39,7 +39,7 @@ notebook: setup ## make the lesson notebooks/attention.ipynb from its script, no
 bench: setup ## measure speed and memory, some half an hour, or ROWS=start,memory: benchmarks/README.md
 	@python benchmarks/run.py $(ROWS)
 
-ui: setup ## show the runs in the MLflow UI, on http://127.0.0.1:$(PORT)
+ui: setup ## show the runs in the MLflow UI, on http://127.0.0.1:5000 or PORT
 	@PORT=$(PORT) python stages/ui.py
 
 demo: setup ## try MODELS="models/captioner ..." on pictures of yours, on http://127.0.0.1:7860 or PORT

@@ -890,6 +890,7 @@ print(
 #
 # - Change one thing, and say beforehand what you expect: `objects=(2, 3)` in section 1; `spatial_encoding="none"` in
 #   section 4; another seed.
-# - Write an attention of your own: one class beside the three in `src/captioner/attention.py`; the README says how.
+# - Write an attention of your own: one class beside the three in `src/captioner/attention.py`;
+#   `docs/extending.md` says how.
 # - The full scenes, photographs, beam search, intervals and the comparison of runs: `make repro`, then `README.md`.
 #   What it took to make scenes that tell attentions apart: `docs/scenes.md`.

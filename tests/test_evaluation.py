@@ -98,7 +98,7 @@ def test_how_far_people_are() -> None:
     people = Statistics(OWN.images, {"CIDEr-person": mean([240, 240, 246], [3, 3, 3])})
     assert evaluation.remarks(own, people) == [
         "Held against all references of a picture but one, the model reaches 50.0 CIDEr, "
-        "and the people who wrote the one left out 80.7."
+        "and the reference left out 80.7."
     ]
 
 

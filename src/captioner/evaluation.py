@@ -146,7 +146,7 @@ def remarks(own: Statistics, baselines: Statistics, copies: str = "") -> list[st
     if reached is not None and person is not None and pictures > 1:
         said.append(
             f"Held against all references of a picture but one{' and its copies' if copies else ''}, the model reaches "
-            f"{reached:.1f} CIDEr, and the people who wrote the one left out {person:.1f}."
+            f"{reached:.1f} CIDEr, and the reference left out {person:.1f}."
         )
     return said + ([copies] if copies else [])
 
