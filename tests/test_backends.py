@@ -101,7 +101,7 @@ def test_losses_step_by_step(work: Path, attention: str) -> None:
     found, expected = (history(work, backend, attention) for backend in ("jax", "tensorflow"))
     assert len(found) == trial.STEPS
     for name in ("loss", "nll", "val_loss", "val_nll"):
-        assert expected[name].iloc[-1] < 0.9 * expected[name].iloc[0]
+        assert expected[name].iloc[-1] < 0.8 * expected[name].iloc[0]
         # forward and backward, in each step; the table has all digits of float32
         assert_same(found[name].astype("f"), expected[name], 2 * trial.STEPS * tiny.TERMS)
 

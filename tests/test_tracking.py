@@ -425,6 +425,7 @@ class TestRestore:
         assert not list(root.iterdir())
 
 
+@pytest.mark.usefixtures("no_store")
 class TestAtOnce:
     """What several processes make of one thing that the store lacks."""
 
@@ -562,6 +563,7 @@ class TestStore:
             monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         assert tracking.store(Path("/main")) == expected
 
+    @pytest.mark.usefixtures("no_store")
     def test_unreachable(self, root: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
@@ -571,11 +573,13 @@ class TestStore:
         assert str(caught.value).endswith("unset, runs go to mlflow.db.")
         assert "\n" not in str(caught.value)
 
+    @pytest.mark.usefixtures("no_store")
     def test_damaged(self, root: Path, workspace: Path) -> None:
         (root / "mlflow.db").write_bytes(b"no database at all, but text" * 100)
         with pytest.raises(CaptionerError, match="cannot be reached"):
             train(root, workspace)
 
+    @pytest.mark.usefixtures("no_store")
     def test_workers_that_start_at_once(self, root: Path) -> None:
         script = "from pathlib import Path; from captioner import tracking; print(tracking._connect(Path.cwd())[1])"
         workers = [
@@ -594,6 +598,7 @@ class TestStore:
         assert is_telemetry_disabled()
 
 
+@pytest.mark.usefixtures("no_store")
 class TestServe:
     def test_port_in_use(self, root: Path) -> None:
         with socket.socket() as taken:

@@ -16,7 +16,7 @@ from captioner.likelihood import nll_of_decoder
 from captioner.model import Captioner
 from captioner.names import ATTENTIONS
 
-STEPS, WORDS = 4, 2
+STEPS, WORDS = 6, 2
 ENCODER = "encoder.keras"
 PICTURES = np.random.default_rng(5).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
 
