@@ -33,6 +33,7 @@ ROWS = {
     "time-to-cider": ("bench_time_to_cider.py",),
     "repro": ("bench_repro.py",),
     "start": ("bench_start.py",),
+    "figures": ("bench_figures.py",),
     "memory": ("bench_memory.py",),
 }
 GROWTH, PROFILE = "growth", "profile"
