@@ -11,7 +11,7 @@ from captioner import files, training
 from captioner.bootstrap import STATISTICS
 from captioner.datasets import pack
 from captioner.features import Features
-from captioner.history import LIKELIHOOD
+from captioner.history import HISTORY, LIKELIHOOD
 from captioner.likelihood import nll_of_decoder
 from captioner.params import Params, section_of
 from captioner.vocabulary import Vocabulary
@@ -31,7 +31,7 @@ def blind(params: Params) -> None:
     decoder = training.build(sizes, recipe, "uniform", len(vocabulary), blank.channels, blank.positions)
     with files.replacing(BLIND) as results:
         results.mkdir()
-        history = keras.callbacks.CSVLogger(results / "history.csv")
+        history = keras.callbacks.CSVLogger(results / HISTORY)
         section = section_of(params.dataset)
         training.train(decoder, learnt_from, validation, recipe, [history], LIKELIHOOD, section)
         nll_of_decoder(decoder, test, "nll-picture-blind").write(results / STATISTICS)

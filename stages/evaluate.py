@@ -21,6 +21,7 @@ from captioner.datasets import pack
 from captioner.datasets.dataset import captions_by_image
 from captioner.errors import CaptionerError
 from captioner.features import Features
+from captioner.history import HISTORY
 from captioner.likelihood import nll_of_decoder
 from captioner.model import Caption, Captioner
 from captioner.names import SPICE
@@ -84,7 +85,7 @@ def evaluate(params: Params) -> None:
         evaluation.write_captions(found, references, scores.by_image, directory / "captions.jsonl")
         written = evaluation.write_scores(own, baselines, setting, directory)
         dropout = any(value for name, value in model.decoder.config.items() if name.endswith("_dropout"))
-        evaluation.write_curves(RESULTS / "train" / "history.csv", written, directory, dropout)
+        evaluation.write_curves(RESULTS / "train" / HISTORY, written, directory, dropout)
         title = f"{model.decoder.config['attention_name']} attention, {counted(len(names), 'test picture')}"
         every = pack.read_pictures(DATA, names)
         page = directory / "report.html"

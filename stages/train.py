@@ -14,6 +14,7 @@ from captioner.datasets import pack
 from captioner.datasets.dataset import captions_by_image
 from captioner.features import Features
 from captioner.generation import Generator
+from captioner.history import HISTORY
 from captioner.model import Captioner
 from captioner.params import Params, section_of
 from captioner.scores import Scorer
@@ -65,7 +66,7 @@ def train(params: Params) -> None:
             [
                 training.Pace(learnt_from.passes * len(learnt_from.lengths)),
                 training.GeneratedValidation(greedy, features.grid, rows, names, vocabulary, judge),
-                keras.callbacks.CSVLogger(results / "history.csv"),
+                keras.callbacks.CSVLogger(results / HISTORY),
                 keras.callbacks.LambdaCallback(on_epoch_end=tracked.log_epoch),
                 training.Summaries(results / "tensorboard", greedy, vocabulary, features.grid[rows[:SHOWN]], shown),
             ],

@@ -12,7 +12,7 @@ import pandas as pd
 
 from captioner import figures, images, report
 from captioner.bootstrap import FEWEST, LEVEL, SCORES, STATISTICS, Difference, Statistics, differences
-from captioner.files import file_names, json_of, replacing
+from captioner.files import file_names, json_of, replacing, write_json
 from captioner.model import Caption
 from captioner.names import METRICS as CAPTION_METRICS
 from captioner.wording import decimal, digits, interval, probability
@@ -97,11 +97,8 @@ def write_scores(own: Statistics, baselines: Statistics, setting: Setting, direc
                 perplexity = f"perplexity{name.removeprefix('nll')}"
                 _add(written, perplexity, tuple(map(math.exp, entry)), setting.signature(perplexity, of_model))
     (own | baselines).write(directory / STATISTICS)
-    with replacing(directory / SCORES) as beside:
-        beside.write_text(json_of(written, indent=2) + "\n", "utf-8")
-    with replacing(directory / METRICS) as beside:
-        flat = {name: entry["value"] for name, entry in written.items()}
-        beside.write_text(json_of(flat, indent=2) + "\n", "utf-8")
+    write_json(directory / SCORES, written)
+    write_json(directory / METRICS, {name: entry["value"] for name, entry in written.items()})
     return written
 
 

@@ -105,6 +105,12 @@ def json_of(value: Any, indent: int | None = None) -> str:
     return json.dumps(_defined(value), indent=indent, ensure_ascii=False, allow_nan=False)
 
 
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file as a whole, see `json_of` and `replacing`."""
+    with replacing(path) as beside:
+        beside.write_text(json_of(value, indent=2) + "\n", "utf-8")
+
+
 def _defined(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _defined(each) for key, each in value.items()}

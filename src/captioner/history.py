@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from captioner.errors import CaptionerError
-from captioner.files import json_of, replacing
+from captioner.files import write_json
 
 HISTORY, KEPT = "history.csv", "kept.json"
 CIDER, LIKELIHOOD = "val_CIDEr", "val_nll"
@@ -31,8 +31,7 @@ class Kept:
 
     def write(self, directory: Path) -> None:
         """Write `kept.json`."""
-        with replacing(directory / KEPT) as beside:
-            beside.write_text(json_of(asdict(self), indent=2) + "\n", "utf-8")
+        write_json(directory / KEPT, asdict(self))
 
     @classmethod
     def read(cls, directory: Path) -> "Kept | None":

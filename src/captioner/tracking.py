@@ -39,7 +39,7 @@ from PIL import Image
 
 from captioner.bootstrap import SCORES, STATISTICS
 from captioner.errors import CaptionerError, quoted, reason
-from captioner.files import json_of, replacing
+from captioner.files import write_json
 from captioner.history import HISTORY, KEPT, Kept, history
 from captioner.names import metric
 from captioner.params import Params
@@ -150,8 +150,7 @@ class Record:
 
     def write(self, directory: Path) -> None:
         """Write `run.json`."""
-        with replacing(directory / RECORD) as beside:
-            beside.write_text(json_of(asdict(self), indent=2) + "\n", "utf-8")
+        write_json(directory / RECORD, asdict(self))
 
     @classmethod
     def read(cls, directory: Path) -> "Record":
