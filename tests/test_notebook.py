@@ -37,9 +37,6 @@ def test_it_runs_from_top_to_bottom(
         monkeypatch.setenv(name, str(tmp_path / "kernel"))
     here = tmp_path / "here"
     here.mkdir()
-    # compiling takes longer than all that so few pictures need
-    eager = "import tensorflow; tensorflow.config.run_functions_eagerly(True)"
-    notebook.cells.insert(0, nbformat.v4.new_code_cell(eager))
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": here}}).execute()
     shown = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert sum("image/png" in output.get("data", {}) for output in shown) >= 6
