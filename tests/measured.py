@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from captioner.bootstrap import Statistics, mean
+from captioner.bootstrap import Statistics, intervals, mean
 from captioner.runs import Run
 
 PICTURES = 60
@@ -35,7 +35,7 @@ def write(directory: Path, scores: Mapping[str, Sequence[float]], attention: str
     evaluated.mkdir(parents=True, exist_ok=True)
     measured = statistics(scores)
     measured.write(evaluated / "statistics.parquet")
-    ends = measured.intervals(10)
+    ends = intervals(measured, 10)
     described = {
         name: {"value": value, "low": ends[name][0], "high": ends[name][1], "signature": signature(name, **parts)}
         for name, value in measured.scores().items()

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from captioner import bootstrap
-from captioner.bootstrap import Statistics, differences, holm, mean
+from captioner.bootstrap import Statistics, differences, holm, intervals, mean, resampled
 from captioner.errors import CaptionerError
 from captioner.scores import Scorer, Scores
 
@@ -51,7 +51,7 @@ def test_a_resample_is_the_corpus_of_its_pictures(scored: Scores) -> None:
     drawn = Scorer({f"{n}{name}": REFERENCES[name] for n, name in enumerate(names)})
     metrics = ["BLEU", "METEOR", "ROUGE-L"]
     expected = drawn.score({f"{n}{name}": CAPTIONS[name] for n, name in enumerate(names)}, metrics).corpus
-    found = scored.statistics._scores_of(counts)
+    found = scored.statistics.scores_of_resamples(counts)
     assert {name: values[0] for name, values in found.items() if name != "CIDEr"} == pytest.approx(expected, rel=1e-12)
 
 
@@ -80,7 +80,7 @@ def test_nobody_has_two_captions() -> None:
 def test_the_interval_covers_as_often_as_it_says(rng: np.random.Generator) -> None:
     covered = 0
     for _ in range(200):
-        low, high = means(rng.normal(5, 1, 60).tolist()).intervals(resamples=200)["CIDEr"]
+        low, high = intervals(means(rng.normal(5, 1, 60).tolist()), resamples=200)["CIDEr"]
         covered += low <= 5 <= high
     assert 0.88 * 200 <= covered <= 200
 
@@ -88,19 +88,19 @@ def test_the_interval_covers_as_often_as_it_says(rng: np.random.Generator) -> No
 @given(st.lists(st.floats(-100, 100), min_size=1, max_size=20), st.integers(0, 5))
 def test_intervals_are_ordered_lie_within_the_values_and_are_the_same_twice(values: list[float], seed: int) -> None:
     statistics = means(values)
-    low, high = statistics.intervals(50, seed)["CIDEr"]
-    if np.ptp(statistics.resampled(50, seed)["CIDEr"]) < 1e-9:
+    low, high = intervals(statistics, 50, seed)["CIDEr"]
+    if np.ptp(resampled(statistics, 50, seed)["CIDEr"]) < 1e-9:
         assert np.isnan(low) and np.isnan(high)
         return
     assert min(values) - 1e-9 <= low <= high <= max(values) + 1e-9
-    assert (low, high) == means(values).intervals(50, seed)["CIDEr"]
+    assert (low, high) == intervals(means(values), 50, seed)["CIDEr"]
 
 
 @pytest.mark.parametrize(
     ("values", "counts"), [([7.0], [1]), ([0, 14, 0], [0, 2, 0]), ([100.0] * 20, [1] * 20), ([0.1] * 3, [1] * 3)]
 )
 def test_resamples_that_are_all_the_same_give_no_interval(values: list[float], counts: list[float]) -> None:
-    assert np.isnan(means(values, counts).intervals()["CIDEr"]).all()
+    assert np.isnan(intervals(means(values, counts))["CIDEr"]).all()
 
 
 def test_how_many_pictures_count(scored: Scores) -> None:
@@ -111,25 +111,25 @@ def test_how_many_pictures_count(scored: Scores) -> None:
 
 def test_many_resamples_are_drawn_in_parts_that_are_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     statistics = means([1, 2, 3, 5, 8])
-    whole = statistics.resampled(50)["CIDEr"]
+    whole = resampled(statistics, 50)["CIDEr"]
     monkeypatch.setattr(bootstrap, "_AT_ONCE", 35)
     assert len(list(bootstrap._draws(5, 50, 1))) == 8
-    assert statistics.resampled(50)["CIDEr"] == pytest.approx(whole)
+    assert resampled(statistics, 50)["CIDEr"] == pytest.approx(whole)
     monkeypatch.setattr(bootstrap, "_AT_ONCE", 1)  # fewer than a resample has pictures
-    assert statistics.resampled(50)["CIDEr"] == pytest.approx(whole)
+    assert resampled(statistics, 50)["CIDEr"] == pytest.approx(whole)
 
 
 def test_a_ratio_counts_what_was_counted_not_pictures() -> None:
     statistics = means([10, 0, 2], [4, 0, 2], "nll")
     assert statistics.scores() == {"nll": 2}
-    low, high = statistics.intervals()["nll"]
+    low, high = intervals(statistics)["nll"]
     assert 1 <= low < high <= 2.5  # resamples of the middle picture alone count nothing, and are left out
 
 
 def test_of_nothing_counted_there_is_no_score() -> None:
     statistics = means([0, 0], [0, 0])
     assert statistics.scores() == {}
-    assert np.isnan(statistics.intervals()["CIDEr"]).all()
+    assert np.isnan(intervals(statistics)["CIDEr"]).all()
 
 
 def test_equal_systems_do_not_differ_and_unequal_ones_do(rng: np.random.Generator) -> None:
@@ -223,7 +223,7 @@ def test_numbers_that_are_not_finite_are_never_skipped(name: str, wrong: float, 
     rows[1, 0] = wrong
     statistics = Statistics(["a", "b", "c"], {name: rows})
     assert np.isnan(list(statistics.scores().values())).all()
-    assert np.isnan(list(statistics.intervals(20).values())).all()
+    assert np.isnan(list(intervals(statistics, 20).values())).all()
     better = differences(statistics, Statistics(["a", "b", "c"], {name: np.ones_like(rows)}), 20)
     assert better and all(np.isnan(each.p) for each in better.values())
     statistics.write(tmp_path / "statistics.parquet")

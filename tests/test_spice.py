@@ -9,6 +9,7 @@ from zipfile import ZipFile
 import pytest
 
 from captioner import spice
+from captioner.bootstrap import intervals
 from captioner.errors import CaptionerError
 from captioner.names import SPICE
 from captioner.scores import Scorer
@@ -144,7 +145,7 @@ def test_a_scorer_with_the_program(jars: Path) -> None:
     assert list(scores.corpus) == ["ROUGE-L", SPICE] and scores.corpus[SPICE] == pytest.approx(10)
     assert scores.by_image[SPICE].tolist() == pytest.approx([10, 0, 20])
     assert scores.statistics.scores() == pytest.approx(scores.corpus)
-    low, high = scores.statistics.intervals()[SPICE]
+    low, high = intervals(scores.statistics)[SPICE]
     assert 0 <= low < 10 < high <= 20
     assert scorer.leave_one_out(captions, [SPICE]).scores() == {}
     assert list(scorer.leave_one_out(captions, [SPICE, "ROUGE-L"]).scores()) == ["ROUGE-L"]

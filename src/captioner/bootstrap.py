@@ -106,24 +106,15 @@ class Statistics:
     def scores(self) -> dict[str, float]:
         """Return each score; those of which nothing was counted are left out."""
         counted = {name: rows for name, rows in self.rows.items() if columns(name) != MEAN or rows[:, 1].any()}
-        every = Statistics(self.images, counted)._scores_of(np.ones((1, len(self.images))))
+        every = Statistics(self.images, counted).scores_of_resamples(np.ones((1, len(self.images))))
         return {name: float(values[0]) for name, values in every.items()}
 
     def counted(self) -> dict[str, int]:
         """Return, by score, of how many pictures something was counted."""
         return {score: int(rows.any(axis=1).sum()) for name, rows in self.rows.items() for score in _scores(name)}
 
-    def resampled(self, resamples: int = RESAMPLES, seed: int = SEED) -> dict[str, np.ndarray]:
-        """Return each score of each resample, `[R]`; equal seeds draw equal pictures, whatever was measured of them."""
-        blocks = [self._scores_of(counts) for counts in _draws(len(self.images), resamples, seed)]
-        return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
-
-    def intervals(self, resamples: int = RESAMPLES, seed: int = SEED) -> dict[str, tuple[float, float]]:
-        """Return, for each score, the ends of its 95 % interval over pictures; NaN where there is none, see `ends`."""
-        return {name: ends(values) for name, values in self.resampled(resamples, seed).items()}
-
-    def _scores_of(self, counts: np.ndarray) -> dict[str, np.ndarray]:
-        """Return each score `[R]` of resamples `[R, I]`, given as how often each picture stands in each.
+    def scores_of_resamples(self, counts: np.ndarray) -> dict[str, np.ndarray]:
+        """Return each score, `[R]`, of resamples, given as how often each picture is in each, `[R, I]`.
 
         A mean of nothing, 0/0, is NaN, and so is every score of numbers that are not finite.
         """
@@ -214,6 +205,17 @@ class Difference:
         return self.value == self.low == self.high == 0
 
 
+def resampled(statistics: Statistics, resamples: int = RESAMPLES, seed: int = SEED) -> dict[str, np.ndarray]:
+    """Return each score of each resample, `[R]`; equal seeds draw equal pictures, whatever was measured of them."""
+    blocks = [statistics.scores_of_resamples(counts) for counts in _draws(len(statistics.images), resamples, seed)]
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+
+
+def intervals(statistics: Statistics, resamples: int = RESAMPLES, seed: int = SEED) -> dict[str, tuple[float, float]]:
+    """Return, for each score, the ends of its 95 % interval over pictures; NaN where there is none, see `ends`."""
+    return {name: ends(values) for name, values in resampled(statistics, resamples, seed).items()}
+
+
 def differences(one: Statistics, other: Statistics, resamples: int = RESAMPLES) -> dict[str, Difference]:
     """Compare two systems, picture by picture, in every score that both have.
 
@@ -224,7 +226,7 @@ def differences(one: Statistics, other: Statistics, resamples: int = RESAMPLES) 
     if one.images != other.images:
         other = Statistics(one.images, {}) | other
     first, second = one.scores(), other.scores()
-    drawn, drawn_other = one.resampled(resamples), other.resampled(resamples)
+    drawn, drawn_other = resampled(one, resamples), resampled(other, resamples)
     counted, counted_other = one.counted(), other.counted()
     return {
         name: difference(
@@ -235,7 +237,7 @@ def differences(one: Statistics, other: Statistics, resamples: int = RESAMPLES) 
     }
 
 
-def difference(value: float, resampled: np.ndarray, pictures: int) -> Difference:
+def difference(value: float, drawn: np.ndarray, pictures: int) -> Difference:
     """Say how sure a difference of scores is.
 
     The p-value counts the resamples whose difference is as far from its mean as the observed one is from 0, plus one;
@@ -244,11 +246,11 @@ def difference(value: float, resampled: np.ndarray, pictures: int) -> Difference
 
     Args:
         value: the difference.
-        resampled: that of each resample, `[R]`.
+        drawn: that of each resample, `[R]`.
         pictures: how many counted for either score, the fewer of the two.
     """
     value = 0.0 if abs(value) < _HAIR else value
-    values = resampled[~np.isnan(resampled)]
+    values = drawn[~np.isnan(drawn)]
     if pictures < 2 or not len(values):
         return Difference(value, np.nan, np.nan, np.nan)
     if np.abs(values).max() < _HAIR:

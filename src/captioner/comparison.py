@@ -18,7 +18,7 @@ from math import isnan
 import numpy as np
 
 from captioner import wording
-from captioner.bootstrap import LEVEL, RESAMPLES, Difference, NotFiniteError, Statistics, difference, ends, holm
+from captioner.bootstrap import LEVEL, RESAMPLES, Difference, NotFiniteError, Statistics, difference, ends, holm, resampled
 from captioner.errors import CaptionerError
 from captioner.names import BASELINES
 from captioner.runs import Run
@@ -147,7 +147,7 @@ def compare(runs: Sequence[Run], resamples: int = RESAMPLES) -> Comparison:
     # the same order of pictures, so that a resample holds the same pictures of every run
     aligned = [first, *(Statistics(first.images, {}) | run.statistics for run in runs[1:])]
     values = [each.scores() for each in aligned]
-    drawn = [each.resampled(resamples) for each in aligned]
+    drawn = [resampled(each, resamples) for each in aligned]
     counts = [each.counted() for each in aligned]
     scores, notes = _shared(runs, values)
     if not scores:

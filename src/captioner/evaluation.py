@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from captioner import figures, images, report
-from captioner.bootstrap import FEWEST, LEVEL, SCORES, STATISTICS, Difference, Statistics, differences
+from captioner.bootstrap import FEWEST, LEVEL, SCORES, STATISTICS, Difference, Statistics, differences, intervals
 from captioner.files import file_names, json_of, replacing, write_json
 from captioner.model import Caption
 from captioner.names import METRICS as CAPTION_METRICS
@@ -89,9 +89,9 @@ def write_scores(own: Statistics, baselines: Statistics, setting: Setting, direc
     """
     written: dict[str, dict] = {}
     for statistics, of_model in ((own.checked(), True), (baselines.checked(), False)):
-        intervals = statistics.intervals()
+        ends = intervals(statistics)
         for name, value in statistics.scores().items():
-            entry = (value, *intervals[name])
+            entry = (value, *ends[name])
             _add(written, name, entry, setting.signature(name, of_model))
             if name.startswith("nll") and not any(number >= _LARGEST_NLL for number in entry):
                 perplexity = f"perplexity{name.removeprefix('nll')}"
