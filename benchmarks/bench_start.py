@@ -32,7 +32,7 @@ def save_model(directory: Path) -> None:
         from captioner.configured import keras  # noqa: F401 - what follows imports it, with its notes
 
     from captioner import encoders, params, training
-    from captioner.model import Captioner
+    from captioner.saved_model import SavedModel
 
     settings = params.load(CHECKOUT / "params.yaml")
     name = settings.features.encoder
@@ -42,7 +42,7 @@ def save_model(directory: Path) -> None:
     recipe = settings.train.photographs
     decoder = training.build(settings.model, recipe, settings.attention, len(vocabulary), channels, height * width)
     encoder = {"name": name, "weights": "imagenet", "weights_sha256": encoders.weights_hash(network)}
-    Captioner(decoder, vocabulary, encoder, recipe.maximum_words, {}).save(directory)
+    SavedModel(decoder, vocabulary, encoder, recipe.maximum_words, {}).save(directory)
 
 
 def run(*arguments: str) -> float:

@@ -17,15 +17,17 @@ from captioner import evaluation, looking, tracking
 from captioner.baselines import TrainingGrams
 from captioner.batches import CaptionBatches, rows_of
 from captioner.bootstrap import STATISTICS, Statistics
+from captioner.caption import Caption, captions_of
 from captioner.datasets import pack
 from captioner.datasets.dataset import captions_by_image
 from captioner.errors import CaptionerError
 from captioner.features import Features
+from captioner.generation import Generator
 from captioner.history import HISTORY
 from captioner.likelihood import nll_of_decoder
-from captioner.model import Caption, Captioner
 from captioner.names import SPICE
 from captioner.params import Params
+from captioner.saved_model import SavedModel
 from captioner.scores import Scorer
 from captioner.shares import shares
 from captioner.spice import JARS, Spice
@@ -39,14 +41,15 @@ def evaluate(params: Params) -> None:
     settings = params.evaluate
     # first of all: what it lacks is said before anything is computed
     spice = Spice(from_environment(JARS)) if SPICE in settings.metrics else None
-    model, features = Captioner.load(MODEL), Features.open(FEATURES)
+    model, features = SavedModel.load(MODEL), Features.open(FEATURES)
     model.check_features(features)
     captions, objects = pack.read_captions(DATA), pack.read_objects(DATA)
     references = captions_by_image(captions[captions["split"] == "test"])
     if not references:
         raise CaptionerError("No picture is in the test split: give some to it.")
     names = list(references)
-    generator = model.generator(settings.beam, settings.length_normalization, min(settings.batch_size, len(names)))
+    batch_size = min(settings.batch_size, len(names))
+    generator = Generator(model.decoder, settings.beam, model.maximum_words, settings.length_normalization, batch_size)
     with Scorer(references, spice) as scorer, tracking.evaluation(main_checkout(), Path(), params) as tracked:
         scorer.prepare(settings.metrics)
         setting = evaluation.Setting(
@@ -58,7 +61,8 @@ def evaluate(params: Params) -> None:
             copies=scorer.copies > 0,
         )
         began = time.perf_counter()
-        found = dict(zip(names, model.captions(generator, features.grid, rows_of(features, names)), strict=True))
+        searched = generator.generate(features.grid, rows_of(features, names))
+        found = dict(zip(names, captions_of(searched, model.vocabulary), strict=True))
         pace = len(names) / (time.perf_counter() - began)
         texts = {image: caption.text for image, caption in found.items()}
         likely = likelihood(model, features, captions)
@@ -96,7 +100,7 @@ def evaluate(params: Params) -> None:
     print(*remarks, sep="\n")
 
 
-def likelihood(model: Captioner, features: Features, captions: pd.DataFrame) -> Statistics:
+def likelihood(model: SavedModel, features: Features, captions: pd.DataFrame) -> Statistics:
     """Return how surprised the model is by the references of the test pictures."""
     test = captions[captions["split"] == "test"]
     return nll_of_decoder(
@@ -104,7 +108,7 @@ def likelihood(model: Captioner, features: Features, captions: pd.DataFrame) -> 
     )
 
 
-def novelty(model: Captioner, captions: pd.DataFrame, found: Mapping[str, Caption]) -> Statistics:
+def novelty(model: SavedModel, captions: pd.DataFrame, found: Mapping[str, Caption]) -> Statistics:
     """Return how often the model says what no training caption says."""
     training = captions[captions["split"] == "train"]["caption"]
     seen = TrainingGrams(model.vocabulary.split(caption) for caption in training)

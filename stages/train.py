@@ -15,8 +15,8 @@ from captioner.datasets.dataset import captions_by_image
 from captioner.features import Features
 from captioner.generation import Generator
 from captioner.history import HISTORY
-from captioner.model import Captioner
 from captioner.params import Params, section_of
+from captioner.saved_model import SavedModel
 from captioner.scores import Scorer
 from captioner.shares import shares
 from captioner.vocabulary import Vocabulary
@@ -82,7 +82,7 @@ def train(params: Params) -> None:
         }
         # how it is evaluated is no part of the model, and may change
         made_with = {name: value for name, value in params.flat().items() if not name.startswith("evaluate.")}
-        model = Captioner(decoder, vocabulary, encoder, recipe.maximum_words, made_with)
+        model = SavedModel(decoder, vocabulary, encoder, recipe.maximum_words, made_with)
         model.save(MODEL)
         tracked.log_training(results, MODEL, model.weights_sha256)
 

@@ -32,11 +32,12 @@ from rounding import tolerance
 from typer.testing import CliRunner
 
 from captioner import cli, demo
+from captioner.caption import Caption
 from captioner.datasets import pack
 from captioner.datasets.dataset import Dataset
 from captioner.demo import Settings, answer, application, named, reserve, to_try
 from captioner.errors import CaptionerError
-from captioner.model import Alternative, Caption, Captioner
+from captioner.model import Alternative, Captioner
 
 ROOT = Path(__file__).parents[1]
 

@@ -16,10 +16,10 @@ from PIL import Image
 
 from captioner import evaluation
 from captioner.bootstrap import Statistics, mean
+from captioner.caption import Caption
 from captioner.datasets.scenes import RELATIONS
 from captioner.errors import CaptionerError
 from captioner.evaluation import Setting
-from captioner.model import Caption
 from captioner.scores import Scorer, Scores
 
 LEFT, RIGHT = RELATIONS["left"][0], RELATIONS["right"][0]

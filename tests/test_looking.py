@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 from captioner import looking
+from captioner.caption import Caption
 from captioner.datasets import scenes
 from captioner.datasets.dataset import OBJECT_COLUMNS, no_objects
-from captioner.model import Caption
 
 SIZE = scenes.SIZE
 COLOUR, OTHER_COLOUR = list(scenes.COLOURS)[:2]

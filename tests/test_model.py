@@ -19,14 +19,15 @@ import tiny
 from PIL import Image
 from rounding import assert_same, tolerance
 
+from captioner.caption import Caption
 from captioner.decoder import Decoder
-from captioner.description import other_keras
+from captioner.description import FORMAT, other_keras
 from captioner.encoders import ENCODERS
 from captioner.errors import CaptionerError
 from captioner.features import Extractor
 from captioner.generation import Generator
 from captioner.images import UnreadableImage
-from captioner.model import BATCH, FORMAT, Caption, Captioner
+from captioner.model import BATCH, Captioner
 from captioner.pictures import Picture
 from captioner.vocabulary import SPECIAL_TOKENS, Vocabulary
 

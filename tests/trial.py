@@ -15,6 +15,7 @@ from captioner.features import compile_forward
 from captioner.likelihood import nll_of_decoder
 from captioner.model import Captioner
 from captioner.names import ATTENTIONS
+from captioner.saved_model import SavedModel
 
 STEPS, WORDS = 6, 2
 ENCODER = "encoder.keras"
@@ -59,7 +60,7 @@ def learn(first: Path, directory: Path) -> None:
         data = tiny.batches(used)
         assert len(data) == 1
         training.train(decoder, data, tiny.batches(used, None), used, [tiny.Scores(range(STEPS)), history])
-        Captioner(decoder, tiny.vocabulary(), made_by, WORDS, {}).save(directory / attention / "model")
+        SavedModel(decoder, tiny.vocabulary(), made_by, WORDS, {}).save(directory / attention / "model")
 
 
 def seeded() -> list[np.ndarray]:

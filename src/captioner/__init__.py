@@ -13,16 +13,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from captioner.caption import Caption
     from captioner.errors import CaptionerError
     from captioner.images import UnreadableImage
-    from captioner.model import Alternative, Caption, Captioner
+    from captioner.model import Alternative, Captioner
 
 __version__ = "0.1.0"
 __all__ = ["Alternative", "Caption", "Captioner", "CaptionerError", "UnreadableImage"]
 
 _MODULES = {
     "Alternative": "captioner.model",
-    "Caption": "captioner.model",
+    "Caption": "captioner.caption",
     "Captioner": "captioner.model",
     "CaptionerError": "captioner.errors",
     "UnreadableImage": "captioner.images",

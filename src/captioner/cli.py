@@ -16,8 +16,9 @@ from captioner.errors import CaptionerError
 if TYPE_CHECKING:
     import numpy as np
 
+    from captioner.caption import Caption
     from captioner.images import UnreadableImage
-    from captioner.model import Caption, Captioner
+    from captioner.model import Captioner
 
 app = typer.Typer(name="captioner", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 

@@ -18,7 +18,17 @@ from math import isnan
 import numpy as np
 
 from captioner import wording
-from captioner.bootstrap import LEVEL, RESAMPLES, Difference, NotFiniteError, Statistics, difference, ends, holm, resampled
+from captioner.bootstrap import (
+    LEVEL,
+    RESAMPLES,
+    Difference,
+    NotFiniteError,
+    Statistics,
+    difference,
+    ends,
+    holm,
+    resampled,
+)
 from captioner.errors import CaptionerError
 from captioner.names import BASELINES
 from captioner.runs import Run

@@ -33,7 +33,8 @@ from captioner.errors import CaptionerError, quoted
 from captioner.vocabulary import END, SPECIAL_TOKENS
 
 if TYPE_CHECKING:
-    from captioner.model import Caption, Captioner
+    from captioner.caption import Caption
+    from captioner.model import Captioner
 
 HOST = "127.0.0.1"
 LARGEST = 20 << 20  # bytes of a picture

@@ -12,8 +12,8 @@ import pandas as pd
 
 from captioner import figures, images, report
 from captioner.bootstrap import FEWEST, LEVEL, SCORES, STATISTICS, Difference, Statistics, differences, intervals
+from captioner.caption import Caption
 from captioner.files import file_names, json_of, replacing, write_json
-from captioner.model import Caption
 from captioner.names import METRICS as CAPTION_METRICS
 from captioner.wording import decimal, digits, interval, probability
 

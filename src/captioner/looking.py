@@ -13,8 +13,8 @@ import pandas as pd
 from scipy.special import entr
 
 from captioner.bootstrap import Statistics, mean
+from captioner.caption import Caption
 from captioner.datasets import scenes
-from captioner.model import Caption
 
 FUNCTION_WORDS = frozenset(
     """

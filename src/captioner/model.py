@@ -1,34 +1,27 @@
-"""A trained model as one directory, which needs nothing beside it, and what it says of pictures.
+"""What a trained model says of pictures.
 
-`model.json` (format, encoder with the hash of its weights, longest caption, hashes of the vocabulary's file and of the
-decoder's weights, the experiment's parameters), `vocabulary.json` and `decoder.keras`.
-
-Legend: `T` words of a caption · `P` positions of the picture's grid, `R x R` · `C` encoder channels.
+Legend: `T` words of a caption · `P` positions of the picture's grid · `C` encoder channels · `V` vocabulary.
 """
 
 import math
-import os
 import threading
-import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple, overload
 
 import numpy as np
 
-from captioner import encoders, files, pictures
+from captioner import pictures
+from captioner.caption import Caption, captions_of
 from captioner.configured import keras
-from captioner.decoder import Decoder
-from captioner.description import DECODER, DESCRIPTION, FORMAT, VOCABULARY, Description, no_model, other_keras
 from captioner.errors import CaptionerError
-from captioner.features import Extractor, Features
+from captioner.features import Extractor
 from captioner.generation import Generator, Sampler
 from captioner.images import UnreadableImage
 from captioner.pictures import Picture
-from captioner.search import Found
-from captioner.vocabulary import END, SPECIAL_TOKENS, START, Vocabulary
+from captioner.saved_model import SavedModel
+from captioner.vocabulary import END, SPECIAL_TOKENS, START
 
 BATCH = 32  # pictures
 
@@ -45,120 +38,18 @@ class Alternative(NamedTuple):
     probability: float
 
 
-@dataclass(frozen=True)
-class Caption:
-    """What a model says of a picture.
-
-    Attributes:
-        words: the caption's words.
-        log_probability: of the words and the end, in nats.
-        attention: the weights at each word, over rows and columns of the picture, `[T, R, R]` (7 x 7 of the encoders
-            here); each word's sum to 1.
-    """
-
-    words: list[str]
-    log_probability: float
-    attention: np.ndarray
-
-    @property
-    def text(self) -> str:
-        """The words, joined by spaces."""
-        return " ".join(self.words)
-
-    @property
-    def attention_by_position(self) -> np.ndarray:
-        """The attention with the grid's rows one behind the other, `[T, P]`."""
-        return self.attention.reshape(len(self.attention), math.prod(self.attention.shape[1:]))
-
-
 @dataclass
-class Captioner:
-    """An encoder, a decoder and the words it knows.
+class Captioner(SavedModel):
+    """A saved model with its encoder: what it says of pictures.
 
         captioner = Captioner.load("models/captioner")
         print(captioner.caption("dog.jpg").text)
 
     May be used from several threads; the network then serves them one after the other.
-
-    Attributes:
-        decoder: the trained decoder.
-        vocabulary: its words.
-        encoder: name, `weights` and `weights_sha256` of the encoder whose features it was trained on.
-        maximum_words: the longest caption it was trained on.
-        params: the experiment's parameters, by dotted name, for the record.
     """
 
-    decoder: Decoder
-    vocabulary: Vocabulary
-    encoder: dict[str, str]
-    maximum_words: int
-    params: dict[str, Any]
     _compiled: dict[tuple, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     _network: threading.RLock = field(default_factory=threading.RLock, init=False, repr=False, compare=False)
-
-    def save(self, directory: Path) -> None:
-        """Write the model to a directory, whole or not at all."""
-        with files.replacing(directory) as beside:
-            beside.mkdir()
-            self.vocabulary.save(beside / VOCABULARY)
-            self.decoder.save(beside / DECODER)
-            described = {
-                "format": FORMAT,
-                "encoder": self.encoder,
-                "maximum_words": self.maximum_words,
-                "vocabulary_sha256": files.sha256(beside / VOCABULARY),
-                "weights_sha256": self.weights_sha256,
-                "params": self.params,
-            }
-            (beside / DESCRIPTION).write_text(files.json_of(described, indent=2) + "\n", "utf-8")
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> "Captioner":
-        """Read a model from its directory.
-
-        Raises:
-            CaptionerError: a file is missing or damaged, it is of another version, its parts do not fit together, or
-                its weights are not finite.
-        """
-        directory = Path(path)
-        described = Description.read(directory)
-        try:
-            vocabulary = Vocabulary.load(directory / VOCABULARY)
-            decoder = keras.saving.load_model(directory / DECODER, compile=False)
-            model = cls(decoder, vocabulary, described.encoder, described.maximum_words, described.params)
-            expected = {VOCABULARY: described.vocabulary_sha256, DECODER: described.weights_sha256}
-        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-            raise no_model(directory, error) from None
-        found = {VOCABULARY: files.sha256(directory / VOCABULARY), DECODER: model.weights_sha256}
-        for file, identity in expected.items():
-            if found[file] != identity:
-                raise CaptionerError(
-                    f"{directory / file} is of another model than {DESCRIPTION} beside it ({found[file][:8]}, not "
-                    f"{identity[:8]}{other_keras(directory, '; ')}): make one with `dvc repro`."
-                )
-        if weight := encoders.not_finite(decoder):
-            raise CaptionerError(
-                f"{directory / DECODER} has weights that are not finite ({weight}) and says nothing: train again with "
-                "a lower learning_rate."
-            )
-        return model
-
-    @property
-    def weights_sha256(self) -> str:
-        """Hash of the decoder's weights: equal models have equal hashes, whatever their files' bytes."""
-        return encoders.weights_hash(self.decoder)
-
-    def check_features(self, features: Features) -> None:
-        """Make sure that features come from this model's encoder.
-
-        Raises:
-            CaptionerError: they do not.
-        """
-        if features.weights_sha256 != self.encoder["weights_sha256"]:
-            raise CaptionerError(
-                f"The model was trained on features of {self.encoder['name']} ({self.encoder['weights_sha256'][:8]}), "
-                f"these are of {features.encoder} ({features.weights_sha256[:8]}): run `dvc repro`."
-            )
 
     def generator(self, beam: int = 3, length_normalization: float = 1.0, batch_size: int = 64) -> Generator:
         """Return what generates captions from features with this model's weights, compiled for many pictures."""
@@ -166,7 +57,7 @@ class Captioner:
 
     def captions(self, generator: Generator, features: np.ndarray, rows: np.ndarray | None = None) -> list[Caption]:
         """Caption the rows (all, if not given) of a map `[pictures, P, C]`."""
-        return self._captions(generator.generate(features, rows))
+        return captions_of(generator.generate(features, rows), self.vocabulary)
 
     @overload
     def caption(  # type: ignore[overload-overlap]  # a path is one picture, though it is iterable
@@ -290,7 +181,7 @@ class Captioner:
         with self._network:
             sampler = self._once(Sampler, samples, maximum)
             found = sampler.draw(self._features(image), temperature, top_p, seed)
-        different = {tuple(caption.words): caption for caption in self._captions(found)}
+        different = {tuple(caption.words): caption for caption in captions_of(found, self.vocabulary)}
         return sorted(different.values(), key=lambda caption: -caption.log_probability)
 
     def alternatives(self, image: Picture, words: Sequence[str], most: int = 5) -> list[list[Alternative]]:
@@ -350,14 +241,6 @@ class Captioner:
             made.compile(jit_compile=keras.backend.backend() == "jax")
             self._compiled[key] = made
         return self._compiled[key]
-
-    def _captions(self, found: Found) -> list[Caption]:
-        side = math.isqrt(found.weights.shape[-1])
-        words = [self.vocabulary.decode_words(numbers) for numbers in found.words]
-        return [
-            Caption(said, float(log_probability), weights[: len(said)].reshape(len(said), side, side))
-            for said, log_probability, weights in zip(words, found.log_probability, found.weights, strict=True)
-        ]
 
     def _maximum(self, words: int | None) -> int:
         return self.maximum_words if words is None else _check("maximum_words", words, 1, 1000)
