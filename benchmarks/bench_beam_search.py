@@ -17,21 +17,22 @@ import synthetic
 from bench_training import flop_of_a_picture, flop_of_a_token
 from measure import CHECKOUT, matrix_rate, row_of_pairs, seconds
 
-from captioner.lean import lean
+from captioner.common.startup import lean
 
 with lean():
     import tensorflow
 
-    from captioner.configured import keras
+    from captioner.common.keras import keras
 
 import numpy as np
 
-from captioner import params, training
-from captioner.allocator import keep_freed_memory
-from captioner.decoder import Decoder, State
-from captioner.generation import Generator
-from captioner.search import Found
-from captioner.vocabulary import END, PAD, START, UNKNOWN
+from captioner import params
+from captioner.common.startup import keep_freed_memory
+from captioner.model.decoder import Decoder, State
+from captioner.search.generators import Generator
+from captioner.search.steps import Found
+from captioner.text.vocabulary import END, PAD, START, UNKNOWN
+from captioner.training import fit
 
 PICTURES = 1000
 REFERENCE_PICTURES = 30  # a few seconds
@@ -100,7 +101,7 @@ def measure(directory: Path) -> None:
     features, vocabulary = synthetic.features(PICTURES, directory), len(synthetic.vocabulary())
     keras.utils.set_random_seed(1)
     recipe = settings.train.photographs
-    decoder = training.build(settings.model, recipe, "dot", vocabulary, features.channels, features.positions)
+    decoder = fit.build(settings.model, recipe, "dot", vocabulary, features.channels, features.positions)
     # random weights make flat distributions, in which ties decide: spread them, and keep the end for the end
     decoder.vocabulary_logits.kernel.assign(decoder.vocabulary_logits.kernel * 8)
     decoder.vocabulary_logits.bias.assign(np.where(np.arange(vocabulary) == END, -50.0, 0.0))

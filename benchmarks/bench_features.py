@@ -2,10 +2,11 @@
 
     python benchmarks/bench_features.py [encoder ...]
 
-Ours is `captioner.features`, as the pipeline runs it: decoding, network and writing at the same time. The reference is
-what tutorials do: `tf.data` decodes in parallel, ahead of the network, in batches of 32, Keras's `model.predict` runs
-on each, and `np.save` writes a file a picture. Both read the same bytes, decode with the same function (other scaling
-would give other features) and keep float16. Both have their network built, and have run once, before the clock starts.
+Ours is `captioner.features.extract`, as the pipeline runs it: decoding, network and writing at the same time. The
+reference is what tutorials do: `tf.data` decodes in parallel, ahead of the network, in batches of 32, Keras's
+`model.predict` runs on each, and `np.save` writes a file a picture. Both read the same bytes, decode with the same
+function (other scaling would give other features) and keep float16. Both have their network built, and have run once,
+before the clock starts.
 
 Freed memory goes back to the system, as in a tutorial, and is not kept as in the pipeline, which would speed up the
 reference and not ours.
@@ -25,19 +26,21 @@ from statistics import median
 
 from measure import matrix_rate, row_of_pairs, seconds
 
-from captioner.quiet import quiet
+from captioner.common.startup import quiet
 
 with quiet():
     import tensorflow
 
-    from captioner.configured import keras
+    from captioner.common.keras import keras
 
 import numpy as np
 from PIL import Image
 
-from captioner import encoders, images
-from captioner.errors import CaptionerError
-from captioner.features import Extractor, Features
+from captioner.common.errors import CaptionerError
+from captioner.data import images
+from captioner.encoders import networks
+from captioner.features.extract import Extractor
+from captioner.features.store import Features
 
 BATCH = 32
 WIDTH, HEIGHT, QUALITY = 500, 375, 92
@@ -71,7 +74,7 @@ def choose_weights(encoder: str, directory: Path) -> str:
     cache = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "models"
     if name is None or any(cache.glob(f"{encoder}_*no_top.h5")):
         return "imagenet"
-    size = encoders.IMAGE_SIZE
+    size = images.IMAGE_SIZE
     network = getattr(keras.applications, name)(include_top=False, weights=None, input_shape=(size, size, 3))
     generator = np.random.default_rng(1)
     for layer in network.layers:
@@ -90,9 +93,9 @@ def predict(model: keras.Model, paths: Sequence[Path], directory: Path) -> None:
 
     def decode(path: tensorflow.Tensor) -> tensorflow.Tensor:
         pixels = tensorflow.numpy_function(
-            lambda name: images.decode(Path(name.decode()).read_bytes(), encoders.IMAGE_SIZE), [path], tensorflow.uint8
+            lambda name: images.decode(Path(name.decode()).read_bytes(), images.IMAGE_SIZE), [path], tensorflow.uint8
         )
-        return tensorflow.ensure_shape(pixels, (encoders.IMAGE_SIZE, encoders.IMAGE_SIZE, 3))
+        return tensorflow.ensure_shape(pixels, (images.IMAGE_SIZE, images.IMAGE_SIZE, 3))
 
     batches = tensorflow.data.Dataset.from_tensor_slices([str(path) for path in paths])
     batches = batches.map(decode, num_parallel_calls=os.cpu_count()).batch(BATCH).prefetch(2)
@@ -134,7 +137,7 @@ def measure(encoder: str, directory: Path) -> None:
     few = paths[: min(len(paths), REFERENCE_PICTURES)]
     weights = choose_weights(encoder, directory)
     extractor = Extractor(encoder, weights, batch_size=BATCH)
-    model = encoders.build(encoder, weights)
+    model = networks.build(encoder, weights)
     together, apart = directory / "features", directory / "apart"
     apart.mkdir(exist_ok=True)
 
@@ -146,13 +149,13 @@ def measure(encoder: str, directory: Path) -> None:
         return len(few) / seconds(lambda: predict(model, few, apart))
 
     flop = 1e9 * GIGAFLOP[encoder]
-    extractor(np.zeros((BATCH, encoders.IMAGE_SIZE, encoders.IMAGE_SIZE, 3), np.uint8))
+    extractor(np.zeros((BATCH, images.IMAGE_SIZE, images.IMAGE_SIZE, 3), np.uint8))
     predict(model, few[:BATCH], apart)
     ours()
     reference()
     agreed = agreement(together, apart, len(few))
-    pixels = np.stack([images.decode(data, encoders.IMAGE_SIZE) for data in drawn])
-    decoding = len(drawn) / seconds(lambda: [images.decode(data, encoders.IMAGE_SIZE) for data in drawn])
+    pixels = np.stack([images.decode(data, images.IMAGE_SIZE) for data in drawn])
+    decoding = len(drawn) / seconds(lambda: [images.decode(data, images.IMAGE_SIZE) for data in drawn])
     network = len(pixels) / seconds(lambda: extractor(pixels))
     row = row_of_pairs(
         f"features-{encoder}",

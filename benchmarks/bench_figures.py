@@ -8,7 +8,7 @@ Twelve of them, as many as the stage `evaluate` draws by default, each of a capt
 import numpy as np
 from measure import row_of_pairs, seconds
 
-from captioner.figures import attention_figure
+from captioner.reports.attention_figure import attention_figure
 
 FIGURES, WORDS, SIDE, GRID = 12, 12, 224, 7
 

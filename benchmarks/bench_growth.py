@@ -23,9 +23,9 @@ from typing import Any
 from bench_memory import peak
 from measure import CHECKOUT, RESULTS, machine
 
-from captioner.errors import CaptionerError
-from captioner.files import replacing
-from captioner.lean import lean
+from captioner.common.errors import CaptionerError
+from captioner.common.files import replacing
+from captioner.common.startup import lean
 
 MIDDLE = {"captions": 40_000, "vocabulary": 5_000, "words a caption": 20, "positions": 49, "state": 512}
 VALUES: Mapping[str, Sequence[int]] = {
@@ -44,12 +44,13 @@ PICTURE = CHECKOUT / "benchmarks/growth.png"
 def train(point: Mapping[str, int]) -> None:
     """Train a few steps, and print the seconds to the first and of each other as JSON."""
     with lean():
-        from captioner.configured import keras
+        from captioner.common.keras import keras
     import synthetic
 
-    from captioner import params, training
-    from captioner.allocator import keep_freed_memory
-    from captioner.features import Features
+    from captioner import params
+    from captioner.common.startup import keep_freed_memory
+    from captioner.features.store import Features
+    from captioner.training import fit
 
     keep_freed_memory()
     began = time.perf_counter()
@@ -66,12 +67,12 @@ def train(point: Mapping[str, int]) -> None:
         drawn = synthetic.features(PICTURES, Path(folder), point["positions"])
         rows = {f"{number}.jpg": number % PICTURES for number in range(pictures)}
         features = Features(drawn.grid, rows, drawn.encoder, drawn.weights, drawn.weights_sha256)
-        batches = training.batches(features, captions, "train", vocabulary, recipe, 1)
-        validation = training.batches(features, captions[: synthetic.CAPTIONS], "train", vocabulary, recipe)
+        batches = fit.batches(features, captions, "train", vocabulary, recipe, 1)
+        validation = fit.batches(features, captions[: synthetic.CAPTIONS], "train", vocabulary, recipe)
         synthetic.shorten(batches, STEPS)
-        decoder = training.build(sizes, recipe, "dot", len(vocabulary), drawn.channels, drawn.positions)
+        decoder = fit.build(sizes, recipe, "dot", len(vocabulary), drawn.channels, drawn.positions)
         watch = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_, **__: ends.append(time.perf_counter()))
-        training.train(decoder, batches, validation, recipe, [watch], monitor="val_nll")
+        fit.train(decoder, batches, validation, recipe, [watch], monitor="val_nll")
     steps = [end - start for start, end in itertools.pairwise(ends)]
     captions_a_step = recipe.batch_size * recipe.captions_a_picture
     print(json.dumps({"start": ends[0] - began, "pass": statistics.median(steps) * len(captions) / captions_a_step}))
@@ -81,7 +82,7 @@ def draw(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> bytes:
     """Return the plot as PNG: a column for what varies, a row for what it costs."""
     from matplotlib.figure import Figure
 
-    from captioner.figures import COLOURS
+    from captioner.reports.curves import COLOURS
 
     figure = Figure(figsize=(12, 6.5), dpi=90, layout="constrained")
     grid = figure.subplots(len(SHOWN), len(curves), sharey="row", sharex="col")

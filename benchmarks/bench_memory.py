@@ -23,9 +23,8 @@ from pathlib import Path
 import psutil
 from measure import CHECKOUT, Part, Row
 
-from captioner.allocator import keep_freed_memory
-from captioner.errors import CaptionerError
-from captioner.lean import lean
+from captioner.common.errors import CaptionerError
+from captioner.common.startup import keep_freed_memory, lean
 
 PICTURES, TIMES = 8000, 4
 STEPS = 40  # of an epoch
@@ -43,8 +42,8 @@ def write_data(pictures: int, directory: Path) -> None:
     import synthetic
     from PIL import Image
 
-    from captioner.datasets import pack
-    from captioner.datasets.dataset import Dataset
+    from captioner.data import store
+    from captioner.data.dataset import Dataset
 
     generator = np.random.default_rng(1)
     drawn = []
@@ -56,52 +55,51 @@ def write_data(pictures: int, directory: Path) -> None:
     eighth = np.arange(len(captions)) * 8 // len(captions)
     captions["split"] = np.select([eighth < 6, eighth < 7], ["train", "validation"], "test")
     names = captions["image"].drop_duplicates()
-    pack.write(Dataset(captions, ((name, drawn[number % DRAWN]) for number, name in enumerate(names))), directory)
+    store.write(Dataset(captions, ((name, drawn[number % DRAWN]) for number, name in enumerate(names))), directory)
 
 
 def features(directory: Path) -> None:
     """Do what the stage `features` does."""
-    from captioner.datasets import pack
-    from captioner.features import extract
+    from captioner.data import store
+    from captioner.features.extract import extract
 
-    names = pack.read_captions(directory)["image"].drop_duplicates().tolist()
-    extract(pack.read_pictures(directory, names), names, "efficientnet_lite0", "imagenet", directory / "features")
+    names = store.read_captions(directory)["image"].drop_duplicates().tolist()
+    extract(store.read_pictures(directory, names), names, "efficientnet_lite0", "imagenet", directory / "features")
 
 
 def training(directory: Path) -> None:
     """Do what the stage `train` does, but for the length of an epoch."""
     with lean():
-        from captioner.configured import keras  # noqa: F401 - what follows imports it, with its notes
+        from captioner.common.keras import keras  # noqa: F401 - what follows imports it, with its notes
     import synthetic
 
     from captioner import params
-    from captioner import training as library
-    from captioner.batches import rows_of
-    from captioner.datasets import pack
-    from captioner.datasets.dataset import captions_by_image
-    from captioner.features import Features
-    from captioner.generation import Generator
-    from captioner.scores import Scorer
+    from captioner.data import store
+    from captioner.data.dataset import captions_by_image
+    from captioner.features.store import Features, rows_of
+    from captioner.scoring.scorer import Scorer
+    from captioner.search.generators import Generator
+    from captioner.training import callbacks, fit
 
     settings = params.load(CHECKOUT / "params.yaml")
     recipe = settings.train.photographs.model_copy(update={"epochs": 1})
     maps, vocabulary = Features.open(directory / "features"), synthetic.vocabulary()
-    captions = pack.read_captions(directory)
-    learnt_from = library.batches(maps, captions, "train", vocabulary, recipe, 1)
-    validation = library.batches(maps, captions, "validation", vocabulary, recipe)
+    captions = store.read_captions(directory)
+    learnt_from = fit.batches(maps, captions, "train", vocabulary, recipe, 1)
+    validation = fit.batches(maps, captions, "validation", vocabulary, recipe)
     for batches in (learnt_from, validation):
         synthetic.shorten(batches, STEPS)
     references = captions_by_image(captions[captions["split"] == "validation"])
     scorer = Scorer(references)
-    decoder = library.build(settings.model, recipe, settings.attention, len(vocabulary), maps.channels, maps.positions)
+    decoder = fit.build(settings.model, recipe, settings.attention, len(vocabulary), maps.channels, maps.positions)
     names = list(references)
     greedy = Generator(decoder, beam=1, maximum=recipe.maximum_words)
 
     def judge(generated: dict[str, str]) -> dict[str, float]:
         return {"CIDEr": scorer.score(generated, ["BLEU", "CIDEr"]).corpus["CIDEr"]}
 
-    judged = library.GeneratedValidation(greedy, maps.grid, rows_of(maps, names), names, vocabulary, judge)
-    library.train(decoder, learnt_from, validation, recipe, [judged])
+    judged = callbacks.GeneratedValidation(greedy, maps.grid, rows_of(maps, names), names, vocabulary, judge)
+    fit.train(decoder, learnt_from, validation, recipe, [judged])
 
 
 def anonymous(process: psutil.Process) -> int:

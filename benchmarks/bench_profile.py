@@ -16,16 +16,19 @@ from typing import Any
 import synthetic
 from measure import CHECKOUT, RESULTS, machine, seconds
 
-from captioner.lean import lean
+from captioner.common.startup import lean
 
 with lean():
     import tensorflow
 
-from captioner import params, training
-from captioner.allocator import keep_freed_memory
-from captioner.decoder import Decoder, TeacherForcing, TokenCrossEntropy
-from captioner.files import replacing
-from captioner.names import ATTENTIONS
+from captioner import params
+from captioner.common.files import replacing
+from captioner.common.startup import keep_freed_memory
+from captioner.model.attention import ATTENTIONS
+from captioner.model.decoder import Decoder
+from captioner.training import fit
+from captioner.training.losses import TokenCrossEntropy
+from captioner.training.teacher_forcing import TeacherForcing
 
 PICTURES = 480  # 30 steps
 TIMES = 15
@@ -51,10 +54,10 @@ def profile(attention: str, directory: Path) -> dict[str, float]:
     recipe = settings.train.photographs
     features, vocabulary = synthetic.features(PICTURES, directory), synthetic.vocabulary()
     captions = synthetic.captions(PICTURES).assign(split="train")
-    batches = training.batches(features, captions, "train", vocabulary, recipe, 1)
+    batches = fit.batches(features, captions, "train", vocabulary, recipe, 1)
     sizes = (len(vocabulary), features.channels, features.positions)
-    decoder = training.build(settings.model, recipe, attention, *sizes)
-    teacher = training.teacher(decoder, batches, recipe)
+    decoder = fit.build(settings.model, recipe, attention, *sizes)
+    teacher = fit.teacher(decoder, batches, recipe)
     without: Any = TeacherForcing(decoder, batches.layout)
     without.decoder = WithoutVocabulary(decoder)
     cost, weights = TokenCrossEntropy(recipe.label_smoothing), decoder.trainable_weights

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from measure import CHECKOUT, PAIRS, Part, row_of_pairs, seconds
 
-from captioner.errors import CaptionerError
+from captioner.common.errors import CaptionerError
 
 
 def call(command: list[str], directory: Path, environment: Mapping[str, str]) -> str:

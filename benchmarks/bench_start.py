@@ -20,8 +20,8 @@ import synthetic
 from measure import CHECKOUT, PAIRS, Part, row_of_pairs, seconds
 from PIL import Image
 
-from captioner.errors import CaptionerError
-from captioner.lean import lean
+from captioner.common.errors import CaptionerError
+from captioner.common.startup import lean
 
 WORDS = 500
 
@@ -29,19 +29,22 @@ WORDS = 500
 def save_model(directory: Path) -> None:
     """Write an untrained model of the pipeline's sizes."""
     with lean():
-        from captioner.configured import keras  # noqa: F401 - what follows imports it, with its notes
+        from captioner.common.keras import keras  # noqa: F401 - what follows imports it, with its notes
 
-    from captioner import encoders, params, training
-    from captioner.saved_model import SavedModel
+    from captioner import params
+    from captioner.common import weights
+    from captioner.encoders import networks
+    from captioner.model.saved_model import SavedModel
+    from captioner.training import fit
 
     settings = params.load(CHECKOUT / "params.yaml")
     name = settings.features.encoder
-    network = encoders.build(name)
+    network = networks.build(name)
     _, height, width, channels = network.output_shape
     vocabulary = synthetic.vocabulary(WORDS)
     recipe = settings.train.photographs
-    decoder = training.build(settings.model, recipe, settings.attention, len(vocabulary), channels, height * width)
-    encoder = {"name": name, "weights": "imagenet", "weights_sha256": encoders.weights_hash(network)}
+    decoder = fit.build(settings.model, recipe, settings.attention, len(vocabulary), channels, height * width)
+    encoder = {"name": name, "weights": "imagenet", "weights_sha256": weights.weights_hash(network)}
     SavedModel(decoder, vocabulary, encoder, recipe.maximum_words, {}).save(directory)
 
 

@@ -26,11 +26,13 @@ from bench_repro import call, surroundings
 from bench_training import Textbook, one_caption_an_example
 from measure import CHECKOUT, PAIRS, Part, Row, seconds
 
-from captioner import encoders, params, training
-from captioner.datasets import pack
-from captioner.errors import CaptionerError
-from captioner.features import Features
-from captioner.vocabulary import Vocabulary
+from captioner import params
+from captioner.common.errors import CaptionerError
+from captioner.data import store
+from captioner.encoders import networks
+from captioner.features.store import Features
+from captioner.text.vocabulary import Vocabulary
+from captioner.training import fit
 
 ATTENTION, GOAL, MINUTES = "dot", 45.0, 15
 PICTURES, STEPS = 160, 8  # of the reference, in one of its runs
@@ -82,23 +84,21 @@ def reference_paces(clone: Path, directory: Path) -> tuple[float, float, float]:
     """Return the reference's pictures a second, its captions a second, and the captions of a pass."""
     settings = params.load(CHECKOUT / "params.yaml")
     recipe = settings.train.photographs
-    captions = pack.read_captions(clone / "data")
+    captions = store.read_captions(clone / "data")
     learnt_from = captions[captions["split"] == "train"]
     names = list(dict.fromkeys(learnt_from["image"]))[:PICTURES]
     paths = [directory / f"{number}.jpg" for number in range(len(names))]
-    for path, data in zip(paths, pack.read_pictures(clone / "data", names), strict=True):
+    for path, data in zip(paths, store.read_pictures(clone / "data", names), strict=True):
         path.write_bytes(data)
-    encoder = encoders.build(settings.features.encoder, settings.features.weights)
+    encoder = networks.build(settings.features.encoder, settings.features.weights)
     bench_features.predict(encoder, paths[: bench_features.BATCH], directory)
     extracting = median(
         len(paths) / seconds(lambda: bench_features.predict(encoder, paths, directory)) for _ in range(PAIRS)
     )
     features, vocabulary = Features.open(clone / "data/features"), Vocabulary.load(clone / "data/vocabulary.json")
     longest = max(len(vocabulary.split(caption)) for caption in learnt_from["caption"])
-    batches = training.batches(
-        features, captions, "train", vocabulary, recipe.model_copy(update={"maximum_words": longest})
-    )
-    decoder = training.build(settings.model, recipe, ATTENTION, len(vocabulary), features.channels, features.positions)
+    batches = fit.batches(features, captions, "train", vocabulary, recipe.model_copy(update={"maximum_words": longest}))
+    decoder = fit.build(settings.model, recipe, ATTENTION, len(vocabulary), features.channels, features.positions)
     textbook = Textbook(decoder, recipe, len(batches))
     size = recipe.batch_size * recipe.captions_a_picture
     examples = one_caption_an_example(features, batches, size)

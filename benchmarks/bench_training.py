@@ -22,21 +22,24 @@ from typing import Any
 import synthetic
 from measure import CHECKOUT, matrix_rate, row_of_pairs, seconds
 
-from captioner.lean import lean
+from captioner.common.startup import lean
 
 with lean():
     import tensorflow
 
 import numpy as np
 
-from captioner import params, training
-from captioner.allocator import keep_freed_memory
-from captioner.batches import CaptionBatches
-from captioner.decoder import Decoder, Picture, State, TeacherForcing, TokenCrossEntropy
-from captioner.features import Features
-from captioner.names import ATTENTIONS
+from captioner import params
+from captioner.common.startup import keep_freed_memory
+from captioner.features.store import Features
+from captioner.model.attention import ATTENTIONS
+from captioner.model.decoder import Decoder, Picture, State
 from captioner.params import ModelParams, Recipe
-from captioner.vocabulary import PAD, heard
+from captioner.text.vocabulary import PAD, heard
+from captioner.training import fit
+from captioner.training.batches import CaptionBatches
+from captioner.training.losses import TokenCrossEntropy
+from captioner.training.teacher_forcing import TeacherForcing
 
 PICTURES = 960  # 60 steps of ours, a few seconds
 REFERENCE_STEPS = 8
@@ -49,7 +52,7 @@ class Textbook:
     def __init__(self, decoder: Decoder, recipe: Recipe, steps_an_epoch: int):
         self.decoder = decoder
         self.cost = TokenCrossEntropy(recipe.label_smoothing)
-        self.optimizer = training.optimizer(recipe, steps_an_epoch)
+        self.optimizer = fit.optimizer(recipe, steps_an_epoch)
         self.optimizer.build(decoder.trainable_weights)
         self.step = tensorflow.function(self._step)
 
@@ -147,15 +150,15 @@ def measure(attention: str, directory: Path) -> None:
     recipe: Recipe = settings.train.photographs
     features, vocabulary = synthetic.features(PICTURES, directory), synthetic.vocabulary()
     captions = synthetic.captions(PICTURES).assign(split="train")
-    ours = training.batches(features, captions, "train", vocabulary, recipe, 1)
-    whole = training.batches(
+    ours = fit.batches(features, captions, "train", vocabulary, recipe, 1)
+    whole = fit.batches(
         features, captions, "train", vocabulary, recipe.model_copy(update={"maximum_words": synthetic.LONGEST})
     )
     own, other = (
-        training.build(settings.model, recipe, attention, len(vocabulary), features.channels, features.positions)
+        fit.build(settings.model, recipe, attention, len(vocabulary), features.channels, features.positions)
         for _ in range(2)
     )
-    teacher = training.teacher(own, ours, recipe)
+    teacher = fit.teacher(own, ours, recipe)
     textbook = Textbook(other, recipe, len(ours))
     agreed = agreement(other, textbook, whole)
     examples = one_caption_an_example(features, whole, recipe.batch_size * recipe.captions_a_picture)

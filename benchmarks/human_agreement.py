@@ -26,11 +26,12 @@ import pandas as pd
 from scipy.stats import kendalltau
 from tqdm import tqdm
 
-from captioner.datasets.fetch import fetch, open_zip, read_member
+from captioner.common.errors import CaptionerError
+from captioner.common.files import replacing
+from captioner.data.archives import open_zip, read_member
+from captioner.datasets.fetch import fetch
 from captioner.datasets.flickr8k import CAPTIONS, TEXT
-from captioner.errors import CaptionerError
-from captioner.files import replacing
-from captioner.scores import Scorer
+from captioner.scoring.scorer import Scorer
 
 EXPERT = "ExpertAnnotations.txt"
 CROWD = "CrowdFlowerAnnotations.txt"

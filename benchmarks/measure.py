@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from captioner.files import replacing
+from captioner.common.files import replacing
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 RESULTS = CHECKOUT / "benchmarks/results"

@@ -19,7 +19,7 @@ from typing import Any
 
 from measure import CHECKOUT, LOWER_IS_BETTER, RESULTS
 
-from captioner.files import replacing
+from captioner.common.files import replacing
 
 PAGE = CHECKOUT / "benchmarks/README.md"
 ROWS = {

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from captioner.features import Features
-from captioner.vocabulary import Vocabulary
+from captioner.features.store import Features
+from captioner.text.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from captioner.batches import CaptionBatches
+    from captioner.training.batches import CaptionBatches
 
-# Measured on the 40,460 captions of Flickr8k.token.txt, words as `captioner.vocabulary` splits them.
+# Measured on the 40,460 captions of Flickr8k.token.txt, words as `captioner.text.vocabulary` splits them.
 LONGEST = 36  # words
 LOG_LENGTH = (2.317, 0.358)  # mean and standard deviation of the logarithm of the words a caption; mean 10.8 words
 WORDS = 2994  # in at least five captions
@@ -52,7 +52,7 @@ def features(pictures: int, directory: Path, positions: int = POSITIONS, channel
 
 def shorten(batches: "CaptionBatches", steps: int) -> None:
     """Let an epoch end after its first steps; the order over all examples, and all else, stay the pipeline's."""
-    from captioner.batches import CaptionBatches  # here, since Keras comes with it
+    from captioner.training.batches import CaptionBatches  # here, since Keras comes with it
 
     class Few(CaptionBatches):
         def __len__(self) -> int:

@@ -59,31 +59,39 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-from captioner.lean import lean
+from captioner.common.startup import lean
 
 with lean():  # TensorFlow has much to say when it starts, and much to load
-    from captioner.configured import keras, ops
+    from captioner.common.keras import keras, ops
 
 import matplotlib.pyplot as plt
 import numpy as np
 
-from captioner import encoders, figures, images, training
-from captioner.allocator import keep_freed_memory
-from captioner.attention import BahdanauAttention, DotProductAttention, UniformAttention
-from captioner.baselines import nll_of_frequencies
-from captioner.batches import rows_of
-from captioner.bootstrap import LEVEL, Statistics, differences, mean
-from captioner.datasets import scenes
-from captioner.datasets.dataset import captions_by_image
-from captioner.decoder import TeacherForcing, TokenCrossEntropy, TokenNegativeLogLikelihood
-from captioner.features import Extractor, Features
-from captioner.generation import Generator
-from captioner.likelihood import nll_of_decoder
-from captioner.looking import attention_on_objects
-from captioner.model import Captioner
+from captioner.common.startup import keep_freed_memory
+from captioner.data import images
+from captioner.data.dataset import captions_by_image
+from captioner.datasets.scenes import drawing, grammar
+from captioner.encoders import networks
+from captioner.evaluation.attention_metrics import attention_on_objects
+from captioner.evaluation.baselines import nll_of_frequencies
+from captioner.evaluation.bootstrap import LEVEL, differences
+from captioner.features.extract import Extractor
+from captioner.features.store import Features, rows_of
+from captioner.inference.captioner import Captioner
+from captioner.model.attention.bahdanau import BahdanauAttention
+from captioner.model.attention.dot import DotProductAttention
+from captioner.model.attention.uniform import UniformAttention
 from captioner.params import ModelParams, Recipe
-from captioner.vocabulary import SPECIAL_TOKENS, START, Vocabulary
-from captioner.wording import decimal, digits, probability
+from captioner.reports.attention_figure import attention_figure
+from captioner.reports.curves import COLOURS
+from captioner.reports.wording import decimal, digits, probability
+from captioner.scoring.statistics import Statistics, mean
+from captioner.search.generators import Generator
+from captioner.text.vocabulary import SPECIAL_TOKENS, START, Vocabulary
+from captioner.training import fit as training
+from captioner.training.likelihood import nll_of_decoder
+from captioner.training.losses import TokenCrossEntropy, TokenNegativeLogLikelihood
+from captioner.training.teacher_forcing import TeacherForcing
 
 # %% [markdown]
 # `PICTURES` is the size of the lesson. The tests set it to a few through the environment, only to see that every cell
@@ -120,17 +128,17 @@ def show(name, figure):
 # out: photographs offer neither.
 
 # %%
-data = scenes.load(
+data = drawing.load(
     {"train": PICTURES, "validation": min(100, PICTURES), "test": min(200, PICTURES)},
     objects=(2, 2),
     captions=3,
     seed=SEED,
 )
 encoded = dict(data.pictures)  # name: PNG
-pixels = {name: images.decode(picture, encoders.IMAGE_SIZE) for name, picture in encoded.items()}
+pixels = {name: images.decode(picture, images.IMAGE_SIZE) for name, picture in encoded.items()}
 names = {split: rows["image"].unique().tolist() for split, rows in data.captions.groupby("split")}
 references = captions_by_image(data.captions)
-things = scenes.things_by_image(data.objects)
+things = grammar.things_by_image(data.objects)
 
 figure, panels = plt.subplots(1, 3, figsize=(10, 4), layout="constrained")
 for panel, name in zip(panels, names["train"], strict=False):
@@ -423,7 +431,7 @@ def write(decoder):
 
 def truth(captions):
     """Return for each caption whether it is true of its picture, 1 or 0."""
-    return np.array([scenes.is_true(caption.text, things[name]) for name, caption in captions.items()], float)
+    return np.array([grammar.is_true(caption.text, things[name]) for name, caption in captions.items()], float)
 
 
 def tested(one, other, decimals, unit):
@@ -477,7 +485,7 @@ print(
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
 passes = range(1, recipe.epochs + 1)
-for (name, curve), colour in zip(curves.items(), figures.COLOURS, strict=False):
+for (name, curve), colour in zip(curves.items(), COLOURS, strict=False):
     left.plot(passes, curve.validation, ".-", color=colour, label=name)
 left.axhline(
     nll["never sees the picture"], color="#444444", linestyle="--", linewidth=1, label="never sees the picture (test)"
@@ -489,7 +497,7 @@ kinds = {
     "pointing": [looks[name]["pointing-accuracy"] for name in decoders],
     "mass": [looks[name]["attention-mass"] for name in decoders],
 }
-for number, colour in enumerate(figures.COLOURS[: len(decoders)]):
+for number, colour in enumerate(COLOURS[: len(decoders)]):
     bars = right.bar(np.arange(3) + 0.27 * (number - 1), [kind[number] for kind in kinds.values()], 0.25, color=colour)
     right.bar_label(bars, fmt="%.0f", fontsize="small")
 right.set(xticks=range(3), xticklabels=kinds, ylabel="%", ylim=(0, 105))
@@ -518,9 +526,9 @@ show("results", figure)
 def draw(title, attention, name):
     """Show where a model looked for each word of its caption."""
     caption = written[attention][name]
-    judged = "true" if scenes.is_true(caption.text, things[name]) else "false"
+    judged = "true" if grammar.is_true(caption.text, things[name]) else "false"
     heading = f"{attention}: {caption.text} ({judged})\n{references[name][0]}"
-    show(title, figures.attention_figure(pixels[name], caption.words, caption.attention_by_position, heading))
+    show(title, attention_figure(pixels[name], caption.words, caption.attention_by_position, heading))
 
 
 right_and_wrong = [name for row, name in enumerate(names["test"]) if true["dot"][row] and not true["uniform"][row]]
@@ -631,7 +639,7 @@ learnt_from = some(features, few)
 step_fixed, steps_fixed = train_for(LIMIT, TeacherForcing(fixed, learnt_from.layout), learnt_from)
 
 tuned = copy_of(decoders["dot"])
-encoder = encoders.build("efficientnet_lite0")
+encoder = networks.build("efficientnet_lite0")
 encoder.trainable = True
 for layer in encoder.layers:
     layer.trainable = layer.name.startswith(("blocks15", "conv_head", "bn1"))
@@ -701,7 +709,7 @@ curve = fit(pretrained, passes=2)
 
 tenth = len(curve.first_pass) // 10
 figure, panel = plt.subplots(figsize=(6, 3.4), layout="constrained")
-for (name, each), colour in zip({"random": curves["dot"], "pretrained": curve}.items(), figures.COLOURS, strict=False):
+for (name, each), colour in zip({"random": curves["dot"], "pretrained": curve}.items(), COLOURS, strict=False):
     style = "-" if name == "random" else "--"
     panel.plot(np.arange(len(each.first_pass)) + 1, each.first_pass, style, color=colour, label=name)
 panel.set(xlabel="steps of the first pass", ylabel="nats a word, mean since the first step")

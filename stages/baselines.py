@@ -2,31 +2,32 @@
 
 from stage import BASELINES, DATA, VOCABULARY, run
 
-from captioner import baselines as simple
-from captioner import files
-from captioner.bootstrap import STATISTICS
-from captioner.datasets import pack
-from captioner.datasets.dataset import captions_by_image
-from captioner.errors import CaptionerError
+from captioner.common import files
+from captioner.common.errors import CaptionerError
+from captioner.data import store
+from captioner.data.dataset import captions_by_image
+from captioner.evaluation.baselines import best_constant, nll_of_frequencies
+from captioner.evaluation.diversity import TrainingGrams
 from captioner.params import Params
-from captioner.scores import Scorer
-from captioner.vocabulary import Vocabulary
+from captioner.scoring.scorer import Scorer
+from captioner.scoring.statistics import STATISTICS
+from captioner.text.vocabulary import Vocabulary
 
 
 def baselines(params: Params) -> None:
     """Write `results/baselines/`: statistics by picture, and in `baselines.json` the constant caption."""
-    vocabulary, captions = Vocabulary.load(VOCABULARY), pack.read_captions(DATA)
+    vocabulary, captions = Vocabulary.load(VOCABULARY), store.read_captions(DATA)
     training = captions[captions["split"] == "train"]["caption"].tolist()
     validation, test = (captions_by_image(captions[captions["split"] == split]) for split in ("validation", "test"))
     if not training or not validation or not test:
         raise CaptionerError("A split has no captions: give some to each of train, validation and test.")
     with Scorer(test) as scorer:
         scorer.prepare()
-        constant = simple.best_constant(training, validation, vocabulary)
-        grams = simple.TrainingGrams(vocabulary.split(caption) for caption in training)
+        constant = best_constant(training, validation, vocabulary)
+        grams = TrainingGrams(vocabulary.split(caption) for caption in training)
         people = {image: [vocabulary.split(caption) for caption in many] for image, many in test.items()}
         found = (
-            simple.nll_of_frequencies(training, test, vocabulary, params.recipe.maximum_words)
+            nll_of_frequencies(training, test, vocabulary, params.recipe.maximum_words)
             | scorer.score(dict.fromkeys(test, constant)).statistics.suffixed("constant")
             | scorer.people().suffixed("person")
             | grams.unseen(people).suffixed("person")

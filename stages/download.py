@@ -4,9 +4,11 @@ import sys
 
 from stage import DATA, from_environment, main_checkout, run
 
-from captioner.datasets import flickr8k, folder, pack, scenes
-from captioner.datasets.dataset import SPLITS, Dataset
-from captioner.datasets.judge import judge
+from captioner.data import store
+from captioner.data.dataset import SPLITS, Dataset
+from captioner.datasets import flickr8k, folder
+from captioner.datasets.checks import judge
+from captioner.datasets.scenes import drawing
 from captioner.params import Params
 
 
@@ -15,13 +17,13 @@ def download(params: Params) -> None:
     dataset = _load(params)
     for remark in judge(dataset):
         print(remark, file=sys.stderr)
-    pack.write(dataset, DATA, SPLITS)
+    store.write(dataset, DATA, SPLITS)
 
 
 def _load(params: Params) -> Dataset:
     if params.dataset == "scenes":
         drawn = params.download.scenes
-        return scenes.load(
+        return drawing.load(
             {"train": drawn.train, "validation": drawn.validation, "test": drawn.test},
             (drawn.fewest_objects, drawn.most_objects),
             drawn.captions,

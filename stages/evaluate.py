@@ -8,30 +8,31 @@ import numpy as np
 import pandas as pd
 from stage import BASELINES, BLIND, DATA, FEATURES, MODEL, RESULTS, from_environment, main_checkout, run
 
-from captioner.lean import lean
+from captioner.common.startup import lean
 
 with lean():
-    from captioner.configured import keras  # noqa: F401
+    from captioner.common.keras import keras  # noqa: F401
 
-from captioner import evaluation, looking, tracking
-from captioner.baselines import TrainingGrams
-from captioner.batches import CaptionBatches, rows_of
-from captioner.bootstrap import STATISTICS, Statistics
-from captioner.caption import Caption, captions_of
-from captioner.datasets import pack
-from captioner.datasets.dataset import captions_by_image
-from captioner.errors import CaptionerError
-from captioner.features import Features
-from captioner.generation import Generator
-from captioner.history import HISTORY
-from captioner.likelihood import nll_of_decoder
-from captioner.names import SPICE
+from captioner.common.errors import CaptionerError
+from captioner.data import store
+from captioner.data.dataset import captions_by_image
+from captioner.evaluation import attention_metrics, results, signature
+from captioner.evaluation.diversity import TrainingGrams
+from captioner.features.store import Features, rows_of
+from captioner.model.saved_model import SavedModel
 from captioner.params import Params
-from captioner.saved_model import SavedModel
-from captioner.scores import Scorer
-from captioner.shares import shares
-from captioner.spice import JARS, Spice
-from captioner.wording import counted
+from captioner.reports.wording import counted
+from captioner.scoring import SPICE
+from captioner.scoring.scorer import Scorer
+from captioner.scoring.shares import shares
+from captioner.scoring.spice import JARS, Spice
+from captioner.scoring.statistics import STATISTICS, Statistics
+from captioner.search.caption import Caption, captions_of
+from captioner.search.generators import Generator
+from captioner.tracking import runs
+from captioner.training.batches import CaptionBatches
+from captioner.training.history import HISTORY
+from captioner.training.likelihood import nll_of_decoder
 
 NLL_BATCH = (16, 5)  # pictures, captions a picture
 
@@ -43,17 +44,17 @@ def evaluate(params: Params) -> None:
     spice = Spice(from_environment(JARS)) if SPICE in settings.metrics else None
     model, features = SavedModel.load(MODEL), Features.open(FEATURES)
     model.check_features(features)
-    captions, objects = pack.read_captions(DATA), pack.read_objects(DATA)
+    captions, objects = store.read_captions(DATA), store.read_objects(DATA)
     references = captions_by_image(captions[captions["split"] == "test"])
     if not references:
         raise CaptionerError("No picture is in the test split: give some to it.")
     names = list(references)
     batch_size = min(settings.batch_size, len(names))
     generator = Generator(model.decoder, settings.beam, model.maximum_words, settings.length_normalization, batch_size)
-    with Scorer(references, spice) as scorer, tracking.evaluation(main_checkout(), Path(), params) as tracked:
+    with Scorer(references, spice) as scorer, runs.evaluation(main_checkout(), Path(), params) as tracked:
         scorer.prepare(settings.metrics)
-        setting = evaluation.Setting(
-            evaluation.number_of_references(references),
+        setting = signature.Setting(
+            signature.number_of_references(references),
             len(names),
             settings.beam,
             settings.length_normalization,
@@ -74,29 +75,29 @@ def evaluate(params: Params) -> None:
             | shares(texts, objects)
             | likely
             | novel
-            | looking.attention_on_objects(found, objects)
-            | looking.entropy(found, objects)
+            | attention_metrics.attention_on_objects(found, objects)
+            | attention_metrics.entropy(found, objects)
             | leave_one_out.suffixed("leave-one-out")
         )
         baselines = Statistics.read(BASELINES / STATISTICS) | Statistics.read(BLIND / STATISTICS)
-        remarks = evaluation.remarks(own, baselines, scorer.copies_in_words())
+        remarks = results.remarks(own, baselines, scorer.copies_in_words())
 
         directory = RESULTS / "evaluate"
         shown = np.random.default_rng(params.seed).permutation(len(names))[: settings.attention_pictures]
         drawn = [names[number] for number in sorted(shown)]
-        pictures = dict(zip(drawn, pack.read_pictures(DATA, drawn), strict=True))
-        evaluation.write_attention(pictures, found, references, directory / "attention")
-        evaluation.write_captions(found, references, scores.by_image, directory / "captions.jsonl")
-        written = evaluation.write_scores(own, baselines, setting, directory)
+        pictures = dict(zip(drawn, store.read_pictures(DATA, drawn), strict=True))
+        results.write_attention(pictures, found, references, directory / "attention")
+        results.write_captions(found, references, scores.by_image, directory / "captions.jsonl")
+        written = results.write_scores(own, baselines, setting, directory)
         dropout = any(value for name, value in model.decoder.config.items() if name.endswith("_dropout"))
-        evaluation.write_curves(RESULTS / "train" / HISTORY, written, directory, dropout)
+        results.write_curves(RESULTS / "train" / HISTORY, written, directory, dropout)
         title = f"{model.decoder.config['attention_name']} attention, {counted(len(names), 'test picture')}"
-        every = pack.read_pictures(DATA, names)
+        every = store.read_pictures(DATA, names)
         page = directory / "report.html"
-        evaluation.write_report(title, written, remarks, every, found, references, scores.by_image, page)
+        results.write_report(title, written, remarks, every, found, references, scores.by_image, page)
         tracked.log_evaluation(directory, {"captions_per_second": pace})
     for name, entry in written.items():
-        print(evaluation.line(name, entry))
+        print(results.line(name, entry))
     print(*remarks, sep="\n")
 
 

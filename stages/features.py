@@ -4,10 +4,10 @@ import os
 
 from stage import DATA, FEATURES, from_environment, main_checkout, run
 
-from captioner import encoders
-from captioner.datasets import pack
-from captioner.features import extract
-from captioner.lean import lean
+from captioner.common.startup import lean
+from captioner.data import store
+from captioner.encoders import networks
+from captioner.features.extract import extract
 from captioner.params import Params
 
 
@@ -16,12 +16,12 @@ def features(params: Params) -> None:
     if keras_home := from_environment("KERAS_HOME"):
         os.environ["KERAS_HOME"] = str(keras_home)
     with lean():
-        from captioner.configured import keras  # noqa: F401 - here, since Keras asks for its home when it is imported
+        from captioner.common.keras import keras  # noqa: F401 - here, since Keras asks for its home when it is imported
     encoder, weights = params.features.encoder, params.features.weights
-    file = encoders.weights_file(encoder, weights, main_checkout())
-    images = pack.read_captions(DATA)["image"].drop_duplicates().tolist()
+    file = networks.weights_file(encoder, weights, main_checkout())
+    images = store.read_captions(DATA)["image"].drop_duplicates().tolist()
     extract(
-        pack.read_pictures(DATA, images),
+        store.read_pictures(DATA, images),
         images,
         encoder,
         weights if file is None else str(file),

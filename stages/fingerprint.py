@@ -8,8 +8,9 @@ from typing import Any
 
 from stage import FINGERPRINTS, main_checkout, run
 
-from captioner import encoders, files
-from captioner.fingerprints import FileHashes
+from captioner.common import files
+from captioner.common.fingerprints import FileHashes
+from captioner.encoders import networks
 from captioner.params import Params
 
 
@@ -24,7 +25,7 @@ def fingerprint(params: Params) -> None:
         return folder.fingerprint(checkout / own.path, own.captions, hashes)
 
     def weights() -> dict[str, str]:
-        file = encoders.weights_file(asked.encoder, asked.weights, checkout)
+        file = networks.weights_file(asked.encoder, asked.weights, checkout)
         return {} if file is None else {"sha256": hashes.of([file])[file]}
 
     own, asked = params.download.folder, params.features

@@ -10,10 +10,10 @@ from types import TracebackType
 # a queued run is a copy of the checkout, while an installed package may be the main checkout's: its own source first
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from captioner import params as parameters
-from captioner.allocator import keep_freed_memory
-from captioner.errors import CaptionerError
-from captioner.files import json_of, replacing
+from captioner import params
+from captioner.common.errors import CaptionerError
+from captioner.common.files import json_of, replacing
+from captioner.common.startup import keep_freed_memory
 from captioner.params import Params
 
 DATA = Path("data")
@@ -55,7 +55,7 @@ def run(stage: Callable[[Params], None], timed: bool = True) -> None:
     began = time.perf_counter()
     keep_freed_memory()
     try:
-        stage(parameters.load(Path("params.yaml")))
+        stage(params.load(Path("params.yaml")))
     except CaptionerError as error:
         sys.exit(f"{stage.__name__}: {error}")
     except OSError as error:

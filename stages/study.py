@@ -15,11 +15,13 @@ import pandas as pd
 from dvc.api import DVCFileSystem
 from stage import RESULTS, main_checkout
 
-from captioner import params, runs
-from captioner import study as studies
-from captioner.errors import CaptionerError, quoted
-from captioner.names import ATTENTIONS, DATASETS
-from captioner.study import Trained
+from captioner import params
+from captioner.common.errors import CaptionerError, quoted
+from captioner.comparison import runs
+from captioner.comparison import study as studies
+from captioner.comparison.study import Trained
+from captioner.datasets import DATASETS
+from captioner.model.attention import ATTENTIONS
 
 
 def study(dataset: str, attentions: list[str], seeds: list[int]) -> None:

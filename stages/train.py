@@ -3,23 +3,24 @@
 import numpy as np
 from stage import DATA, FEATURES, MODEL, RESULTS, VOCABULARY, main_checkout, run
 
-from captioner.lean import lean
+from captioner.common.startup import lean
 
 with lean():
-    from captioner.configured import keras
+    from captioner.common.keras import keras
 
-from captioner import encoders, files, images, tracking, training
-from captioner.batches import rows_of
-from captioner.datasets import pack
-from captioner.datasets.dataset import captions_by_image
-from captioner.features import Features
-from captioner.generation import Generator
-from captioner.history import HISTORY
+from captioner.common import files
+from captioner.data import images, store
+from captioner.data.dataset import captions_by_image
+from captioner.features.store import Features, rows_of
+from captioner.model.saved_model import SavedModel
 from captioner.params import Params, section_of
-from captioner.saved_model import SavedModel
-from captioner.scores import Scorer
-from captioner.shares import shares
-from captioner.vocabulary import Vocabulary
+from captioner.scoring.scorer import Scorer
+from captioner.scoring.shares import shares
+from captioner.search.generators import Generator
+from captioner.text.vocabulary import Vocabulary
+from captioner.tracking import runs, tensorboard
+from captioner.training import callbacks, fit
+from captioner.training.history import HISTORY
 
 SHOWN = 3  # validation pictures whose attention is drawn after each epoch
 
@@ -29,9 +30,9 @@ def train(params: Params) -> None:
     keras.utils.set_random_seed(params.seed)
     recipe = params.recipe
     features, vocabulary = Features.open(FEATURES), Vocabulary.load(VOCABULARY)
-    captions, objects = pack.read_captions(DATA), pack.read_objects(DATA)
-    learnt_from = training.batches(features, captions, "train", vocabulary, recipe, params.seed)
-    validation = training.batches(features, captions, "validation", vocabulary, recipe)
+    captions, objects = store.read_captions(DATA), store.read_objects(DATA)
+    learnt_from = fit.batches(features, captions, "train", vocabulary, recipe, params.seed)
+    validation = fit.batches(features, captions, "validation", vocabulary, recipe)
     references = captions_by_image(captions[captions["split"] == "validation"])
     scorer = Scorer(references)
 
@@ -40,37 +41,35 @@ def train(params: Params) -> None:
         chosen = {name: scores[name] for name in ("CIDEr", "BLEU-4")}
         return chosen | shares(generated, objects).scores()
 
-    decoder = training.build(
-        params.model, recipe, params.attention, len(vocabulary), features.channels, features.positions
-    )
+    decoder = fit.build(params.model, recipe, params.attention, len(vocabulary), features.channels, features.positions)
 
     names = list(references)
-    print(training.about_choice(captions["image"][captions["split"] == "train"].nunique(), len(names)), flush=True)
+    print(fit.about_choice(captions["image"][captions["split"] == "train"].nunique(), len(names)), flush=True)
     rows = rows_of(features, names)
     greedy = Generator(decoder, beam=1, maximum=recipe.maximum_words, batch_size=min(64, len(names)))
-    shown = np.stack([images.decode(data, encoders.IMAGE_SIZE) for data in pack.read_pictures(DATA, names[:SHOWN])])
+    shown = np.stack([images.decode(data, images.IMAGE_SIZE) for data in store.read_pictures(DATA, names[:SHOWN])])
     identity = {
-        "data_sha256": files.sha256(DATA / pack.CAPTIONS),
+        "data_sha256": files.sha256(DATA / store.CAPTIONS),
         "encoder_sha256": features.weights_sha256,
     }
     with (
         files.replacing(RESULTS / "train") as results,
-        tracking.training(main_checkout(), params, RESULTS / "seconds", identity) as tracked,
+        runs.training(main_checkout(), params, RESULTS / "seconds", identity) as tracked,
     ):
         results.mkdir()
-        kept = training.train(
+        kept = fit.train(
             decoder,
             learnt_from,
             validation,
             recipe,
             [
-                training.Pace(learnt_from.passes * len(learnt_from.lengths)),
-                training.GeneratedValidation(greedy, features.grid, rows, names, vocabulary, judge),
+                callbacks.Pace(learnt_from.passes * len(learnt_from.lengths)),
+                callbacks.GeneratedValidation(greedy, features.grid, rows, names, vocabulary, judge),
                 keras.callbacks.CSVLogger(results / HISTORY),
                 keras.callbacks.LambdaCallback(on_epoch_end=tracked.log_epoch),
-                training.Summaries(results / "tensorboard", greedy, vocabulary, features.grid[rows[:SHOWN]], shown),
+                tensorboard.Summaries(results / "tensorboard", greedy, vocabulary, features.grid[rows[:SHOWN]], shown),
             ],
-            training.chosen_by(len(names)),
+            callbacks.chosen_by(len(names)),
             section_of(params.dataset),
         )
         kept.write(results)

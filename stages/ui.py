@@ -6,19 +6,21 @@ from pathlib import Path
 
 from stage import main_checkout
 
-from captioner import runs, tracking
-from captioner.errors import CaptionerError
+from captioner.common.errors import CaptionerError
+from captioner.comparison import runs
+from captioner.tracking import runs as tracked
+from captioner.tracking import ui
 
 if __name__ == "__main__":
     try:
         checkout = main_checkout()
-        tracking.restore(checkout, Path())
+        tracked.restore(checkout, Path())
         for name, commit in runs.experiments(checkout).items():
             try:
                 runs.track(name, commit, checkout)
             except CaptionerError as error:  # the others can be shown
                 print(f"ui: {error}", file=sys.stderr)
-        tracking.serve(checkout, int(os.environ.get("PORT") or 5000))
+        ui.serve(checkout, int(os.environ.get("PORT") or 5000))
     except CaptionerError as error:
         sys.exit(f"ui: {error}")
     except ValueError:

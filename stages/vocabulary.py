@@ -2,14 +2,14 @@
 
 from stage import DATA, VOCABULARY, run
 
-from captioner.datasets import pack
+from captioner.data import store
 from captioner.params import Params
-from captioner.vocabulary import Vocabulary, usable_count
+from captioner.text.vocabulary import Vocabulary, usable_count
 
 
 def vocabulary(params: Params) -> None:
     """Write `data/vocabulary.json`."""
-    captions = pack.read_captions(DATA)
+    captions = store.read_captions(DATA)
     training = captions["caption"][captions["split"] == "train"]
     wanted = params.vocabulary.minimum_count
     used, unknown = usable_count(training, wanted)

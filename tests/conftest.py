@@ -1,27 +1,25 @@
 """What all tests share."""
 
 import shutil
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import isolation  # noqa: F401 - before Keras, which reads its settings when it is imported
 import pytest
 
-from captioner.lean import lean
+from captioner.common.startup import lean
 
 with lean():
     import keras
-    import tensorflow
 import numpy as np
 import tiny
 from browser import Browser
+from eagerly import eager
 
-from captioner.decoder import Decoder
-from captioner.generation import Generator
-from captioner.model import Captioner
+from captioner.inference.captioner import Captioner
+from captioner.model.decoder import Decoder
+from captioner.search.generators import Generator
 
 LONGEST = ("test_notebook.py", "test_queue.py")
 
@@ -34,16 +32,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     keras.utils.set_random_seed(7)
-
-
-@contextmanager
-def eager() -> Iterator[None]:
-    """Compile nothing: for tests whose subject is not what the compiler makes."""
-    tensorflow.config.run_functions_eagerly(True)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Even though the `tf.config.experimental_run_functions_eagerly`")
-        yield
-    tensorflow.config.run_functions_eagerly(False)
 
 
 @pytest.fixture(name="eager")
@@ -98,7 +86,7 @@ def saved(model: Captioner, tmp_path: Path) -> Path:
 @pytest.fixture
 def seeing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Models see the pictures of `tiny.photograph` as those of the tiny data set."""
-    monkeypatch.setattr("captioner.model.Extractor", tiny.Extractor)
+    monkeypatch.setattr("captioner.inference.captioner.Extractor", tiny.Extractor)
 
 
 @pytest.fixture

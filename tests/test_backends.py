@@ -12,12 +12,12 @@ import pandas as pd
 import pytest
 import tiny
 import trial
-from conftest import eager
+from checkout import ROOT
+from eagerly import eager
 from rounding import assert_same
 
-from captioner.names import ATTENTIONS
+from captioner.model.attention import ATTENTIONS
 
-ROOT = Path(__file__).parents[1]
 ON_JAX = """
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -57,7 +57,7 @@ for grid in grids:
     np.testing.assert_array_equal(grid, grids[0])
 np.save(work / "grid.npy", grids[0])
 
-model = captioner.model.Captioner.load(work / "jax/dot/model")
+model = captioner.inference.captioner.Captioner.load(work / "jax/dot/model")
 generators = [model.generator(batch_size=4) for _ in range(2)]
 with ThreadPoolExecutor(8) as pool:
     found = list(pool.map(lambda number: generators[number % 2].generate(tiny.features().grid), range(32)))
@@ -78,7 +78,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     trial.begin(work / "first")
     with eager():
         trial.learn(work / "first", work / "tensorflow")
-    path = os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests/helpers"), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"KERAS_BACKEND": "jax", "PYTHONPATH": path}
     ended = subprocess.run(
         [sys.executable, "-c", ON_JAX, str(work)], env=environment, capture_output=True, text=True, check=False

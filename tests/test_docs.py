@@ -2,6 +2,7 @@
 
 import ast
 import re
+import sys
 import types
 from collections.abc import Iterator
 from itertools import chain
@@ -16,15 +17,17 @@ import pytest
 import tiny
 import typer
 import yaml
+from checkout import ROOT
 from rounding import assert_same
 
-from captioner import __version__, attention, encoders
-from captioner.cli import app
-from captioner.datasets import pack
-from captioner.errors import CaptionerError
-from captioner.names import ATTENTIONS
+from captioner import __version__
+from captioner.cli.app import app
+from captioner.common.errors import CaptionerError
+from captioner.data import images, store
+from captioner.encoders import networks
+from captioner.model import attention
+from captioner.model.attention import ATTENTIONS
 
-ROOT = Path(__file__).parents[1]
 PAGES = sorted(
     page
     for page in chain(ROOT.glob("*.md"), ROOT.glob("docs/*.md"), ROOT.glob("benchmarks/*.md"))
@@ -167,10 +170,11 @@ EXTENDING = (ROOT / "docs/extending.md").read_text("utf-8")
 def test_the_attention_of_the_documentation(monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> None:
     definition, entry = blocks(section(EXTENDING, "## An attention"), "python")
     names = ast.literal_eval(f"{{{entry}}}")
-    for name, class_name in names.items():
-        monkeypatch.setitem(ATTENTIONS, name, class_name)
-        monkeypatch.setattr(attention, class_name, None, raising=False)
-        exec(definition, vars(attention))
+    for name, place in names.items():
+        monkeypatch.setitem(ATTENTIONS, name, place)
+        module = types.ModuleType(f"captioner.model.attention.{place.partition(':')[0]}")
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        exec(definition, vars(module))
         layer = attention.create(name, 5)
         vectors, state = rng.normal(size=(2, 4, 3)).astype("f"), rng.normal(size=(2, 6)).astype("f")
         context, weights = layer(vectors, state)
@@ -186,10 +190,10 @@ def test_the_attention_of_the_documentation(monkeypatch: pytest.MonkeyPatch, rng
 
 def test_the_encoder_of_the_documentation() -> None:
     definition, entry = blocks(section(EXTENDING, "## An encoder"), "python")
-    names = dict(vars(encoders))
+    names = dict(vars(networks))
     exec(definition, names)
     [encoder] = eval(f"[{entry}]", names)
-    network = encoder.connect(keras.Input((encoders.IMAGE_SIZE, encoders.IMAGE_SIZE, 3)), False)
+    network = encoder.connect(keras.Input((images.IMAGE_SIZE, images.IMAGE_SIZE, 3)), False)
     assert network.shape == (None, 7, 7, encoder.channels)
 
 
@@ -202,8 +206,8 @@ def test_the_data_set_of_the_documentation(tmp_path: Path) -> None:
     for number in range(10):
         (tmp_path / f"{number}.jpg").write_bytes(tiny.photograph(number % 4, "JPEG"))
         (tmp_path / f"{number}.txt").write_text(f"a picture\nthe picture {number}\n", "utf-8")
-    pack.write(module.load(tmp_path), tmp_path / "data")
-    captions = pack.read_captions(tmp_path / "data")
+    store.write(module.load(tmp_path), tmp_path / "data")
+    captions = store.read_captions(tmp_path / "data")
     assert captions["split"].value_counts().to_dict() == {"train": 16, "validation": 2, "test": 2}
     pd.testing.assert_series_equal(
         captions["caption"][:2], pd.Series(["a picture", "the picture 0"]), check_names=False, check_dtype=False

@@ -6,10 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from checkout import ROOT
 
 import captioner
-
-ROOT = Path(__file__).parents[1]
 
 
 def python(script: str) -> str:
@@ -28,7 +27,7 @@ def test_importing_loads_nothing() -> None:
 
 def test_tensorflow_is_loaded_when_it_is_needed_and_quietly() -> None:
     assert python("from captioner import CaptionerError; import sys; print('keras' in sys.modules)") == "False\n"
-    assert python("from captioner import Captioner; print(Captioner.__module__)") == "captioner.model\n"
+    assert python("from captioner import Captioner; print(Captioner.__module__)") == "captioner.inference.captioner\n"
 
 
 def test_all_that_is_offered_is_there() -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 import keras
 import parameters
 import pytest
+from checkout import ROOT
 
 from captioner.params import Params
 
-CHECKOUT = Path(__file__).parents[1]
 HOSTILE = {
     "ATTENTIONS": "none",
     "CAPTIONER_MIRROR": "/nowhere",
@@ -30,7 +30,7 @@ def test_neither_environment_nor_home_has_a_say(tmp_path: Path) -> None:
     (tmp_path / ".gitconfig").write_text("[commit]\n    gpgsign = true\n")
     script = "import isolation, os, subprocess; from pathlib import Path; print(*sorted(os.environ), Path.home())\n"
     script += "import sys; sys.exit(subprocess.run(['git', 'config', '--get', 'commit.gpgsign']).returncode != 1)"
-    environment = os.environ | HOSTILE | {"HOME": str(tmp_path), "PYTHONPATH": str(CHECKOUT / "tests")}
+    environment = os.environ | HOSTILE | {"HOME": str(tmp_path), "PYTHONPATH": str(ROOT / "tests/helpers")}
     done = subprocess.run(
         [sys.executable, "-c", script], env=environment, cwd=tmp_path, text=True, capture_output=True, check=True
     )
@@ -45,8 +45,8 @@ def test_keras_came_as_it_is_by_itself() -> None:
 
 @pytest.mark.parametrize("name", ["params.yaml", "dvc.lock", "mlflow.db", "data/x", "results/x"])
 def test_what_its_user_has_in_the_checkout_is_not_read(name: str) -> None:
-    with pytest.raises(AssertionError, match=f"a test reads {CHECKOUT / name}, which is its user's"):
-        (CHECKOUT / name).open()
+    with pytest.raises(AssertionError, match=f"a test reads {ROOT / name}, which is its user's"):
+        (ROOT / name).open()
 
 
 def test_the_parameters_of_tests_are_complete() -> None:

@@ -5,9 +5,10 @@ from pathlib import Path
 import jupytext
 import nbformat
 import pytest
+from checkout import ROOT
 from nbclient import NotebookClient
 
-NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+NOTEBOOKS = ROOT / "notebooks"
 
 
 @pytest.fixture

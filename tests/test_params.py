@@ -8,15 +8,17 @@ from typing import Any
 import parameters
 import pytest
 import yaml
+from checkout import ROOT
 from dvc.utils.serialize import dumps_yaml, loads_yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from captioner import params
-from captioner.errors import CaptionerError
-from captioner.names import ATTENTIONS, DATASETS, ENCODERS, METRICS
-
-ROOT = Path(__file__).parents[1]
+from captioner.common.errors import CaptionerError
+from captioner.datasets import DATASETS
+from captioner.encoders import ENCODERS
+from captioner.model.attention import ATTENTIONS
+from captioner.scoring import METRICS
 
 
 def load(content: object, tmp_path: Path) -> params.Params:

@@ -19,9 +19,12 @@ from pydantic import (
 )
 from ruamel.yaml import YAML, YAMLError
 
-from captioner.errors import CaptionerError, quoted, reason
-from captioner.files import read_text
-from captioner.names import ATTENTIONS, DATASETS, ENCODERS, METRICS
+from captioner.common.errors import CaptionerError, quoted, reason
+from captioner.common.files import read_text
+from captioner.datasets import DATASETS
+from captioner.encoders import ENCODERS
+from captioner.model.attention import ATTENTIONS
+from captioner.scoring import METRICS
 
 
 def _one_of(names: Any) -> AfterValidator:

@@ -12,19 +12,19 @@ from typing import Literal
 import human_agreement
 import numpy as np
 import pytest
+from checkout import ROOT
 from human_agreement import COLUMNS, CROWD, EXPERT, agreement, crowd, expert, measure, read_captions, rounds, score
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captioner import scores
-from captioner.bootstrap import ROWS
+from captioner.common.errors import CaptionerError
 from captioner.datasets.flickr8k import CAPTIONS
-from captioner.errors import CaptionerError
-from captioner.scores import Scorer
+from captioner.scoring import meteor
+from captioner.scoring.scorer import Scorer
+from captioner.scoring.statistics import ROWS
 
-CHECKOUT = Path(__file__).parents[2]
-RESULT = CHECKOUT / "benchmarks/results/human-agreement.json"
-PAGE = CHECKOUT / "docs/human-agreement.md"
+RESULT = ROOT / "benchmarks/results/human-agreement.json"
+PAGE = ROOT / "docs/human-agreement.md"
 
 TEXTS = {
     "dog.jpg": ["A brown dog runs across the grass .", "The dog is running .", "A dog plays on a lawn ."],
@@ -77,7 +77,7 @@ def no_meteor(monkeypatch: pytest.MonkeyPatch) -> None:
         rows = np.zeros((len(captions), len(ROWS["METEOR"])))
         return [0.0], [[float(len(caption)) for caption in captions]], rows
 
-    monkeypatch.setattr(scores._Meteor, "ask", lengths)
+    monkeypatch.setattr(meteor.Meteor, "ask", lengths)
 
 
 # --- what is read -----------------------------------------------------------------------------------------------------

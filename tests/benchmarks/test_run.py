@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import run
-from measure import CHECKOUT, Part, Row
+from checkout import ROOT
+from measure import Part, Row
 from run import PAGE, RESULTS, ROWS, SCRIPTS, main, page
 
 ROW = Row(
@@ -102,7 +103,7 @@ def test_the_page_is_that_of_the_results() -> None:
 
 def test_every_row_has_a_file_it_can_be_measured_by() -> None:
     names = {script[0] for script in SCRIPTS.values()}
-    assert [name for name in sorted(names) if not (CHECKOUT / "benchmarks" / name).is_file()] == []
+    assert [name for name in sorted(names) if not (ROOT / "benchmarks" / name).is_file()] == []
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

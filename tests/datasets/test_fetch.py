@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
+from captioner.common.errors import CaptionerError
+from captioner.data.archives import open_zip, read_member
 from captioner.datasets import fetch as module
-from captioner.datasets.fetch import fetch, open_zip, read_member
-from captioner.errors import CaptionerError
+from captioner.datasets.fetch import fetch
 
 CONTENT = bytes(range(256)) * 4000
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from captioner.common.errors import CaptionerError
+from captioner.common.files import sha256
 from captioner.datasets import flickr8k
-from captioner.errors import CaptionerError
-from captioner.files import sha256
 
 SPLITS = {"train": ["a.jpg", "b.jpg", "c.jpg"], "validation": ["d.jpg"], "test": ["e.jpg"]}
 PHANTOM = "phantom.jpg.1"

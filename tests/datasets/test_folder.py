@@ -12,10 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from captioner.datasets import folder, pack
-from captioner.datasets.dataset import SPLITS
-from captioner.errors import CaptionerError
-from captioner.fingerprints import FileHashes
+from captioner.common.errors import CaptionerError
+from captioner.common.fingerprints import FileHashes
+from captioner.data import store
+from captioner.data.dataset import SPLITS
+from captioner.datasets import folder
 
 PNG = io.BytesIO()
 Image.new("RGB", (8, 8)).save(PNG, "PNG")
@@ -241,8 +242,8 @@ def test_a_picture_that_goes_away_is_named(pictures: Path) -> None:
 def test_odd_names_are_taken_packed_and_read_back(name: str, pictures: Path, tmp_path: Path) -> None:
     (pictures / name).write_bytes(PNG.getvalue())
     (pictures / "captions.json").write_text(json.dumps({name: ["A dog"]}))
-    pack.write(folder.load(pictures, "captions.json"), tmp_path / "data")
-    assert list(pack.read_pictures(tmp_path / "data", [name])) == [PNG.getvalue()]
+    store.write(folder.load(pictures, "captions.json"), tmp_path / "data")
+    assert list(store.read_pictures(tmp_path / "data", [name])) == [PNG.getvalue()]
 
 
 def test_names_that_differ_only_in_how_accents_are_composed(pictures: Path) -> None:

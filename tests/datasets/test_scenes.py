@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from captioner.datasets import scenes
-from captioner.datasets.dataset import SPLITS, Dataset
-from captioner.datasets.scenes import COLOURS, RELATIONS, SHAPES, SIZE, Thing
-from captioner.vocabulary import Vocabulary
+from captioner.data.dataset import SPLITS, Dataset
+from captioner.datasets.scenes import drawing, grammar
+from captioner.datasets.scenes.grammar import COLOURS, RELATIONS, SHAPES, SIZE, Thing
+from captioner.text.vocabulary import Vocabulary
 
 COUNTS = {"train": 30, "validation": 4, "test": 4}
 
@@ -37,7 +37,7 @@ def example(text: str) -> str:
 
 
 def load(seed: int = 1, counts: dict[str, int] = COUNTS, **options: Any) -> Dataset:
-    return scenes.load(counts, **{"objects": (2, 4), "captions": 5, "seed": seed, **options})
+    return drawing.load(counts, **{"objects": (2, 4), "captions": 5, "seed": seed, **options})
 
 
 @pytest.fixture(scope="module")
@@ -57,19 +57,19 @@ def pixels(data: bytes) -> np.ndarray:
 @given(seed=st.integers(0, 2**32 - 1), fewest=st.integers(2, 4), more=st.integers(0, 2), captions=st.integers(1, 16))
 def test_every_caption_is_different_and_true(seed: int, fewest: int, more: int, captions: int) -> None:
     generator = np.random.default_rng(seed)
-    things = scenes.compose(generator, (fewest, fewest + more))
+    things = drawing.compose(generator, (fewest, fewest + more))
     assert fewest <= len(things) <= fewest + more
-    texts = scenes.describe(things, captions, generator)
+    texts = drawing.describe(things, captions, generator)
     assert len(texts) == len(set(texts)) == captions
-    assert [text for text in texts if not scenes.is_true(text, things)] == []
+    assert [text for text in texts if not grammar.is_true(text, things)] == []
 
 
 def test_captions_are_true_of_their_own_picture_and_seldom_of_another(dataset: Dataset) -> None:
-    things = scenes.things_by_image(dataset.objects)
+    things = grammar.things_by_image(dataset.objects)
     images = list(things)
-    assert all(scenes.is_true(text, things[image]) for image, text in _texts(dataset))
+    assert all(grammar.is_true(text, things[image]) for image, text in _texts(dataset))
     another = dict(zip(images, images[1:] + images[:1], strict=True))
-    assert np.mean([scenes.is_true(text, things[another[image]]) for image, text in _texts(dataset)]) < 0.1
+    assert np.mean([grammar.is_true(text, things[another[image]]) for image, text in _texts(dataset)]) < 0.1
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_captions_are_true_of_their_own_picture_and_seldom_of_another(dataset: D
     ],
 )
 def test_truth(caption: str, true: bool) -> None:
-    assert scenes.is_true(example(caption), SCENE) is true
+    assert grammar.is_true(example(caption), SCENE) is true
 
 
 @pytest.mark.parametrize("relation", RELATIONS)
@@ -132,10 +132,10 @@ def test_every_wording_means_its_relation(relation: str) -> None:
     [other] = {"left": SCENE[1:2], "right": SCENE[3:4], "above": SCENE[2:3], "below": SCENE[3:4]}[relation]
     large, noun = example("a red circle"), f"a {other.colour} {other.shape}"
     for words in RELATIONS[relation]:
-        assert scenes.is_true(f"{noun} {words} {large}", SCENE)
-        assert not scenes.is_true(f"{large} {words} {noun}", SCENE)
+        assert grammar.is_true(f"{noun} {words} {large}", SCENE)
+        assert not grammar.is_true(f"{large} {words} {noun}", SCENE)
     for words in RELATIONS[opposite]:
-        assert not scenes.is_true(f"{noun} {words} {large}", SCENE)
+        assert not grammar.is_true(f"{noun} {words} {large}", SCENE)
 
 
 def test_wordings_are_of_one_relation_each() -> None:
@@ -144,20 +144,20 @@ def test_wordings_are_of_one_relation_each() -> None:
 
 
 def test_nothing_is_true_of_an_empty_scene() -> None:
-    assert not scenes.is_true(example("a red circle {left} a blue square"), [])
+    assert not grammar.is_true(example("a red circle {left} a blue square"), [])
 
 
 @given(text=st.text(st.sampled_from("a red circle left of above, blue.\n"), max_size=60))
 def test_any_text_is_true_or_false(text: str) -> None:
-    assert scenes.is_true(text, SCENE) in (True, False)
+    assert grammar.is_true(text, SCENE) in (True, False)
 
 
 def test_captions_survive_the_vocabulary(dataset: Dataset) -> None:
     vocabulary = Vocabulary.build(dataset.captions["caption"])
-    things = scenes.things_by_image(dataset.objects)
+    things = grammar.things_by_image(dataset.objects)
     for image, text in _texts(dataset):
         assert vocabulary.decode(vocabulary.encode(text)) == text
-        assert scenes.is_true(vocabulary.decode(vocabulary.encode(text.upper() + " .")), things[image])
+        assert grammar.is_true(vocabulary.decode(vocabulary.encode(text.upper() + " .")), things[image])
 
 
 def _texts(dataset: Dataset) -> list[tuple[str, str]]:
@@ -180,7 +180,7 @@ def test_splits_and_tables(dataset: Dataset) -> None:
 def test_things_survive_the_table(dataset: Dataset) -> None:
     generator = np.random.default_rng([1, 0])
     first = dataset.captions["image"][0]
-    assert scenes.things_by_image(dataset.objects)[first] == scenes.compose(generator, (2, 4))
+    assert grammar.things_by_image(dataset.objects)[first] == drawing.compose(generator, (2, 4))
 
 
 def test_equal_seeds_give_equal_bytes(dataset: Dataset) -> None:
@@ -218,7 +218,7 @@ def test_all_shapes_and_colours_occur() -> None:
 @settings(max_examples=100, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_boxes_lie_in_the_picture_and_apart(seed: int) -> None:
-    things = scenes.compose(np.random.default_rng(seed), (2, 6))
+    things = drawing.compose(np.random.default_rng(seed), (2, 6))
     for number, one in enumerate(things):
         left, top, right, bottom = one.box
         assert 0 <= left < right <= SIZE and 0 <= top < bottom <= SIZE
@@ -231,7 +231,7 @@ def test_boxes_lie_in_the_picture_and_apart(seed: int) -> None:
 @pytest.mark.parametrize("colour", COLOURS)
 def test_an_object_fills_its_box_to_the_sides(shape: str, colour: str) -> None:
     thing = Thing(shape, colour, "large", (60, 90, 121, 150))
-    ground, drawn = (pixels(scenes.draw(things, np.random.default_rng(5))) for things in ([], [thing]))
+    ground, drawn = (pixels(drawing.draw(things, np.random.default_rng(5))) for things in ([], [thing]))
     rows, columns = np.nonzero(np.abs(drawn - ground).max(axis=2) > 4)
     found = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
     assert np.abs(found - thing.box).max() <= 1
@@ -241,8 +241,8 @@ def test_an_object_fills_its_box_to_the_sides(shape: str, colour: str) -> None:
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 1000))
 def test_all_pixels_outside_the_boxes_are_ground(seed: int) -> None:
-    things = scenes.compose(np.random.default_rng(seed), (2, 6))
-    ground, drawn = (pixels(scenes.draw(shown, np.random.default_rng(seed))) for shown in ([], things))
+    things = drawing.compose(np.random.default_rng(seed), (2, 6))
+    ground, drawn = (pixels(drawing.draw(shown, np.random.default_rng(seed))) for shown in ([], things))
     for left, top, right, bottom in (thing.box for thing in things):
         inside = drawn[top:bottom, left:right] != ground[top:bottom, left:right]
         assert inside.any()
@@ -253,7 +253,7 @@ def test_all_pixels_outside_the_boxes_are_ground(seed: int) -> None:
 def test_objects_have_their_colours() -> None:
     for name, colour in COLOURS.items():
         thing = Thing("square", name, "large", (60, 90, 120, 150))
-        middle = pixels(scenes.draw([thing], np.random.default_rng(0)))[120, 90]
+        middle = pixels(drawing.draw([thing], np.random.default_rng(0)))[120, 90]
         distances = {other: np.abs(middle - value).sum() for other, value in COLOURS.items()}
         assert min(distances, key=distances.__getitem__) == name
         assert np.abs(middle - colour).max() < 40

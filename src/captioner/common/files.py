@@ -1,0 +1,164 @@
+"""Files that are whole or absent, their names, their identity, and text as people save it."""
+
+import glob
+import hashlib
+import json
+import math
+import os
+import shutil
+import unicodedata
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from captioner.common.errors import CaptionerError
+
+LONGEST = 120  # bytes; a name may have 255, or 143 on eCryptfs, and counters, suffixes and `.part` are added
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a path beside `path` to write to; rename it to `path` when the block succeeds.
+
+    Works for a file or a directory (the block makes it). When the block raises, what it wrote is removed and
+    whatever stood at `path` before stays as it was. What a killed process left beside `path` is swept up by the next.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    name = _shortened(path.name)
+    for left in path.parent.glob(f".{glob.escape(name)}.*.part"):
+        process = left.suffixes[-2][1:]
+        if process.isdecimal() and not psutil.pid_exists(int(process)):
+            _remove(left)
+    beside = path.with_name(f".{name}.{os.getpid()}.part")
+    try:
+        yield beside
+        if path.is_dir():
+            shutil.rmtree(path)
+        beside.replace(path)
+    finally:
+        _remove(beside)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def file_names(things: Iterable[str], suffix: str, taken: Iterable[str] = ()) -> Iterator[str]:
+    """Yield a file name for each of the things, none twice, on whatever file system.
+
+    It is the thing's own name as far as all file systems allow: separators, reserved characters and invisible ones
+    become `_`, a long name loses its beginning, and one that is there already gets a number. Names are taken for the
+    same that some file system takes for the same: those that differ in case or in how letters are encoded.
+
+    Args:
+        things: their names; paths count whole.
+        suffix: of each file, such as `.png`.
+        taken: names of files that must not come out.
+    """
+    known = {_folded(name) for name in taken}
+    numbers: dict[str, int] = {}  # the last that a name got
+    for thing in things:
+        plain = stem = _shortened("".join(each if _is_plain(each) else "_" for each in thing)) or "unnamed"
+        if plain.startswith(".") or plain.partition(".")[0].strip().upper() in _DEVICES:
+            plain = stem = f"_{plain}"
+        same = _folded(plain)
+        while _folded(f"{stem}{suffix}") in known:
+            numbers[same] = numbers.get(same, 1) + 1
+            stem = f"{plain}-{numbers[same]}"
+        known.add(_folded(f"{stem}{suffix}"))
+        yield f"{stem}{suffix}"
+
+
+# what Windows takes for a device, whatever follows behind a dot
+_DEVICES = {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"}
+_DEVICES |= {f"{port}{number}" for port in ("COM", "LPT") for number in (*"0123456789", "¹", "²", "³")}
+
+
+def _is_plain(character: str) -> bool:
+    """Whether a character may stand in a file's name everywhere, and in an address as it is."""
+    return character.isprintable() and character not in '<>:"/\\|?*#%'
+
+
+def _shortened(name: str) -> str:
+    """Return a name of at most `LONGEST` bytes, with its end, which says more than its beginning."""
+    encoded = name.encode("utf-8", "surrogateescape")
+    if len(encoded) <= LONGEST:
+        return name
+    end = encoded[-(LONGEST - len("…".encode())) :].decode("utf-8", "ignore")
+    while end and unicodedata.combining(end[0]):
+        end = end[1:]
+    return f"…{end}"
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+
+
+def json_of(value: Any, indent: int | None = None) -> str:
+    """JSON of a value. Numbers that are not finite, for which JSON has no word, become `null`: undefined."""
+    return json.dumps(_defined(value), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file as a whole, see `json_of` and `replacing`."""
+    with replacing(path) as beside:
+        beside.write_text(json_of(value, indent=2) + "\n", "utf-8")
+
+
+def _defined(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _defined(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_defined(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of the file's bytes, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_text(path: Path, most: int | None = None) -> str:
+    """Return the text of a file in UTF-8, without a byte order mark; line breaks stay as they are.
+
+    Args:
+        path: the file.
+        most: bytes that it may have.
+
+    Raises:
+        CaptionerError: it cannot be read, is larger, is in another encoding or has NUL characters; with the line.
+        FileNotFoundError: there is none.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(-1 if most is None else most + 1)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        said = getattr(error, "strerror", None) or error
+        raise CaptionerError(f"cannot read {path} ({said}): give a file of text that you may read") from None
+    if most is not None and len(data) > most:
+        raise CaptionerError(f"{path} has more than {most:,} bytes: is it the right file?")
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise CaptionerError(f"{path}, line 1: byte 0x{data[0]:02x} is no UTF-8, but of UTF-16: save the file as UTF-8")
+    if b"\0" in data:
+        raise CaptionerError(
+            f"{path}, line {_line(data, data.index(0))}: a NUL character, as in UTF-16 or in no text: "
+            "save the file as UTF-8, without NUL"
+        )
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        place = f"line {_line(data, error.start)}: byte 0x{data[error.start]:02x}"
+        raise CaptionerError(f"{path}, {place} is no UTF-8: save the file as UTF-8") from None
+
+
+def _line(data: bytes, place: int) -> int:
+    return data.count(b"\n", 0, place) + 1

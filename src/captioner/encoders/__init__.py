@@ -1,0 +1,14 @@
+"""Frozen convolutional networks: pictures to grids of feature vectors.
+
+In come pixels `[B, 224, 224, 3]`, out goes a map `[B, 7, 7, C]`. It knows nothing of captions.
+"""
+
+from typing import TYPE_CHECKING
+
+ENCODERS = ("efficientnet_lite0", "mobilenet", "densenet121")
+"""Frozen networks that `captioner.encoders.networks` builds."""
+
+if not TYPE_CHECKING:
+    from captioner._moved import former_names
+
+    __getattr__ = former_names(__name__)

@@ -1,0 +1,209 @@
+"""A trained model's captions of pictures it never saw, and how good they are."""
+
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from captioner.common.files import file_names, json_of, replacing, write_json
+from captioner.data import images
+from captioner.evaluation.bootstrap import FEWEST, LEVEL, Difference, differences, intervals
+from captioner.evaluation.signature import CAPTION_SCORES, Setting
+from captioner.reports import curves, report
+from captioner.reports.attention_figure import attention_figure
+from captioner.reports.wording import decimal, digits, interval, probability
+from captioner.scoring.statistics import SCORES, STATISTICS, Statistics
+from captioner.search.caption import Caption
+
+METRICS = "metrics.json"
+CURVES = "curves"
+_LARGEST_NLL = math.log(sys.float_info.max)  # its perplexity is the largest floating-point number
+_SHARES = ("distinct-captions", "true-captions", "pointing-accuracy", "pointing-chance", "attention-mass", "box-share")
+
+
+def write_scores(own: Statistics, baselines: Statistics, setting: Setting, directory: Path) -> dict[str, dict]:
+    """Write what a model and its baselines reach on the test pictures.
+
+    - `metrics.json`: a flat object, score by name;
+    - `scores.json`: by name, `value`, the ends `low` and `high` of the 95 % bootstrap interval, null where there is
+      none (one picture, or pictures that are all alike), and `signature`;
+    - `statistics.parquet`: what the scores are made of, picture by picture, see `captioner.evaluation.bootstrap`.
+
+    Beside each negative log-likelihood (`nll`, nats a token) stands the same as `perplexity`, unless that is more than
+    a floating-point number can be.
+
+    Returns:
+        What `scores.json` says.
+
+    Raises:
+        NotFiniteError: a score is not finite.
+    """
+    written: dict[str, dict] = {}
+    for statistics, of_model in ((own.checked(), True), (baselines.checked(), False)):
+        ends = intervals(statistics)
+        for name, value in statistics.scores().items():
+            entry = (value, *ends[name])
+            _add(written, name, entry, setting.signature(name, of_model))
+            if name.startswith("nll") and not any(number >= _LARGEST_NLL for number in entry):
+                perplexity = f"perplexity{name.removeprefix('nll')}"
+                _add(written, perplexity, tuple(map(math.exp, entry)), setting.signature(perplexity, of_model))
+    (own | baselines).write(directory / STATISTICS)
+    write_json(directory / SCORES, written)
+    write_json(directory / METRICS, {name: entry["value"] for name, entry in written.items()})
+    return written
+
+
+def _add(written: dict[str, dict], name: str, entry: tuple[float, ...], signature: str) -> None:
+    value, low, high = (None if math.isnan(number) else round(number, 4) for number in entry)
+    written[name] = {"value": value, "low": low, "high": high, "signature": signature}
+
+
+def line(name: str, entry: Mapping[str, Any]) -> str:
+    """Return a score of `scores.json` as a line to print."""
+    return "  ".join(
+        filter(None, [f"{name:32} {entry['value']:7.2f}", interval(entry["low"], entry["high"]), entry["signature"]])
+    )
+
+
+def remarks(own: Statistics, baselines: Statistics, copies: str = "") -> list[str]:
+    """Say in words whether a model is better than its baselines, and how far people are.
+
+    A model beats a baseline, or is worse, where a test says so (`p` below 0.05); else there is no verdict.
+
+    Args:
+        own: of the model.
+        baselines: of the same pictures.
+        copies: what is to be said of references that repeat others, see `Scorer.copies_in_words`.
+    """
+    pictures = len(own.images)
+    said = []
+    for name, baseline, title, unit, sign in (
+        ("nll", "nll-picture-blind", "the decoder that never sees a picture", " nats a token", -1),
+        ("CIDEr", "CIDEr-constant", "one constant caption for all pictures", " CIDEr", 1),
+    ):
+        if name in own.rows and baseline in baselines.rows and not (name == "CIDEr" and pictures == 1):
+            model = Statistics(own.images, {name: own.rows[name]})
+            against = Statistics(baselines.images, {name: baselines.rows[baseline]})
+            said += [_remark(found, title, unit, sign) for found in differences(model, against).values()]
+    if pictures == 1:
+        zero = ", and CIDEr is 0 on a single picture, whatever the caption" if "CIDEr" in own.rows else ""
+        said.append(f"One test picture allows neither intervals nor verdicts{zero}.")
+    elif said and pictures < FEWEST:
+        said.append(f"On {pictures} test pictures no difference can be significant: it takes {FEWEST} or more.")
+    reached, person = own.scores().get("CIDEr-leave-one-out"), baselines.scores().get("CIDEr-person")
+    if reached is not None and person is not None and pictures > 1:
+        said.append(
+            f"Held against all references of a picture but one{' and its copies' if copies else ''}, the model reaches "
+            f"{reached:.1f} CIDEr, and the reference left out {person:.1f}."
+        )
+    return said + ([copies] if copies else [])
+
+
+def _remark(found: Difference, title: str, unit: str, sign: int) -> str:
+    gain = sign * found.value
+    decimals = digits(gain, 2)
+    by = f"{decimal(abs(gain), decimals)}{unit}"
+    if math.isnan(found.p):
+        how = f"{'better' if gain > 0 else 'worse'} than {title} by {by}" if gain else f"equal to {title}"
+        return f"On one picture, which allows no test, the model is {how}."
+    if found.nothing:
+        return f"The model and {title} are equal: the difference is 0{unit}."
+    least, most = sorted((sign * found.low, sign * found.high))
+    ends = "" if math.isnan(least) else f"95 % interval {decimal(least, decimals)} to {decimal(most, decimals)}, "
+    sure = f"({ends}{probability(found.p, named=True)})"
+    if found.p >= LEVEL:
+        way = f"better by {by}" if gain > 0 else f"worse by {by}" if gain else "as good"
+        return f"The model and {title} cannot be told apart: on these pictures the model is {way} {sure}."
+    if gain < 0:
+        below, above = decimal(-most, decimals), decimal(-least, decimals)
+        ends = f"95 % interval {below} to {above}, " if ends else ""
+        return f"The model is worse than {title} by {by} ({ends}{probability(found.p, named=True)})."
+    return f"The model beats {title}: better by {by} {sure}."
+
+
+def write_curves(
+    history: Path, scores: Mapping[str, Mapping[str, Any]], directory: Path, dropout: bool = False
+) -> None:
+    """Write training by epoch beside the baselines: `curves.csv`, and `curves.png` with both kinds of validation.
+
+    A baseline that was not measured, as people are where a picture has one caption, stands as `nan` in the table: DVC
+    draws no line for it, where it would warn of a missing column.
+
+    Args:
+        history: the table that training wrote.
+        scores: by name, with their `value`.
+        directory: where to.
+        dropout: whether the training had any.
+    """
+    names = (*_CURVE_BASELINES["nll"], *_CURVE_BASELINES["CIDEr"])
+    values = {name: scores[name]["value"] if name in scores else None for name in names}
+    lines = {name: math.nan if value is None else value for name, value in values.items()}
+    table = pd.read_csv(history).assign(**lines)
+    with replacing(directory / f"{CURVES}.csv") as beside:
+        table.to_csv(beside, index=False, na_rep="nan")
+    with replacing(directory / f"{CURVES}.png") as beside:
+        curves.learning_curves(table, _CURVE_BASELINES, dropout).save(beside, "PNG")
+
+
+_CURVE_BASELINES = {
+    "nll": ("nll-unigram", "nll-unigram-by-position", "nll-picture-blind"),
+    "CIDEr": ("CIDEr-constant", "CIDEr-person"),
+}
+
+
+def write_captions(
+    captions: Mapping[str, Caption], references: Mapping[str, Sequence[str]], by_image: pd.DataFrame, path: Path
+) -> None:
+    """Write a JSON object a line and picture: `image`, `caption`, `references`, `log_probability`, `scores`."""
+    own = by_image.round(4).to_dict("index")
+    with replacing(path) as beside, beside.open("w", encoding="utf-8") as file:
+        for image, caption in captions.items():
+            row = {
+                "image": image,
+                "caption": caption.text,
+                "references": references[image],
+                "log_probability": round(caption.log_probability, 4),
+                "scores": own[image],
+            }
+            file.write(json_of(row) + "\n")
+
+
+def write_report(
+    title: str,
+    scores: Mapping[str, Mapping[str, Any]],
+    said: Sequence[str],
+    pictures: Iterable[bytes],
+    captions: Mapping[str, Caption],
+    references: Mapping[str, Sequence[str]],
+    by_image: pd.DataFrame,
+    path: Path,
+) -> None:
+    """Write the page that shows every picture; `pictures` come in the order of `by_image`."""
+    own: dict[Any, dict[Any, float]] = by_image.to_dict("index")
+    rows = (
+        report.Row(
+            image, picture, captions[image].words, captions[image].attention_by_position, references[image], scored
+        )
+        for (image, scored), picture in zip(own.items(), pictures, strict=True)
+    )
+    shown = {name: entry for name, entry in scores.items() if name in CAPTION_SCORES or name in _SHARES}
+    report.write(path, title, shown, rows, said)
+
+
+def write_attention(
+    pictures: Mapping[str, bytes], captions: Mapping[str, Caption], references: Mapping[str, Sequence[str]], path: Path
+) -> None:
+    """Write, for each of the pictures, a PNG of where the model looked for each word."""
+    with replacing(path) as beside:
+        beside.mkdir()
+        # the whole name, since a/dog.jpg and b/dog.gif are two pictures; in MLflow they lie beside the curves
+        plain = (image.removesuffix(".png") for image in pictures)
+        names = file_names(plain, ".png", taken=[f"{CURVES}.png"])
+        for (image, data), name in zip(pictures.items(), names, strict=True):
+            caption = captions[image]
+            lines = f"{caption.text}\n{references[image][0]}"
+            figure = attention_figure(images.decode(data), caption.words, caption.attention_by_position, lines)
+            figure.save(beside / name)

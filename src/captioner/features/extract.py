@@ -1,0 +1,170 @@
+"""Pictures into feature vectors, and those of a whole data set into a directory.
+
+Legend: `B` pictures, `P` positions of the grid (49, row by row from the top left), `C` channels of the encoder.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from tqdm import tqdm
+
+from captioner.common import files, threads
+from captioner.common.errors import CaptionerError
+from captioner.common.weights import weights_hash
+from captioner.data import images
+from captioner.encoders import networks
+from captioner.features.compiled import compile_forward, half, runs_on_litert
+from captioner.features.store import GRID, INDEX
+
+if TYPE_CHECKING:
+    pass
+
+
+EXPONENT = 0x7C00  # of float16, its bits
+
+
+def extract(
+    pictures: Iterable[bytes],
+    names: Sequence[str],
+    encoder: str,
+    weights: str,
+    directory: Path,
+    *,
+    batch_size: int = 32,
+) -> None:
+    """Write the features of encoded pictures to a directory, which is whole or absent.
+
+    Pictures are decoded and encoded on all cores; memory does not grow with their number.
+
+    Args:
+        pictures: encoded pictures (JPEG, PNG, ...), read once, as they are asked for.
+        names: their names, in the same order, each once.
+        encoder: a key of `captioner.encoders.networks.ENCODERS`.
+        weights: `imagenet` or the path of a weights file.
+        directory: what is written, in place of what may stand there.
+        batch_size: pictures that go through the network at a time, on a GPU or on JAX; else each core takes one.
+
+    Raises:
+        CaptionerError: the encoder or its weights cannot be had, or a picture cannot be decoded.
+        ValueError: there are more names than pictures, or fewer.
+    """
+    Extractor(encoder, weights, batch_size=batch_size).extract(pictures, names, directory)
+
+
+class Extractor:
+    """A frozen encoder, compiled: the one way from pixels to feature vectors, in training as in inference.
+
+    Only the first picture that comes alone need not wait until it is compiled: its values may differ in the last place.
+
+    Args:
+        encoder: a key of `captioner.encoders.networks.ENCODERS`.
+        weights: `imagenet` or the path of a weights file.
+        batch_size: pictures that go through the network at a time, on a GPU or on JAX; else each core takes one.
+
+    Attributes:
+        positions: `P`.
+        channels: `C`.
+        weights_sha256: hash of the weights' values.
+
+    Raises:
+        CaptionerError: the encoder is unknown, or its weights cannot be had or do not fit.
+    """
+
+    def __init__(self, encoder: str, weights: str | Path = "imagenet", *, batch_size: int = 32) -> None:
+        model = networks.build(encoder, weights)
+        _, height, width, self.channels = model.output_shape
+        self.positions = height * width
+        self.encoder, self.weights = encoder, str(weights)
+        self.batch_size = batch_size
+        self.weights_sha256 = weights_hash(model)
+        self._model = model
+        self._compiled: tuple[Callable[[np.ndarray], np.ndarray], int] | None = None
+        self._asked = False
+        self._lock = threading.Lock()
+
+    def __call__(self, pictures: np.ndarray) -> np.ndarray:
+        """Turn pictures, uint8 `[B, 224, 224, 3]`, into feature vectors, float16 `[B, P, C]`.
+
+        Raises:
+            CaptionerError: a value is not finite in float16, as happens with the weights of another network.
+        """
+        features = np.empty((len(pictures), self.positions, self.channels), np.float16)  # [B, P, C]
+        forward, _ = self._network(alone=len(pictures) == 1)
+        for start in range(0, len(pictures), self.batch_size):
+            part = pictures[start : start + self.batch_size]
+            features[start : start + len(part)] = forward(part).reshape(len(part), self.positions, self.channels)
+        # not finite: all bits of the exponent are set; NumPy's own test takes ten times as long in float16
+        if (features.view(np.uint16) & EXPONENT == EXPONENT).any():
+            raise CaptionerError(
+                f"encoder {self.encoder!r} gives values that float16 cannot hold: check that `weights` are its own"
+            )
+        return features
+
+    def _network(self, alone: bool = False) -> tuple[Callable[[np.ndarray], np.ndarray], int]:
+        """Return what `compile_forward` made of the network.
+
+        Whoever gives a picture alone may have no other. The first such goes through Keras as it is, which takes a fifth
+        of a second where compiling takes two.
+        """
+        with self._lock:
+            if self._compiled is None:
+                if alone and not self._asked and runs_on_litert():
+                    self._asked = True
+                    network = half(self._model)  # kept, should another thread compile it before this one comes to it
+                    return lambda batch: np.asarray(network(batch)), 1
+                self._compiled = compile_forward(self._model, self.batch_size)
+                del self._model
+            return self._compiled
+
+    def extract(self, pictures: Iterable[bytes], names: Sequence[str], directory: Path) -> None:
+        """Write the features of encoded pictures to a directory; see the function `extract`."""
+        shape = (len(names), self.positions, self.channels)
+        index = {
+            "encoder": self.encoder,
+            "weights": self.weights,
+            "weights_sha256": self.weights_sha256,
+            "image_size": images.IMAGE_SIZE,
+            "shape": shape,
+            "images": list(names),
+        }
+        with files.replacing(directory) as beside:
+            beside.mkdir()
+            # Written from front to back and not through a memory map, whose pages would count as the process's memory.
+            with (beside / GRID).open("wb") as grid, tqdm(total=len(names), unit=" pictures", desc=self.encoder) as bar:
+                header = {"descr": "<f2", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(grid, header)
+                for features in self._in_order(pictures, names):
+                    grid.write(features.astype("<f2", copy=False).data)
+                    bar.update(len(features))
+            (beside / INDEX).write_text(files.json_of(index, indent=1) + "\n", encoding="utf-8")
+
+    def _in_order(self, pictures: Iterable[bytes], names: Sequence[str]) -> Iterator[np.ndarray]:
+        """Yield features of encoded pictures, in their order.
+
+        Where the network takes one picture at a time, each core decodes one and puts it through; else all cores decode
+        what the network is given next.
+        """
+        pairs = zip(names, pictures, strict=True)
+        cores = os.cpu_count() or 1
+        _, together = self._network()
+        if together == 1:
+            yield from threads.ahead(lambda pair: self(_decode(pair)[None]), pairs, 2 * cores, cores)
+        else:
+            with closing(threads.ahead(_decode, pairs, 2 * together, cores)) as decoded:
+                while part := list(islice(decoded, together)):
+                    yield self(np.stack(part))
+
+
+def _decode(picture: tuple[str, bytes]) -> np.ndarray:
+    """Decode a picture, and say which one when it is broken."""
+    name, data = picture
+    try:
+        return images.decode(data, images.IMAGE_SIZE)
+    except images.UnreadableImage as error:
+        raise images.UnreadableImage(f"picture {name!r}: {error}") from error

@@ -1,0 +1,136 @@
+"""The files that hold the features of a data set.
+
+Legend: `P` positions of the grid (49, row by row from the top left), `C` channels of the encoder.
+
+A directory of features has two files: `grid.npy`, float16 `[pictures, P, C]`, and `index.json` with `encoder`,
+`weights` (as they were asked for), `weights_sha256` (of their values), `image_size` (pixels), `shape` (of the grid) and
+`images`, the pictures' names in the order of the grid's rows.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from captioner.common.errors import CaptionerError
+from captioner.data import images as images
+
+if TYPE_CHECKING:
+    pass
+
+
+GRID = "grid.npy"
+INDEX = "index.json"
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of a data set, on disk.
+
+    Attributes:
+        grid: float16 `[pictures, P, C]`, memory-mapped for reading.
+        rows: the grid's row by the picture's name.
+        encoder: name of the encoder that made them.
+        weights: its weights, as they were asked for.
+        weights_sha256: hash of their values.
+    """
+
+    grid: np.ndarray
+    rows: dict[str, int]
+    encoder: str
+    weights: str
+    weights_sha256: str
+
+    @classmethod
+    def blank(cls, images: Iterable[str]) -> "Features":
+        """Return what a decoder gets that never sees a picture: for all of them one map of 2 x 2 empty positions."""
+        return cls(np.zeros((1, 4, 1), np.float16), dict.fromkeys(images, 0), "none", "none", "none")
+
+    @property
+    def positions(self) -> int:
+        """`P`."""
+        return self.grid.shape[1]
+
+    @property
+    def channels(self) -> int:
+        """`C`."""
+        return self.grid.shape[2]
+
+    @classmethod
+    def open(cls, directory: Path) -> "Features":
+        """Open what `extract` wrote; nothing is read but the index.
+
+        Raises:
+            CaptionerError: a file is missing, damaged or cut short, or is not the other one's.
+        """
+        index = _read_index(directory / INDEX)
+        return cls(
+            grid=_map_grid(directory / GRID, tuple(index["shape"])),
+            rows={name: row for row, name in enumerate(index["images"])},
+            encoder=index["encoder"],
+            weights=index["weights"],
+            weights_sha256=index["weights_sha256"],
+        )
+
+
+def _damaged(path: Path, found: str, expected: str) -> CaptionerError:
+    return CaptionerError(f"{path}: found {found}, expected {expected}; `dvc repro features` makes it anew")
+
+
+def _read_index(path: Path) -> dict:
+    """Read the index; all keys are there and every row has a name."""
+    keys = ("encoder", "weights", "weights_sha256", "image_size", "shape", "images")
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise _damaged(path, "no file", "an index of features") from None
+    except ValueError as error:
+        raise _damaged(path, "text that is not JSON", "an index of features") from error
+    if not isinstance(index, dict) or not index.keys() >= set(keys):
+        raise _damaged(path, "other JSON", f"the keys {', '.join(keys)}")
+    if len(index["shape"]) != 3 or len(set(index["images"])) != index["shape"][0]:
+        raise _damaged(path, f"{len(set(index['images']))} names", f"one for each row of the shape {index['shape']}")
+    return index
+
+
+def _map_grid(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """Map the grid for reading after its header and length are found right."""
+    expected = f"float16 values of the shape {shape}"
+    try:
+        with path.open("rb") as file:
+            np.lib.format.read_magic(file)
+            found_shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+            length = file.tell() + math.prod(shape) * dtype.itemsize
+    except FileNotFoundError:
+        raise _damaged(path, "no file", expected) from None
+    except ValueError as error:
+        raise _damaged(path, "no header of a .npy file", expected) from error
+    if (found_shape, dtype) != (shape, np.float16):
+        raise _damaged(path, f"{dtype} values of the shape {found_shape}", expected)
+    if path.stat().st_size != length:
+        raise _damaged(path, f"{path.stat().st_size:,} bytes", f"{length:,} for {expected}")
+    return np.load(path, mmap_mode="r")
+
+
+def row_of(features: Features, image: str) -> int:
+    """Return the row of a picture's features.
+
+    Raises:
+        CaptionerError: it has none.
+    """
+    try:
+        return features.rows[image]
+    except KeyError:
+        raise CaptionerError(
+            f"The features lack the picture {image!r} (they have {len(features.rows):,}): "
+            "make them again with `dvc repro features`."
+        ) from None
+
+
+def rows_of(features: Features, images: Sequence[str]) -> np.ndarray:
+    """Return the rows of pictures' features, int `[pictures]`."""
+    return np.array([row_of(features, image) for image in images], int)

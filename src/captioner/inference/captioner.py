@@ -1,0 +1,262 @@
+"""What a trained model says of pictures.
+
+Legend: `T` words of a caption · `P` positions of the picture's grid · `C` encoder channels · `V` vocabulary.
+"""
+
+import math
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple, overload
+
+import numpy as np
+
+from captioner.common.errors import CaptionerError
+from captioner.common.keras import keras
+from captioner.data.images import UnreadableImage
+from captioner.features.extract import Extractor
+from captioner.inference import pictures
+from captioner.inference.pictures import Picture
+from captioner.model.saved_model import SavedModel
+from captioner.search.caption import Caption, captions_of
+from captioner.search.generators import Generator, Sampler
+from captioner.text.vocabulary import END, SPECIAL_TOKENS, START
+
+BATCH = 32  # pictures
+
+
+class Alternative(NamedTuple):
+    """What a model could have said at one place of a caption.
+
+    Attributes:
+        word: the word, `<end>` for the end of the caption.
+        probability: by the model, after the words before it.
+    """
+
+    word: str
+    probability: float
+
+
+@dataclass
+class Captioner(SavedModel):
+    """A saved model with its encoder: what it says of pictures.
+
+        captioner = Captioner.load("models/captioner")
+        print(captioner.caption("dog.jpg").text)
+
+    May be used from several threads; the network then serves them one after the other.
+    """
+
+    _compiled: dict[tuple, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _network: threading.RLock = field(default_factory=threading.RLock, init=False, repr=False, compare=False)
+
+    def generator(self, beam: int = 3, length_normalization: float = 1.0, batch_size: int = 64) -> Generator:
+        """Return what generates captions from features with this model's weights, compiled for many pictures."""
+        return Generator(self.decoder, beam, self.maximum_words, length_normalization, batch_size)
+
+    def captions(self, generator: Generator, features: np.ndarray, rows: np.ndarray | None = None) -> list[Caption]:
+        """Caption the rows (all, if not given) of a map `[pictures, P, C]`."""
+        return captions_of(generator.generate(features, rows), self.vocabulary)
+
+    @overload
+    def caption(  # type: ignore[overload-overlap]  # a path is one picture, though it is iterable
+        self,
+        images: Picture,
+        beam: int = ...,
+        *,
+        maximum_words: int | None = ...,
+        length_normalization: float = ...,
+    ) -> Caption: ...
+
+    @overload
+    def caption(
+        self,
+        images: Iterable[Picture],
+        beam: int = ...,
+        *,
+        maximum_words: int | None = ...,
+        length_normalization: float = ...,
+    ) -> list[Caption]: ...
+
+    def caption(
+        self,
+        images: Picture | Iterable[Picture],
+        beam: int = 3,
+        *,
+        maximum_words: int | None = None,
+        length_normalization: float = 1.0,
+    ) -> Caption | list[Caption]:
+        """Say what a picture shows, or what each of several does.
+
+        Args:
+            images: one picture, or several in a list or any other iterable: paths, http and https addresses, encoded
+                bytes (JPEG, PNG, ...), Pillow images, or uint8 arrays, RGB `[H, W, 3]` or grey `[H, W]`.
+            beam: width of the search, 1 (greedy) to 50; a wider one is slower and finds likelier captions.
+            maximum_words: longest caption; of itself the longest that the model was trained on.
+            length_normalization: captions compete by `log_probability / length ** length_normalization`, the end
+                counted in; 0 favours short captions.
+
+        Returns:
+            One caption for one picture, a list for several.
+
+        Raises:
+            UnreadableImage: a picture cannot be read; the message names it. `stream` goes on where this stops.
+            CaptionerError: an argument is out of its bounds, or the encoder's weights cannot be had.
+        """
+        found = []
+        given: Any = images if pictures.many(images) else [images]
+        for each in self.stream(given, beam, maximum_words=maximum_words, length_normalization=length_normalization):
+            if isinstance(each, UnreadableImage):
+                raise each
+            found.append(each)
+        return found if pictures.many(images) else found[0]
+
+    def stream(
+        self,
+        images: Iterable[Picture | UnreadableImage],
+        beam: int = 3,
+        *,
+        maximum_words: int | None = None,
+        length_normalization: float = 1.0,
+    ) -> Iterator[Caption | UnreadableImage]:
+        """Caption any number of pictures as they come, in their order; memory does not grow with their number.
+
+        Pictures are read and decoded in threads ahead of the network. The first caption comes by itself, the others in
+        batches.
+
+        Args:
+            images: see `caption`; an `UnreadableImage` among them is passed on.
+            beam: see `caption`.
+            maximum_words: see `caption`.
+            length_normalization: see `caption`.
+
+        Yields:
+            For each picture its caption, or, where it cannot be read, the `UnreadableImage` that says why.
+
+        Raises:
+            CaptionerError: an argument is out of its bounds, or the encoder's weights cannot be had.
+        """
+        maximum = self._maximum(maximum_words)
+        _check("beam", beam, 1, 50)
+        if not length_normalization >= 0:
+            raise CaptionerError(f"received length_normalization {length_normalization}; give 0 or more")
+        return self._stream(images, (beam, maximum, length_normalization))
+
+    def samples(
+        self,
+        image: Picture,
+        samples: int = 5,
+        *,
+        temperature: float = 1.0,
+        top_p: float = 0.9,
+        maximum_words: int | None = None,
+        seed: int | None = None,
+    ) -> list[Caption]:
+        """Say several things of one picture: captions drawn word by word, see `captioner.search.sampling.sample`.
+
+        Args:
+            image: see `caption`.
+            samples: how many are drawn, 1 to 100.
+            temperature: above 0; below 1 probable words become more probable yet, above 1 less.
+            top_p: words are drawn from the fewest most probable ones that together reach this probability; above 0, at
+                most 1.
+            maximum_words: longest caption; of itself the longest that the model was trained on.
+            seed: the same seed draws the same captions; of itself each call draws others.
+
+        Returns:
+            The different ones among those drawn, so perhaps fewer, the most probable first. `log_probability` is that
+            by the model itself, whatever the temperature and `top_p`.
+
+        Raises:
+            UnreadableImage: the picture cannot be read.
+            CaptionerError: an argument is out of its bounds, or the encoder's weights cannot be had.
+        """
+        maximum = self._maximum(maximum_words)
+        _check("samples", samples, 1, 100)
+        if not 0 < temperature < math.inf:
+            raise CaptionerError(f"received temperature {temperature}; give a number above 0")
+        if not 0 < top_p <= 1:
+            raise CaptionerError(f"received top_p {top_p}; give a number above 0, at most 1")
+        with self._network:
+            sampler = self._once(Sampler, samples, maximum)
+            found = sampler.draw(self._features(image), temperature, top_p, seed)
+        different = {tuple(caption.words): caption for caption in captions_of(found, self.vocabulary)}
+        return sorted(different.values(), key=lambda caption: -caption.log_probability)
+
+    def alternatives(self, image: Picture, words: Sequence[str], most: int = 5) -> list[list[Alternative]]:
+        """Say what else the model could have said at each place of a caption, given the words before it.
+
+        Args:
+            image: see `caption`.
+            words: of a caption; any in the model's vocabulary.
+            most: how many alternatives a place has.
+
+        Returns:
+            For each word, and for the end after the last, the most probable words with their probabilities, the most
+            probable first.
+
+        Raises:
+            UnreadableImage: the picture cannot be read.
+            CaptionerError: the model does not know a word, or the encoder's weights cannot be had.
+        """
+        numbers = {word: number for number, word in enumerate(self.vocabulary.words)}
+        unknown = [word for word in words if numbers.get(word, 0) < len(SPECIAL_TOKENS)]
+        if unknown:
+            raise CaptionerError(f"received {unknown[0]!r}, a word that the model does not know: see its vocabulary")
+        heard = np.array([[[START, *(numbers[word] for word in words)]]], np.int32)  # [1, 1, T + 1]
+        with self._network:
+            logits = self.decoder({"features": self._features(image), "words": heard})
+        probabilities = np.asarray(keras.ops.softmax(logits))[0, 0]  # [T + 1, V]
+        sayable = [END, *range(len(SPECIAL_TOKENS), len(self.vocabulary))]
+        best = np.argsort(-probabilities[:, sayable], axis=1, kind="stable")[:, :most]
+        return [
+            [Alternative(self.vocabulary.words[sayable[column]], float(row[sayable[column]])) for column in columns]
+            for row, columns in zip(probabilities, best, strict=True)
+        ]
+
+    def _stream(
+        self, images: Iterable[Picture | UnreadableImage], search: tuple[int, int, float]
+    ) -> Iterator[Caption | UnreadableImage]:
+        for batch in pictures.ahead(images, BATCH):
+            read = [each for each in batch if not isinstance(each, UnreadableImage)]
+            captions = iter(self._search(np.stack(read), search) if read else [])
+            yield from (each if isinstance(each, UnreadableImage) else next(captions) for each in batch)
+
+    def _search(self, pixels: np.ndarray, search: tuple[int, int, float]) -> list[Caption]:
+        with self._network:
+            # One picture alone must not wait for the search of a full batch.
+            generator = self._once(Generator, *search, 1 if len(pixels) == 1 else BATCH)
+            return self.captions(generator, self._extractor(pixels))
+
+    def _features(self, image: Picture) -> np.ndarray:
+        return self._extractor(pictures.pixels(image)[None])  # [1, P, C]
+
+    def _once(self, kind: type, *arguments: Any) -> Any:
+        """Return a search of this kind, made and traced only once."""
+        key = (kind, *arguments)
+        if key not in self._compiled:
+            made = kind(self.decoder, *arguments)
+            # TensorFlow's graph is there at once, XLA takes seconds to save milliseconds; JAX has nothing else.
+            made.compile(jit_compile=keras.backend.backend() == "jax")
+            self._compiled[key] = made
+        return self._compiled[key]
+
+    def _maximum(self, words: int | None) -> int:
+        return self.maximum_words if words is None else _check("maximum_words", words, 1, 1000)
+
+    @cached_property
+    def _extractor(self) -> Extractor:
+        extractor = Extractor(self.encoder["name"], self.encoder["weights"])
+        if extractor.weights_sha256 != self.encoder["weights_sha256"]:
+            raise CaptionerError(
+                f"The weights {self.encoder['weights']!r} of {self.encoder['name']} are not those the model was "
+                f"trained with ({extractor.weights_sha256[:8]}, not {self.encoder['weights_sha256'][:8]})."
+            )
+        return extractor
+
+
+def _check(name: str, value: int, least: int, most: int) -> int:
+    if not least <= value <= most:
+        raise CaptionerError(f"received {name} {value}; give {least} to {most}")
+    return value

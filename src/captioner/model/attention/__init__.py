@@ -1,0 +1,41 @@
+"""Attention mechanisms: from the positions of a picture and a decoder's state to one context vector.
+
+All of them compute a context `z_t = sum_j p_tj x_j` with weights `p_t = softmax_j(alpha_tj)`; they differ in `alpha`.
+A new one is a class in a module of its own, and a line in `ATTENTIONS`.
+
+Any Keras model can use them; `feature_vectors` are what there is to look at, `state` is what the model knows so far:
+
+    from captioner.model.attention.bahdanau import BahdanauAttention
+
+    attention = BahdanauAttention(128)
+    context, weights = attention(feature_vectors, state)  # [B, P, E], [B, H] -> [B, E], [B, P]
+
+and where the same vectors are looked at again and again, as a decoder does before each word, what depends on them
+alone is computed once:
+
+    keys = attention.prepare(feature_vectors)
+    for ...:
+        context, weights = attention(feature_vectors, state, keys=keys)
+
+Legend: `B` captions · `P` positions of the picture's grid · `E` size of a feature vector · `H` size of the decoder's
+state · `A` size of the space in which state and positions are compared.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from captioner.model.attention.base import Attention
+
+ATTENTIONS = {
+    "uniform": "uniform:UniformAttention",
+    "bahdanau": "bahdanau:BahdanauAttention",
+    "dot": "dot:DotProductAttention",
+}
+"""By name in `params.yaml`, the module of this package and the class in it."""
+
+
+def create(name: str, units: int = 256) -> "Attention":
+    """Return the attention that `params.yaml` calls `name`; its module is imported here, and Keras with it."""
+    module, _, kind = ATTENTIONS[name].partition(":")
+    return getattr(import_module(f"{__name__}.{module}"), kind)(units=units, name="attention")

@@ -1,0 +1,95 @@
+"""Products of a recurrence with a matrix, whose gradient is computed at once, when all steps have been made.
+
+Backward through a recurrence usually adds up a matrix's gradient step by step: as many small products as there are
+steps, and as many sums of the matrix's size. What each step adds is the product of its input with the gradient of its
+output; kept until all are there, they make one large product, which takes half the time.
+
+Legend: `B` rows · `I` size of what goes in · `O` size of what comes out · `T` steps.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from captioner.common.keras import keras, ops
+
+
+class RecurrentProduct:
+    """`x_t W` for rows `x_t` that become known one step after the other.
+
+    To be called once a step. Where the steps' gradients are kept, are tensors of zeros that no value depends on.
+
+    Args:
+        matrix: `W`: one for all rows, `[I, O]`, or each row's own, `[B, I, O]`.
+        rows: of each step, in the order of the calls; those of a step are the first ones.
+        transposed: the matrices given are `W^T`.
+
+    Call arguments:
+        inputs: `x_t`, `[rows_t, I]`.
+
+    Returns:
+        `x_t W`, `[rows_t, O]`.
+    """
+
+    def __init__(self, matrix: Any, rows: Sequence[int], transposed: bool = False):
+        size, out = reversed(matrix.shape[-2:]) if transposed else matrix.shape[-2:]
+        steps = len(rows)
+
+        def together(inputs: Sequence[Any], outputs: Sequence[Any]) -> Any:
+            if len(matrix.shape) == 2:
+                # transposed first and not afterwards, which XLA would leave to the product: a third slower on a CPU
+                return ops.matmul(ops.concatenate([ops.transpose(x) for x in inputs], axis=1), ops.concatenate(outputs))
+            return ops.matmul(ops.transpose(_by_row(inputs, rows), (0, 2, 1)), _by_row(outputs, rows))
+
+        @ops.custom_gradient
+        def put_off(matrix: Any) -> tuple:
+            kept_inputs = [ops.zeros((count, size), matrix.dtype) for count in rows]
+            kept_outputs = [ops.zeros((count, out), matrix.dtype) for count in rows]
+
+            def gradient(*gradients: Any) -> Any:
+                kept = keras.tree.flatten(gradients)  # JAX gives them in one tuple
+                inputs, outputs = kept[:steps], kept[steps:]
+                return together(outputs, inputs) if transposed else together(inputs, outputs)
+
+            return (*kept_inputs, *kept_outputs), gradient
+
+        @ops.custom_gradient
+        def product(inputs: Any, matrix: Any, kept_input: Any, kept_output: Any) -> tuple:  # noqa: ARG001 - for their gradients
+            def gradient(output: Any) -> tuple:
+                return multiply(output, matrix, not transposed), ops.zeros_like(matrix), inputs, output
+
+            return multiply(inputs, matrix, transposed), gradient
+
+        matrix = ops.convert_to_tensor(matrix)
+        kept = put_off(matrix)
+        self.matrix = ops.stop_gradient(matrix)
+        self._kept = zip(rows, kept[:steps], kept[steps:], strict=True)
+        self._product = product
+
+    def __call__(self, inputs: Any) -> Any:
+        """Return the next step's product; see the class."""
+        count, *kept = next(self._kept)
+        matrix = self.matrix if len(self.matrix.shape) == 2 else self.matrix[:count]
+        return self._product(inputs, matrix, *kept)
+
+
+def multiply(rows: Any, matrix: Any, transposed: bool = False) -> Any:
+    """Return `x W`, `[B, O]`, for rows `x`, `[B, I]`.
+
+    Args:
+        rows: `x`.
+        matrix: `W`: one for all rows, `[I, O]`, or each row's own, `[B, I, O]`; or a `RecurrentProduct` with it.
+        transposed: the matrices given are `W^T`.
+    """
+    if isinstance(matrix, RecurrentProduct):
+        return matrix(rows)
+    if len(matrix.shape) == 2:
+        return ops.matmul(rows, ops.transpose(matrix) if transposed else matrix)
+    if transposed:
+        return ops.squeeze(ops.matmul(matrix, ops.expand_dims(rows, 2)), 2)
+    return ops.squeeze(ops.matmul(ops.expand_dims(rows, 1), matrix), 1)
+
+
+def _by_row(steps: Sequence[Any], rows: Sequence[int]) -> Any:
+    """Return the steps' rows, `[rows_t, X]` each, as `[B, T, X]`, filled up with zeros."""
+    filled = [ops.pad(step, ((0, max(rows) - count), (0, 0))) for step, count in zip(steps, rows, strict=True)]
+    return ops.stack(filled, axis=1)

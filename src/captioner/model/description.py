@@ -1,0 +1,72 @@
+"""What a model's directory says of itself, read without loading the model."""
+
+import json
+import zipfile
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from captioner.common.errors import CaptionerError
+
+FORMAT = 1
+DESCRIPTION, VOCABULARY, DECODER = "model.json", "vocabulary.json", "decoder.keras"
+
+
+@dataclass(frozen=True)
+class Description:
+    """What stands in `model.json`.
+
+    Attributes:
+        encoder: name, `weights` and `weights_sha256` of the encoder whose features the model was trained on.
+        maximum_words: the longest caption it was trained on.
+        vocabulary_sha256: hash of the vocabulary's file.
+        weights_sha256: hash of the decoder's weights.
+        params: the experiment's parameters, by dotted name, for the record.
+    """
+
+    encoder: dict[str, str]
+    maximum_words: int
+    vocabulary_sha256: str
+    weights_sha256: str
+    params: dict[str, Any]
+
+    @classmethod
+    def read(cls, directory: Path) -> "Description":
+        """Read a model's description.
+
+        Raises:
+            CaptionerError: there is no model, its description is damaged, or it is of another version.
+        """
+        if not directory.is_dir():
+            raise CaptionerError(f"There is no model in {directory}: make one with `dvc repro`.")
+        try:
+            described = json.loads((directory / DESCRIPTION).read_text("utf-8"))
+            if described["format"] != FORMAT:
+                raise CaptionerError(
+                    f"The model in {directory} has the format {described['format']}, this version reads {FORMAT}: "
+                    "train it again with `dvc repro`."
+                )
+            return cls(**{name: described[name] for name in cls.__annotations__})
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise no_model(directory, error) from None
+
+
+def other_keras(directory: Path, before: str = "") -> str:
+    """Return which Keras saved a model and which is here, with `before` before it, where they differ, else nothing."""
+    try:
+        with zipfile.ZipFile(directory / DECODER) as file:
+            saved = str(json.loads(file.read("metadata.json"))["keras_version"])
+        here = metadata.version("keras")
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, metadata.PackageNotFoundError):
+        return ""
+    return "" if saved == here else f"{before}saved by Keras {saved[:20]}, here is {here}"
+
+
+def no_model(directory: Path, error: Exception) -> CaptionerError:
+    """Return what to say where a model's directory lacks something."""
+    reason = " ".join(str(error).split())[:200]
+    return CaptionerError(
+        f"{directory} holds no whole model ({type(error).__name__}: {reason}{other_keras(directory, '; ')}): make one "
+        "with `dvc repro`."
+    )

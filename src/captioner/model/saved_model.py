@@ -1,0 +1,102 @@
+"""A trained model as one directory, which needs nothing beside it.
+
+`model.json` (format, encoder with the hash of its weights, longest caption, hashes of the vocabulary's file and of the
+decoder's weights, the experiment's parameters), `vocabulary.json` and `decoder.keras`.
+"""
+
+import os
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from captioner.common import files, weights
+from captioner.common.errors import CaptionerError
+from captioner.common.keras import keras
+from captioner.features.store import Features
+from captioner.model.decoder import Decoder
+from captioner.model.description import DECODER, DESCRIPTION, FORMAT, VOCABULARY, Description, no_model, other_keras
+from captioner.text.vocabulary import Vocabulary
+
+
+@dataclass
+class SavedModel:
+    """A decoder, the words it knows, and the encoder that it needs.
+
+    Attributes:
+        decoder: the trained decoder.
+        vocabulary: its words.
+        encoder: name, `weights` and `weights_sha256` of the encoder whose features it was trained on.
+        maximum_words: the longest caption it was trained on.
+        params: the experiment's parameters, by dotted name, for the record.
+    """
+
+    decoder: Decoder
+    vocabulary: Vocabulary
+    encoder: dict[str, str]
+    maximum_words: int
+    params: dict[str, Any]
+
+    def save(self, directory: Path) -> None:
+        """Write the model to a directory, whole or not at all."""
+        with files.replacing(directory) as beside:
+            beside.mkdir()
+            self.vocabulary.save(beside / VOCABULARY)
+            self.decoder.save(beside / DECODER)
+            described = {
+                "format": FORMAT,
+                "encoder": self.encoder,
+                "maximum_words": self.maximum_words,
+                "vocabulary_sha256": files.sha256(beside / VOCABULARY),
+                "weights_sha256": self.weights_sha256,
+                "params": self.params,
+            }
+            (beside / DESCRIPTION).write_text(files.json_of(described, indent=2) + "\n", "utf-8")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read a model from its directory.
+
+        Raises:
+            CaptionerError: a file is missing or damaged, it is of another version, its parts do not fit together, or
+                its weights are not finite.
+        """
+        directory = Path(path)
+        described = Description.read(directory)
+        try:
+            vocabulary = Vocabulary.load(directory / VOCABULARY)
+            decoder = keras.saving.load_model(directory / DECODER, compile=False)
+            model = cls(decoder, vocabulary, described.encoder, described.maximum_words, described.params)
+            expected = {VOCABULARY: described.vocabulary_sha256, DECODER: described.weights_sha256}
+        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+            raise no_model(directory, error) from None
+        found = {VOCABULARY: files.sha256(directory / VOCABULARY), DECODER: model.weights_sha256}
+        for file, identity in expected.items():
+            if found[file] != identity:
+                raise CaptionerError(
+                    f"{directory / file} is of another model than {DESCRIPTION} beside it ({found[file][:8]}, not "
+                    f"{identity[:8]}{other_keras(directory, '; ')}): make one with `dvc repro`."
+                )
+        if weight := weights.not_finite(decoder):
+            raise CaptionerError(
+                f"{directory / DECODER} has weights that are not finite ({weight}) and says nothing: train again with "
+                "a lower learning_rate."
+            )
+        return model
+
+    @property
+    def weights_sha256(self) -> str:
+        """Hash of the decoder's weights: equal models have equal hashes, whatever their files' bytes."""
+        return weights.weights_hash(self.decoder)
+
+    def check_features(self, features: Features) -> None:
+        """Make sure that features come from this model's encoder.
+
+        Raises:
+            CaptionerError: they do not.
+        """
+        if features.weights_sha256 != self.encoder["weights_sha256"]:
+            raise CaptionerError(
+                f"The model was trained on features of {self.encoder['name']} ({self.encoder['weights_sha256'][:8]}), "
+                f"these are of {features.encoder} ({features.weights_sha256[:8]}): run `dvc repro`."
+            )

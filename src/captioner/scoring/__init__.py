@@ -1,0 +1,15 @@
+"""Metrics of captions by picture: BLEU, METEOR, ROUGE-L, CIDEr, SPICE, and the share that is true.
+
+In come captions and references, out go scores and the statistics that they are computed from. It does not know what
+wrote the captions.
+"""
+
+SPICE = "SPICE"
+METRICS = {
+    "BLEU": ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4"),
+    "METEOR": ("METEOR",),
+    "ROUGE-L": ("ROUGE-L",),
+    "CIDEr": ("CIDEr",),
+    SPICE: ("SPICE",),
+}
+"""Metrics of captions, and the scores that each computes."""

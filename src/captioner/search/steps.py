@@ -1,0 +1,36 @@
+"""What beam search and sampling share: their result, finished captions, and tokens that may not follow.
+
+Legend: `B` pictures · `T` longest caption in tokens, `END` included · `P` positions of the picture's grid.
+"""
+
+from typing import Any, NamedTuple
+
+from captioner.common.keras import ops
+from captioner.text.vocabulary import END, PAD, START, UNKNOWN
+
+NEVER = -1e9  # a log-probability that no sum of real ones reaches, and float32 still adds to
+
+
+class Found(NamedTuple):
+    """The best caption of each picture.
+
+    Attributes:
+        words: int32 `[B, T]`, closed by `END`, then `PAD`.
+        log_probability: of these words and `END`, in nats, `[B]`.
+        weights: the attention weights at each word, 0 behind the last, `[B, T, P]`.
+    """
+
+    words: Any
+    log_probability: Any
+    weights: Any
+
+
+def finished(last: Any) -> Any:
+    """Return which captions have ended, by their last tokens."""
+    return ops.logical_or(ops.equal(last, END), ops.equal(last, PAD))
+
+
+def forbidden(token: Any, time: Any, length: int) -> Any:
+    """Return which tokens may not stand at the place `time` of captions of at most `length` tokens."""
+    never = (token == PAD) | (token == UNKNOWN) | (token == START) | ((token == END) & (time == 0))
+    return never | ((token != END) & (time == length - 1))  # as long as allowed: it has to end here

@@ -1,0 +1,217 @@
+"""Words to numbers and back.
+
+A vocabulary is one readable JSON file in the form of the `tokenizers` library: its special tokens first, then the
+words of the training captions, most frequent first, and how captions are split into words.
+
+Captions are lower-cased and split where the scorers' PTB tokenizer splits them, so that a caption put together from
+its words has the tokens of the caption itself: `10,000`, `3.5`, `24/7`, `mid-air`, `u.s.` and `mr.` are one word each,
+`$`, `%`, `&`, `#`, `+`, `@`, `/` and `°` are words, other punctuation is none. What the PTB tokenizer takes apart on
+both sides, such as `man's` or `don't`, stays one word here. Typographic apostrophes, hyphens and invisible characters
+are written plainly first: `man’s` is `man's`.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import cache
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Regex, Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.normalizers import NFKC, Lowercase, Replace
+from tokenizers.normalizers import Sequence as Normalizers
+from tokenizers.pre_tokenizers import Split
+
+from captioner.common.errors import CaptionerError
+from captioner.common.files import replacing
+
+PAD, UNKNOWN, START, END = range(4)
+SPECIAL_TOKENS = ("<pad>", "<unk>", "<start>", "<end>")
+MOST_UNKNOWN = 0.2
+"""Share of the words of the training captions; sentences with more gaps teach no sentence."""
+
+# They are letters, and nobody sees them.
+_FILLERS = "\u115f\u1160\u3164\uffa0"
+# With soft hyphens, joiners of graphemes and variation selectors. Other invisible characters part words, as they do for
+# the scorers.
+_INVISIBLE = _FILLERS + "\u00ad\u034f\u180b-\u180d\ufe00-\ufe0f"
+_PLAIN = {f"[{_INVISIBLE}]": "", "’": "'", "‐": "-", "⁄": "/"}
+
+_TITLES = "mr|mrs|ms|dr|st|mt|jr|sr|vs|etc|lt|sgt|capt|prof|gen|col|gov|rev|ltd|inc|corp|co|dept|ave|blvd|rd|ft"
+_RUN = r"[\p{L}\p{N}][\p{L}\p{M}\p{N}]*"
+_APART = r"(?<![\p{L}\p{M}\p{N}])"
+_WORD = "|".join(
+    (
+        r"(?<!\S)[-+]\.?\p{Nd}+(?:[.,:]\p{Nd}+)*",  # -5, +1.5
+        r"\p{Nd}+(?:[.,:]\p{Nd}+)+(?:-\p{L}[\p{L}\p{M}]*)*",  # 10,000, 3.5, 10:30, 1.5-inch
+        rf"{_APART}(?<!\.)\.\p{{Nd}}+",  # .5
+        rf"{_APART}(?:(?:[a-z]\.)+|(?:{_TITLES})\.)(?![\p{{L}}\p{{M}}])",  # u.s., mr.
+        r"[#@][a-z]+",
+        rf"{_RUN}(?:(?:[-'/_@]|(?<=[\p{{L}}\p{{M}}])\.(?=\p{{L}})){_RUN})*",  # dog, dog's, mid-air, 24/7, example.org
+        r"'(?:s|m|d|ll|ve|re|em|n'?|cause|tis|twas|till?|\p{Nd}\p{Nd}s?)(?![\p{L}\p{M}\p{N}])",  # 's, 'em, '90s
+        r"[#$%&+@/°]|\p{Sc}",
+    )
+)
+
+
+class Vocabulary:
+    """The words that a model can say.
+
+    Attributes:
+        words: every token by its number, the special tokens first.
+    """
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._tokenizer = tokenizer
+        numbers = tokenizer.get_vocab()
+        self.words = tuple(sorted(numbers, key=numbers.__getitem__))
+        if self.words[: len(SPECIAL_TOKENS)] != SPECIAL_TOKENS:
+            raise CaptionerError(
+                f"The vocabulary begins with {list(self.words[:4])}, it must begin with {list(SPECIAL_TOKENS)}: "
+                "make it again with `dvc repro vocabulary`."
+            )
+
+    @classmethod
+    def build(cls, captions: Iterable[str], minimum_count: int = 1) -> "Vocabulary":
+        """Collect the words that stand at least `minimum_count` times in `captions`.
+
+        Raises:
+            CaptionerError: no word does.
+        """
+        counts = Counter(word for caption in captions for word in split(caption))
+        frequent = sorted((word for word in counts if counts[word] >= minimum_count), key=lambda w: (-counts[w], w))
+        if not frequent:
+            raise CaptionerError(
+                f"No word stands {minimum_count} times or more in the {'training captions' if counts else 'captions'} "
+                f"({len(counts)} different words were seen): give more captions or lower vocabulary.minimum_count."
+            )
+        return cls(_tokenizer({word: number for number, word in enumerate((*SPECIAL_TOKENS, *frequent))}))
+
+    @classmethod
+    def load(cls, path: Path) -> "Vocabulary":
+        """Read a vocabulary that `save` wrote.
+
+        Raises:
+            CaptionerError: there is none at `path`, or it is no vocabulary.
+        """
+        try:
+            return cls(Tokenizer.from_str(path.read_text("utf-8")))
+        except FileNotFoundError:
+            raise CaptionerError(f"No vocabulary at {path}: make it with `dvc repro vocabulary`.") from None
+        except CaptionerError:
+            raise
+        except Exception as error:  # the library raises bare Exception
+            raise CaptionerError(
+                f"{path} is no vocabulary ({error}): make it again with `dvc repro vocabulary`."
+            ) from None
+
+    def save(self, path: Path) -> None:
+        """Write the vocabulary to one JSON file."""
+        with replacing(path) as beside:
+            beside.write_text(self._tokenizer.to_str(pretty=True) + "\n", "utf-8")
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def split(self, caption: str) -> list[str]:
+        """Return the words of a caption, known or not."""
+        return _split(self._tokenizer, caption)
+
+    def encode(self, caption: str) -> list[int]:
+        """Return the numbers of a caption's words, `UNKNOWN` for those that the vocabulary lacks."""
+        # the library reads "<end>" inside a text as the token: words are looked up one by one instead
+        return [self._number(word) for word in self.split(caption)]
+
+    def encode_batch(self, captions: Sequence[str], maximum: int) -> np.ndarray:
+        """Return what a decoder must say, for each caption cut after `maximum` words; `heard` is what it reads.
+
+        Returns:
+            targets int32 `[captions, maximum + 1]`: the words and `END` (not after a caption that was cut), `PAD`
+            behind.
+        """
+        targets = np.full((len(captions), maximum + 1), PAD, np.int32)
+        for row, caption in enumerate(captions):
+            numbers = self.encode(caption)
+            spoken = numbers[:maximum] if len(numbers) > maximum else [*numbers, END]
+            targets[row, : len(spoken)] = spoken
+        return targets
+
+    def decode(self, numbers: Iterable[int]) -> str:
+        """Return the words up to the first `END`, without special tokens, joined by spaces."""
+        return " ".join(self.decode_words(numbers))
+
+    def decode_words(self, numbers: Iterable[int]) -> list[str]:
+        """Return the words up to the first `END`, without special tokens."""
+        words = []
+        for number in numbers:
+            if number == END:
+                break
+            if number >= len(SPECIAL_TOKENS):
+                words.append(self.words[number])
+        return words
+
+    def _number(self, word: str) -> int:
+        number = self._tokenizer.token_to_id(word)
+        return UNKNOWN if number is None else number
+
+
+def split(caption: str) -> list[str]:
+    """Return the words of a caption, as a vocabulary that is built now splits it."""
+    return _split(_splitter(), caption)
+
+
+def usable_count(captions: Iterable[str], minimum_count: int) -> tuple[int, float]:
+    """Lower a minimum count as far as small data needs it.
+
+    Returns:
+        The highest count up to `minimum_count` with which at most `MOST_UNKNOWN` of the words that the captions say are
+        unknown, and the share that would be unknown with `minimum_count` itself. Where no word stands that often, it is
+        `minimum_count`, which `Vocabulary.build` refuses.
+    """
+    counts = sorted(Counter(word for caption in captions for word in split(caption)).values(), reverse=True)
+    if not counts or counts[0] < minimum_count:
+        return minimum_count, 1.0
+    said = sum(counts)
+    unknown = sum(count for count in counts if count < minimum_count) / said
+    if unknown <= MOST_UNKNOWN:
+        return minimum_count, unknown
+    reached = zip(counts, accumulate(counts), strict=True)
+    return next(count for count, known in reached if 1 - known / said <= MOST_UNKNOWN), unknown
+
+
+def says_something(caption: str) -> bool:
+    """Return whether a caption has a word for a vocabulary and for the scorers: with a letter or digit to be seen.
+
+    The scorers' tokenizer drops what lies beyond Unicode's first plane.
+    """
+    seen = (
+        character <= "\uffff" and character not in _FILLERS and (character.isalpha() or character.isdecimal())
+        for character in caption
+    )
+    return any(seen) and any(map(str.isalnum, "".join(split(caption))))
+
+
+def heard(targets: np.ndarray) -> np.ndarray:
+    """Return the words before targets `[captions, T]`: of each the target before it, of the first `START`."""
+    words = np.pad(targets[:, :-1], ((0, 0), (1, 0)), constant_values=START)
+    words[targets == PAD] = PAD
+    return words
+
+
+def _tokenizer(numbers: dict[str, int]) -> Tokenizer:
+    tokenizer = Tokenizer(WordLevel(numbers, unk_token=SPECIAL_TOKENS[UNKNOWN]))
+    plain = [Replace(Regex(pattern), content) for pattern, content in _PLAIN.items()]
+    tokenizer.normalizer = Normalizers([NFKC(), Lowercase(), *plain, NFKC()])  # what is left may have parts to compose
+    tokenizer.pre_tokenizer = Split(Regex(_WORD), behavior="removed", invert=True)
+    return tokenizer
+
+
+@cache
+def _splitter() -> Tokenizer:
+    return _tokenizer({token: number for number, token in enumerate(SPECIAL_TOKENS)})
+
+
+def _split(tokenizer: Tokenizer, caption: str) -> list[str]:
+    normalized = tokenizer.normalizer.normalize_str(caption)
+    return [word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normalized)]

@@ -1,0 +1,63 @@
+"""TensorBoard summaries of a training."""
+
+import io
+import time
+from pathlib import Path
+
+import numpy as np
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+from captioner.common.keras import keras
+from captioner.reports.attention_figure import attention_figure
+from captioner.search.generators import Generator
+from captioner.text.vocabulary import Vocabulary
+from captioner.tracking import names
+
+
+class Summaries(keras.callbacks.Callback):
+    """TensorBoard summaries: every value of the logs, and attention on some pictures, by epoch.
+
+    Args:
+        directory: where the event file goes.
+        generator: shares the trained decoder.
+        vocabulary: decodes.
+        features: of the shown pictures, `[pictures, P, C]`.
+        pictures: their pixels, uint8 `[pictures, S, S, 3]`.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        generator: Generator,
+        vocabulary: Vocabulary,
+        features: np.ndarray,
+        pictures: np.ndarray,
+    ):
+        super().__init__()
+        self.writer = EventFileWriter(str(directory))
+        self.generator = generator
+        self.vocabulary = vocabulary
+        self.features, self.pictures = features, pictures
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Write the summaries of an epoch."""
+        values = [
+            Summary.Value(tag=names.metric_name(name, "train"), simple_value=float(value))
+            for name, value in (logs or {}).items()
+        ]
+        found = self.generator.generate(self.features)
+        for number, picture in enumerate(self.pictures):
+            words = self.vocabulary.decode_words(found.words[number])
+            figure = attention_figure(picture, words, found.weights[number, : len(words)])
+            encoded = io.BytesIO()
+            figure.save(encoded, "PNG")
+            image = Summary.Image(height=figure.height, width=figure.width, encoded_image_string=encoded.getvalue())
+            values.append(Summary.Value(tag=f"attention/{number}", image=image))
+        self.writer.add_event(Event(wall_time=time.time(), step=epoch, summary=Summary(value=values)))
+        self.writer.flush()
+
+    def on_train_end(self, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002
+        """Close the event file."""
+        self.writer.close()

@@ -1,0 +1,193 @@
+"""Training batches, read from the memory-mapped features.
+
+Legend: `G` pictures · `N` captions a picture · `T` tokens · `P` positions · `C` channels · of the rows computed, `A`,
+`B`, `R` and `S`, see `captioner.training.prefix_sharing`.
+"""
+
+import math
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import linear_sum_assignment
+
+from captioner.common.errors import CaptionerError
+from captioner.common.keras import keras
+from captioner.features.store import Features, row_of
+from captioner.text.vocabulary import PAD, Vocabulary, heard
+from captioner.training.prefix_sharing import Layout, arrange, parting, speakers, steps_together
+
+VECTOR = 4  # a product of matrices takes as long for fewer rows
+BALANCED_TOGETHER = 128  # batches; the time of an assignment grows with the third power of their number
+
+
+class CaptionBatches(keras.utils.PyDataset):
+    """Pictures with their captions, for `captioner.training.teacher_forcing.TeacherForcing`.
+
+    An item is `({features [G, P, C], pictures [A + B], origins [A + B], words [R], spoken [S]}, targets [S])`: the map
+    of `G` pictures; of each row (see `captioner.training.prefix_sharing`) its picture, and the row before that it goes
+    on from; the words that are read, step by step; and the words that must be said, step by step, those of the longest
+    captions first, with the row after which each must be said. Beyond a caption's own end stands padding, which neither
+    costs nor counts. All batches have one shape.
+
+    A picture's captions stand in one batch, since they share what is computed of the picture. One with more than `N`
+    captions appears several times. Batches are drawn at random, yet so that about as many captions go on at a place in
+    one as in another, and as many prefixes: what one has more, all compute.
+
+    Args:
+        features: of the data set.
+        captions: columns `image` and `caption`.
+        vocabulary: encodes them.
+        batch_size: `G`.
+        captions_a_picture: `N`.
+        maximum_words: longer captions are cut; `T` is one more.
+        seed: of the order, which is another one each epoch; none keeps the order.
+        epochs: how many have an order of their own; the next one has that of the first again.
+        passes: how often each caption stands in an epoch, with a seed each time in another order.
+
+    Attributes:
+        images: the picture of each example, an example being up to `N` captions of one picture.
+        lengths: tokens of each caption.
+        layout: how many rows are computed at each step: as many as in the batch with the most, rounded up to full
+            vectors of the processor. May be set to a wider one.
+
+    Raises:
+        CaptionerError: there are no captions, or a picture has no features.
+    """
+
+    def __init__(
+        self,
+        features: Features,
+        captions: pd.DataFrame,
+        vocabulary: Vocabulary,
+        batch_size: int,
+        captions_a_picture: int,
+        maximum_words: int,
+        seed: int | None = None,
+        epochs: int = 1,
+        passes: int = 1,
+    ):
+        # in Keras's own threads: those of tf.data, which it takes when there is to be one, may sleep at the end of an
+        # epoch until it has lasted twice as long
+        super().__init__(workers=2, max_queue_size=4)
+        if captions.empty:
+            raise CaptionerError("There are no captions to train or validate on: give some to each split.")
+        self.grid = features.grid
+        self.batch_size = batch_size
+        targets = vocabulary.encode_batch(captions["caption"].tolist(), maximum_words)
+        self.targets = targets.astype(np.min_scalar_type(len(vocabulary)))
+        self.lengths = (self.targets != PAD).sum(axis=1)
+        rows_by_image = captions.reset_index(drop=True).groupby("image", sort=False).indices
+        chunks = [
+            (str(image), rows[start : start + captions_a_picture])
+            for image, rows in rows_by_image.items()
+            for start in range(0, len(rows), captions_a_picture)
+        ]
+        self.images = [image for image, _ in chunks]
+        self.examples = [(row_of(features, image), rows) for image, rows in chunks]
+        self.speakers = self._speakers()  # of each caption's prefixes, among those of its example: [captions, T]
+        going_on, prefixes = self._rows()
+        together = steps_together(going_on.sum(axis=0), prefixes.sum(axis=0))
+        self.orders = [np.arange(len(chunks))]
+        if seed is not None:
+            traits = np.concatenate([prefixes[:, :together], going_on[:, together:]], axis=1)
+            generator = np.random.default_rng(seed)
+            self.orders = [balanced_order(traits, batch_size, generator) for _ in range(epochs * passes)]
+        self.passes = passes
+        self.epoch = 0
+        self.layout = Layout(self._most(going_on), self._most(prefixes), together)
+
+    def _speakers(self) -> np.ndarray:
+        words = heard(self.targets)
+        found = np.empty(self.targets.shape, np.min_scalar_type(max(len(rows) for _, rows in self.examples)))
+        counts = pd.Series([len(rows) for _, rows in self.examples])
+        for alike in counts.groupby(counts).indices.values():
+            rows = np.stack([self.examples[number][1] for number in alike])  # [pictures, N]
+            found[rows] = speakers(words[rows])
+        return found
+
+    def _rows(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return how many captions of each example go on at each step, and how many prefixes they have, `[_, T]`."""
+        rows = np.concatenate([rows for _, rows in self.examples])
+        counts = [len(rows) for _, rows in self.examples]
+        starts = np.cumsum([0, *counts[:-1]])
+        parted = parting(self.speakers[rows], np.arange(len(rows)) - np.repeat(starts, counts))[:, None]
+        lengths = self.lengths[rows][:, None]
+        steps = np.arange(self.lengths.max())
+        going_on, prefixes = lengths > steps, (parted <= steps) & (parted < lengths)
+        return np.add.reduceat(going_on, starts, dtype=int), np.add.reduceat(prefixes, starts, dtype=int)
+
+    def _most(self, rows: np.ndarray) -> tuple[int, ...]:
+        """Return the most rows of a batch at each step, of those of the examples, `[_, T]`."""
+        starts = np.arange(0, len(self.examples), self.batch_size)
+        most = np.max([np.add.reduceat(rows[order], starts).max(axis=0) for order in self.orders], axis=0)  # [T]
+        return tuple(min(-(-count // VECTOR) * VECTOR, max(most.tolist())) for count in most.tolist())
+
+    def on_epoch_end(self) -> None:
+        """Take the orders of the next epoch."""
+        self.epoch += 1
+
+    def __len__(self) -> int:
+        return self.passes * self._batches_a_pass
+
+    @property
+    def _batches_a_pass(self) -> int:
+        return math.ceil(len(self.examples) / self.batch_size)
+
+    def chosen(self, index: int) -> np.ndarray:
+        """Return which examples stand in a batch, in order."""
+        done, batch = divmod(index, self._batches_a_pass)
+        order = self.orders[(self.epoch * self.passes + done) % len(self.orders)]
+        return order[batch * self.batch_size : (batch + 1) * self.batch_size]
+
+    def __getitem__(self, index: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        examples = [self.examples[example] for example in self.chosen(index)]
+        maps = np.zeros(self.batch_size, int)
+        maps[: len(examples)] = [row for row, _ in examples]
+        counts = [len(rows) for _, rows in examples]
+        captions = np.concatenate([rows for _, rows in examples])
+        longest_first = np.argsort(-self.lengths[captions], kind="stable")
+        firsts = np.repeat(np.cumsum([0, *counts[:-1]]), counts)[longest_first]
+        pictures = np.repeat(np.arange(len(examples)), counts)[longest_first]
+        captions = captions[longest_first]
+        speakers = np.argsort(longest_first)[firsts[:, None] + self.speakers[captions]]
+        arranged = arrange(self.layout, self.lengths[captions], speakers)
+
+        places = self.layout.captions
+        targets = np.full((places[0] + 1, len(places)), PAD, np.int32)  # the last row stays empty, for what has none
+        targets[: len(captions)] = self.targets[captions, : len(places)]
+        steps, rows = self.layout.read
+        inputs = {
+            "features": self.grid[maps],
+            "pictures": np.append(pictures, 0)[arranged.captions].astype(np.int32),
+            "origins": arranged.origins.astype(np.int32),
+            "words": heard(targets)[arranged.captions[rows], steps],
+            "spoken": arranged.spoken.astype(np.int32),
+        }
+        steps, said_by = self.layout.spoken
+        return inputs, targets[said_by, steps]
+
+
+def balanced_order(traits: np.ndarray, batch_size: int, generator: np.random.Generator) -> np.ndarray:
+    """Return a random order of examples whose successive batches have about the same sums of traits.
+
+    The examples are dealt out at random in rounds, one to each batch. Within a round each goes where it fits best: the
+    assignment has the least sum of squares of what the batches then have beyond the mean.
+
+    Args:
+        traits: of each example, `[examples, traits]`.
+        batch_size: examples a batch; what is left over stands at the end, as drawn.
+        generator: draws.
+    """
+    order = generator.permutation(len(traits))
+    whole = len(order) // batch_size * batch_size
+    beyond = traits - traits.mean(axis=0)
+    rounds = order[:whole].reshape(batch_size, -1)  # [rounds, batches]
+    for first in range(0, rounds.shape[1], BALANCED_TOGETHER):
+        together = rounds[:, first : first + BALANCED_TOGETHER]
+        total = np.zeros((together.shape[1], traits.shape[1]))
+        for dealt in together:
+            # |total + beyond|^2, less what does not depend on the assignment
+            _, fitting = linear_sum_assignment(total @ beyond[dealt].T)
+            dealt[:] = dealt[fitting]
+            total += beyond[dealt]
+    return np.concatenate([rounds.T.ravel(), order[whole:]])

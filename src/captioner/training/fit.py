@@ -1,0 +1,133 @@
+"""Training a decoder: built, compiled and fitted."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from captioner.common.keras import keras
+from captioner.features.store import Features
+from captioner.model.decoder import Decoder
+from captioner.params import ModelParams, Recipe
+from captioner.text.vocabulary import Vocabulary
+from captioner.training.batches import CaptionBatches
+from captioner.training.callbacks import FEW, KeepBest, StopOnNonFinite, chosen_by
+from captioner.training.history import CIDER, Kept
+from captioner.training.losses import TokenCrossEntropy, TokenNegativeLogLikelihood
+from captioner.training.teacher_forcing import TeacherForcing
+
+
+def about_choice(training: int, validation: int) -> str:
+    """Say in a line which epoch of a training will be kept, given how many pictures it has, and what they can give."""
+    if chosen_by(validation) == CIDER:
+        return (
+            f"Kept is the epoch with the highest CIDEr on the {validation:,} validation pictures; of equal ones, and "
+            "where there is no CIDEr, the one with the highest likelihood."
+        )
+    return (
+        "Kept is the epoch with the highest validation likelihood, since CIDEr says nothing on fewer than "
+        f"{FEW} pictures, and validation has {validation:,}. Expect well-formed sentences, but few that are true: "
+        f"{training:,} training pictures show how captions are worded rather than what is in a picture."
+    )
+
+
+def build(
+    sizes: ModelParams, recipe: Recipe, attention: str, vocabulary: int, channels: int, positions: int
+) -> Decoder:
+    """Return an untrained decoder for `vocabulary` tokens and a map `[positions, channels]`."""
+    decoder = Decoder(
+        vocabulary,
+        attention,
+        **sizes.model_dump(),
+        **recipe.model_dump(include={"feature_dropout", "word_dropout", "output_dropout"}),
+        name="decoder",
+    )
+    tokens = (None, recipe.captions_a_picture, recipe.maximum_words + 1)
+    decoder.build({"features": (None, positions, channels), "words": tokens})
+    return decoder
+
+
+def batches(
+    features: Features,
+    captions: pd.DataFrame,
+    split: str,
+    vocabulary: Vocabulary,
+    recipe: Recipe,
+    seed: int | None = None,
+) -> CaptionBatches:
+    """Return the batches of a split, with a seed in another order each time and at least `minimum_steps` an epoch."""
+    of_split = captions[captions["split"] == split]
+    sizes = (recipe.batch_size, recipe.captions_a_picture, recipe.maximum_words)
+    found = CaptionBatches(features, of_split, vocabulary, *sizes, seed, recipe.epochs)
+    passes = 1 if seed is None else math.ceil(recipe.minimum_steps / len(found))
+    if passes == 1:
+        return found
+    return CaptionBatches(features, of_split, vocabulary, *sizes, seed, recipe.epochs, passes)
+
+
+def train(
+    decoder: Decoder,
+    training: CaptionBatches,
+    validation: CaptionBatches,
+    recipe: Recipe,
+    callbacks: Sequence[keras.callbacks.Callback],
+    monitor: str = CIDER,
+    section: str = "train.<recipe>",
+) -> Kept:
+    """Fit a decoder in place, leave it with the weights of its best epoch, and return which that is.
+
+    Args:
+        decoder: what is trained.
+        training: batches to learn from.
+        validation: batches for the teacher-forced loss.
+        recipe: passes, learning rate and the like.
+        callbacks: one of them must add `val_CIDEr` to the logs, as `GeneratedValidation` does, if that is monitored.
+        monitor: by what the best epoch is known, `val_CIDEr` or `val_nll`. Equal or undefined CIDEr leaves it to
+            `val_nll`.
+        section: of the parameters, which holds the recipe: what an error names.
+
+    Raises:
+        CaptionerError: a loss or a weight is not finite any more.
+    """
+    training.layout = validation.layout = training.layout.wider(validation.layout)
+    finite = StopOnNonFinite(f"lower {section}.learning_rate, which is {recipe.learning_rate:g}")
+    best = KeepBest(monitor, recipe.patience)
+    teacher(decoder, training, recipe).fit(
+        training,
+        validation_data=validation,
+        epochs=recipe.epochs,
+        callbacks=[finite, *callbacks, best],
+        verbose=2,
+    )
+    return best.kept
+
+
+def teacher(decoder: Decoder, batches: CaptionBatches, recipe: Recipe) -> TeacherForcing:
+    """Return what fits a decoder to batches, compiled."""
+    model = TeacherForcing(decoder, batches.layout)
+    model.compile(
+        optimizer=optimizer(recipe, len(batches)),
+        loss=TokenCrossEntropy(recipe.label_smoothing),
+        metrics=[TokenNegativeLogLikelihood()],
+        jit_compile=True,
+    )
+    # else it makes its variables in the first step, which is then traced twice
+    model.optimizer.build(decoder.trainable_variables)
+    # likewise, on JAX Keras builds loss and metrics from batches, which the first epoch then lacks
+    target, logits = np.zeros(1, np.int32), np.zeros((1, decoder.config["vocabulary_size"]), np.float32)
+    model.compute_loss(y=target, y_pred=logits)
+    model.compute_metrics(None, target, logits)
+    return model
+
+
+def optimizer(recipe: Recipe, steps_an_epoch: int) -> keras.optimizers.Optimizer:
+    """Return Adam (Kingma, Ba 2015), for gradients that are clipped together."""
+    return keras.optimizers.Adam(_learning_rate(recipe, steps_an_epoch), global_clipnorm=recipe.gradient_norm)
+
+
+def _learning_rate(recipe: Recipe, steps_an_epoch: int) -> Any:
+    if recipe.schedule == "constant":
+        return recipe.learning_rate
+    return keras.optimizers.schedules.CosineDecay(recipe.learning_rate, recipe.epochs * steps_an_epoch)

@@ -1,0 +1,64 @@
+"""Negative log-likelihood of tokens, as loss and as metric. Legend: `V` vocabulary."""
+
+from typing import Any
+
+from captioner.common.keras import keras, ops
+from captioner.text.vocabulary import PAD
+
+
+def token_nll(logits: Any, targets: Any) -> Any:
+    """Return the negative log-likelihood, in nats, of targets `[...]` given logits `[..., V]`; of padding, 0."""
+    targets = ops.cast(targets, "int32")
+    chosen = ops.squeeze(ops.take_along_axis(logits, ops.expand_dims(targets, -1), axis=-1), -1)
+    return ops.where(ops.equal(targets, PAD), 0.0, ops.logsumexp(logits, axis=-1) - chosen)
+
+
+@keras.saving.register_keras_serializable("captioner")
+class TokenCrossEntropy(keras.losses.Loss):
+    """Mean cross-entropy in nats a real token; padding neither costs nor counts.
+
+    Args:
+        label_smoothing: share of the target's probability that is spread over all words (Szegedy et al. 2016).
+
+    Call arguments:
+        y_true: the words, int `[...]`, `PAD` where there is none.
+        y_pred: logits `[..., V]`.
+    """
+
+    def __init__(
+        self, label_smoothing: float = 0.0, name: str = "token_cross_entropy", reduction: None = None, **kwargs: Any
+    ):
+        super().__init__(name=name, reduction=reduction, **kwargs)
+        self.label_smoothing = label_smoothing
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Return the mean, a scalar."""
+        real = ops.cast(ops.not_equal(y_true, PAD), y_pred.dtype)
+        loss = (1 - self.label_smoothing) * token_nll(y_pred, y_true)
+        if self.label_smoothing:
+            even = ops.logsumexp(y_pred, axis=-1) - ops.mean(y_pred, axis=-1)
+            loss = loss + self.label_smoothing * even * real
+        return ops.sum(loss) / ops.maximum(ops.sum(real), 1)
+
+    def get_config(self) -> dict:
+        """Return what `__init__` was given."""
+        return {**super().get_config(), "label_smoothing": self.label_smoothing}
+
+
+@keras.saving.register_keras_serializable("captioner")
+class TokenNegativeLogLikelihood(keras.metrics.Metric):
+    """Mean negative log-likelihood in nats a real token, over all batches: what label smoothing leaves of the loss."""
+
+    def __init__(self, name: str = "nll", **kwargs: Any):
+        super().__init__(name=name, **kwargs)
+        self.total = self.add_weight(shape=(), initializer="zeros", name="total")
+        self.tokens = self.add_weight(shape=(), initializer="zeros", name="tokens")
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: None = None) -> None:  # noqa: ARG002
+        """Add a batch: words int `[...]`, logits `[..., V]`."""
+        self.total.assign_add(ops.sum(token_nll(y_pred, y_true)))
+        self.tokens.assign_add(ops.sum(ops.cast(ops.not_equal(y_true, PAD), "float32")))
+
+    def result(self) -> Any:
+        """Return the mean, a scalar."""
+        return self.total / ops.maximum(self.tokens, 1)

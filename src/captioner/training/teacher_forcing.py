@@ -1,0 +1,104 @@
+"""A decoder run along given captions, as training does.
+
+Legend: `G` pictures · `P` positions · `C` encoder channels · `E` size of feature vectors and word embeddings · `H` size
+of the state · `V` vocabulary · of the rows computed, `A`, `B`, `R` and `S`, see `captioner.training.prefix_sharing`.
+"""
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from captioner.common.keras import keras, ops
+from captioner.model.decoder import Decoder, Picture, State
+from captioner.model.deferred_gradient import RecurrentProduct
+from captioner.training.prefix_sharing import Layout
+
+
+class TeacherForcing(keras.Model):
+    """Runs a decoder along captions that are given: what training spends its time on.
+
+    Each caption is computed only as far as it goes, and its first words together with those captions of the picture
+    that begin alike; see `captioner.training.prefix_sharing`. The number of rows at each step is fixed for the
+    compiler's sake.
+
+    Args:
+        decoder: it is shared, not copied.
+        layout: how many rows each step has.
+
+    Call arguments:
+        inputs: `features`, the encoder's map, float `[G, P, C]`; `pictures`, int `[A + B]`: which of them each row of
+            either stretch is of; `origins`, int `[A + B]`: the row of the step before that each goes on from when it
+            is added; `words`, int `[R]`: what each row reads, step by step; `spoken`, int `[S]`: the rows after which
+            a word must be said.
+
+    Returns:
+        Logits of the words that must be said, float32 `[S, V]`.
+    """
+
+    def __init__(self, decoder: Decoder, layout: Layout):
+        super().__init__(name="teacher_forcing")
+        self.decoder = decoder
+        self.layout = layout
+        self.built = True
+
+    def call(self, inputs: dict[str, Any], training: bool = False) -> Any:
+        """Return the logits of each word that must be said; see the class."""
+        decoder, stretches = self.decoder, [stretch for stretch in self.layout.stretches if stretch]
+        rows = list(itertools.chain(*stretches))
+        most = [max(stretch) for stretch in stretches]  # A and B
+        pictures, origins = (_split(inputs[name], most) for name in ("pictures", "origins"))
+        # under `fit` the number is not known of itself
+        embedded, gates = self._read(ops.reshape(inputs["words"], (sum(rows),)), training)  # [R, E], [R, 4H]
+        # split and not sliced: the gradients of slices would each be as long as the whole
+        parts = iter(_split(gates, rows))  # [rows_t, 4H] each
+        recurrent_gates = RecurrentProduct(decoder.recurrent_gates.kernel, rows)
+        once, begun = decoder.look(inputs["features"], training=training)
+        outputs, contexts, state = [], [], None
+        for stretch, picture, origin in zip(stretches, pictures, origins, strict=True):
+            whole = Picture(*_rows(once, picture))
+            whole = Picture(*decoder.attention.recurrent(whole.feature_vectors, whole.keys, stretch))
+            rows_before = picture[: stretch[0]] if state is None else origin[: stretch[0]]
+            state = State(*_rows(begun if state is None else state, rows_before))
+            for before, width in itertools.pairwise((stretch[0], *stretch)):
+                if width > before:
+                    goes_on = ops.arange(before, dtype=origin.dtype)
+                    state = State(*_rows(state, ops.concatenate([goes_on, origin[before:width]])))
+                elif width < before:
+                    state, whole = State(*_first(state, width)), Picture(*_first(whole, width))
+                seen = Picture(*_first(whole, width))
+                state, context, _ = decoder.step(next(parts), state, seen, recurrent_gates)
+                outputs.append(state.output)
+                contexts.append(context)
+        deep = decoder.deep_output(ops.concatenate(outputs), ops.concatenate(contexts), embedded)  # [R, E]
+        spoken = ops.reshape(inputs["spoken"], (sum(self.layout.captions),))
+        return decoder.logits(ops.take(deep, spoken, axis=0), training)
+
+    def _read(self, words: Any, training: bool) -> tuple[Any, Any]:
+        """Return embeddings `[R, E]` of words `[R]`, and their part of the gates, `[R, 4H]`."""
+        decoder, length = self.decoder, words.shape[0]
+        vocabulary, size = decoder.config["vocabulary_size"], decoder.config["embedding_size"]
+        dropped = training and decoder.config["word_dropout"]
+        # multiplications for each gate, forward and backward, in the three ways below that involve words
+        if dropped or vocabulary * (3 * size + 2 * length) > 3 * length * size:
+            embedded = decoder.word_dropout(decoder.embedding(words), training=training)
+            return embedded, decoder.word_gates(embedded)
+        # of few words the gates are computed once each; they are picked by a product, since so is its gradient then
+        every = decoder.embedding(ops.arange(vocabulary))  # [V, E]
+        picked = ops.one_hot(words, vocabulary, dtype=every.dtype)  # [R, V]
+        return ops.matmul(picked, every), ops.matmul(picked, decoder.word_gates(every))
+
+
+def _split(values: Any, sizes: Sequence[int]) -> list[Any]:
+    """Return as many of the values as each size says, one after the other."""
+    *ends, number = itertools.accumulate(sizes)
+    values = ops.reshape(values, (number, *values.shape[1:]))
+    return ops.split(values, ends) if ends else [values]
+
+
+def _rows(values: Iterable[Any], rows: Any) -> Iterator[Any]:
+    return (ops.take(each, rows, axis=0) for each in values)
+
+
+def _first(values: Iterable[Any], count: int) -> Iterator[Any]:
+    """Return the first rows of each; a `RecurrentProduct` takes no more than it needs by itself."""
+    return (each if isinstance(each, RecurrentProduct) else each[:count] for each in values)

@@ -1,0 +1,141 @@
+"""Files are whole or absent."""
+
+import hashlib
+import json
+import math
+import subprocess
+import sys
+import unicodedata
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from captioner.common.files import file_names, json_of, replacing, sha256
+
+
+def names(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+@pytest.mark.parametrize("directory", [False, True])
+def test_what_succeeds_takes_the_place(tmp_path: Path, directory: bool) -> None:
+    path = tmp_path / "deep" / "results"
+    for text in ("first", "second"):
+        with replacing(path) as beside:
+            if directory:
+                beside.mkdir()
+                beside /= "file"
+            beside.write_text(text)
+            assert not path.exists() or text == "second"
+        assert (path / "file" if directory else path).read_text() == text
+    assert names(path.parent) == ["results"]
+
+
+@pytest.mark.parametrize("directory", [False, True])
+def test_what_fails_leaves_what_was(tmp_path: Path, directory: bool) -> None:
+    path = tmp_path / "results"
+    path.write_text("before")
+
+    def fail() -> None:
+        with replacing(path) as beside:
+            if directory:
+                beside.mkdir()
+                (beside / "half").touch()
+            else:
+                beside.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert path.read_text() == "before"
+    assert names(tmp_path) == ["results"]
+
+
+def test_what_a_killed_process_left_is_swept_up(tmp_path: Path) -> None:
+    path = tmp_path / "results"
+    script = "import os, pathlib, sys\nfrom captioner.common.files import replacing\n"
+    script += "with replacing(pathlib.Path(sys.argv[1])) as beside:\n    beside.write_text('half')\n    os._exit(9)\n"
+    assert subprocess.run([sys.executable, "-c", script, str(path)], check=False).returncode == 9
+    assert len(names(tmp_path)) == 1
+    with replacing(path) as beside:
+        beside.write_text("whole")
+    assert names(tmp_path) == ["results"]
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "字" * 85, "[x]*" * 60])
+def test_a_name_as_long_as_may_be(name: str, tmp_path: Path) -> None:
+    for text in ("first", "second"):
+        with replacing(tmp_path / name) as beside:
+            beside.write_text(text)
+    assert names(tmp_path) == [name] and (tmp_path / name).read_text() == "second"
+
+
+def test_files_of_others_beside_stay(tmp_path: Path) -> None:
+    (tmp_path / ".results.of-mine.part").touch()
+    with replacing(tmp_path / "results") as beside:
+        beside.touch()
+    assert names(tmp_path) == [".results.of-mine.part", "results"]
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("thing", "name"),
+    [
+        ("test-00000.png", "test-00000.png.png"),
+        ("garden/7.png", "garden_7.png.png"),
+        ("a cat, asleep (2).jpg", "a cat, asleep (2).jpg.png"),
+        ("Hütte 犬 कुत्ता.jpg", "Hütte 犬 कुत्ता.jpg.png"),
+        ('a<b>c:d"e\\f|g?h*i#j%k', "a_b_c_d_e_f_g_h_i_j_k.png"),
+        ("a\0b\nc\u202ed\udcffe", "a_b_c_d_e.png"),
+        (".hidden.jpg", "_.hidden.jpg.png"),
+        ("..", "_...png"),
+        ("con.jpg", "_con.jpg.png"),
+        ("LPT1", "_LPT1.png"),
+        ("concert.jpg", "concert.jpg.png"),
+        ("", "unnamed.png"),
+        ("folder/" * 20 + "dog.jpg", "…" + ("folder_" * 20)[-110:] + "dog.jpg.png"),
+        ("字" * 84 + ".jpg", "…" + "字" * 37 + ".jpg.png"),
+    ],
+)
+def test_a_file_name_can_be_read(thing: str, name: str) -> None:
+    assert list(file_names([thing], ".png")) == [name]
+
+
+def test_the_first_keeps_its_name() -> None:
+    assert list(file_names(["a_00.jpg", "a/00.jpg", "A/00.JPG", "00.jpg", "a_00.jpg-2"], ".png", ["00.jpg.png"])) == [
+        *("a_00.jpg.png", "a_00.jpg-2.png", "A_00.JPG-3.png", "00.jpg-2.png", "a_00.jpg-2-2.png")
+    ]
+
+
+AWKWARD = st.text(st.sampled_from("aAäÄ\u0308ßsS1-2./\\:_ …字ſ\0\udcff") | st.characters(), max_size=300)
+
+
+@given(st.lists(AWKWARD | st.sampled_from(["dog", "dog.png", "Dog", "a/dog", "a_dog", "dog-2"]), max_size=30))
+@example(["é", "e\u0301", "É", "É", "ﬁ", "fi", "x" * 400, "y" + "x" * 399])
+def test_file_names_are_two_files_everywhere(things: list[str]) -> None:
+    found = list(file_names(things, ".png"))
+    same = {unicodedata.normalize("NFD", name).casefold().upper() for name in found}
+    assert len(same) == len(found) == len(things)
+    for name in found:
+        assert name.endswith(".png") and name[0] != "." and not set(name) & set('<>:"/\\|?*\0')
+        assert len(f".{name}.4294967295.part".encode()) <= 255
+        assert name.isprintable()
+
+
+def test_sha256_of_the_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"captions" * 100_000)
+    assert sha256(path) == hashlib.sha256(b"captions" * 100_000).hexdigest()
+
+
+def test_json_has_no_word_for_what_is_not_finite() -> None:
+    value = {"a": [1.5, math.nan, (math.inf, -math.inf)], "é": {"b": None, "c": "NaN"}}
+    assert json.loads(json_of(value), parse_constant=pytest.fail) == {
+        "a": [1.5, None, [None, None]],
+        "é": {"b": None, "c": "NaN"},
+    }
+    assert "é" in json_of(value, indent=2)

@@ -1,0 +1,278 @@
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from checkout import ROOT
+
+from captioner import encoders
+from captioner.common import weights as weights_module
+from captioner.common.errors import CaptionerError
+from captioner.common.startup import quiet
+from captioner.data import images
+from captioner.encoders import efficientnet_lite, networks
+from captioner.encoders import torch_file as torch_file_module
+
+with quiet():
+    import keras
+
+
+def shared(file: str) -> Path:
+    """A file of the shared folder beside the checkout."""
+    path = ROOT.parent / "shared" / file
+    if not path.exists():
+        pytest.skip(f"{path} is not there")
+    return path
+
+
+@pytest.fixture(scope="session")
+def lite0() -> keras.Model:
+    return networks.build("efficientnet_lite0")
+
+
+@pytest.fixture(scope="session")
+def pictures() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), dtype=np.uint8)
+
+
+def test_importing_needs_no_keras() -> None:
+    code = "import sys, captioner.features.extract; sys.exit('keras' in sys.modules or 'tensorflow' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": str(ROOT / "src")})
+
+
+# --- what a model is -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "channels"), [("efficientnet_lite0", 1280), ("mobilenet", 1024), ("densenet121", 1024)]
+)
+def test_registry(name: str, channels: int) -> None:
+    assert networks.ENCODERS[name].name == name
+    assert networks.ENCODERS[name].channels == channels
+
+
+def test_efficientnet_lite0_is_frozen_and_of_the_published_size(lite0: keras.Model) -> None:
+    assert lite0.output_shape == (None, 7, 7, 1280)
+    assert not lite0.trainable_variables
+    # 4,652,008 are published for the whole network, of which the classifier has 1,281,000 and normalisation's
+    # running means and variances, which are counted here, are left out.
+    statistics = sum(
+        layer.gamma.shape[0] * 2 for layer in lite0.layers if isinstance(layer, keras.layers.BatchNormalization)
+    )
+    assert lite0.count_params() - statistics == 4_652_008 - 1_281_000
+
+
+@pytest.mark.parametrize(
+    ("name", "application", "module"),
+    [
+        ("mobilenet", keras.applications.MobileNet, keras.applications.mobilenet),
+        ("densenet121", keras.applications.DenseNet121, keras.applications.densenet),
+    ],
+)
+def test_applications_have_their_own_preprocessing(
+    name: str, application: type, module: ModuleType, pictures: np.ndarray, tmp_path: Path
+) -> None:
+    plain = application(include_top=False, weights=None, input_shape=(224, 224, 3))
+    plain.save_weights(tmp_path / "random.weights.h5")
+    expected = np.asarray(plain(module.preprocess_input(pictures.astype(np.float32)), training=False))
+
+    model = networks.build(name, tmp_path / "random.weights.h5")
+
+    assert model.output_shape == (None, 7, 7, networks.ENCODERS[name].channels)
+    assert not model.trainable_variables
+    assert weights_module.weights_hash(model) == weights_module.weights_hash(plain)
+    found = np.asarray(model(pictures, training=False))
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5 * expected.max())
+
+
+# --- weights ---------------------------------------------------------------------------------------------------------
+
+
+def test_weights_hash_tells_values_apart(lite0: keras.Model, tmp_path: Path) -> None:
+    lite0.save_weights(tmp_path / "copy.weights.h5")
+    copy = networks.build("efficientnet_lite0", str(tmp_path / "copy.weights.h5"))
+    assert weights_module.weights_hash(copy) == weights_module.weights_hash(lite0)
+    copy.layers[-2].gamma.assign(copy.layers[-2].gamma * 1.001)
+    assert weights_module.weights_hash(copy) != weights_module.weights_hash(lite0)
+    with pytest.raises(CaptionerError, match="do not fit encoder 'mobilenet'"):
+        networks.build("mobilenet", tmp_path / "copy.weights.h5")
+
+
+def test_weights_that_are_not_finite(lite0: keras.Model, tmp_path: Path) -> None:
+    copy = keras.models.clone_model(lite0)
+    weights = lite0.get_weights()
+    weights[3] = np.full_like(weights[3], np.nan)
+    copy.set_weights(weights)
+    copy.save_weights(tmp_path / "broken.weights.h5")
+    with pytest.raises(CaptionerError, match=r"broken\.weights\.h5' of encoder 'efficientnet_lite0' are not finite"):
+        networks.build("efficientnet_lite0", tmp_path / "broken.weights.h5")
+
+
+def test_unknown_encoder() -> None:
+    with pytest.raises(
+        CaptionerError, match=r"'vgg16' is unknown: choose one of efficientnet_lite0, mobilenet, densenet121"
+    ):
+        networks.build("vgg16")
+
+
+def test_missing_weights(tmp_path: Path) -> None:
+    with pytest.raises(CaptionerError, match=r"nowhere\.h5' of encoder 'mobilenet' are no file: give 'imagenet' or"):
+        networks.build("mobilenet", tmp_path / "nowhere.h5")
+
+
+def test_damaged_weights(tmp_path: Path) -> None:
+    (tmp_path / "damaged.weights.h5").write_bytes(b"\x89HDF\r\n\x1a\n and then nothing")
+    with pytest.raises(CaptionerError, match="do not fit encoder 'mobilenet'"):
+        networks.build("mobilenet", tmp_path / "damaged.weights.h5")
+
+
+def build_elsewhere(keras_home: Path) -> subprocess.CompletedProcess[str]:
+    """Build MobileNet in a process of its own, since Keras reads KERAS_HOME when it is imported; no network there."""
+    code = """
+from captioner.common.errors import CaptionerError
+from captioner.common.weights import weights_hash
+from captioner.encoders import networks
+try:
+    print(weights_hash(networks.build("mobilenet")))
+except CaptionerError as error:
+    print(error)
+"""
+    proxies = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
+    environment = {**os.environ, **proxies, "KERAS_HOME": str(keras_home), "PYTHONPATH": str(ROOT / "src")}
+    environment.pop("no_proxy", None)
+    return subprocess.run([sys.executable, "-c", code], check=True, env=environment, capture_output=True, text=True)
+
+
+def test_mobilenet_finds_its_weights_in_keras_home() -> None:
+    file = shared("keras/models/mobilenet_1_0_224_tf_no_top.h5").resolve()
+    process = build_elsewhere(file.parents[1])
+    assert process.stdout.strip() == weights_module.weights_hash(networks.build("mobilenet", file))
+    assert process.stderr == ""
+
+
+def test_no_network_is_one_line_that_says_what_to_do(tmp_path: Path) -> None:
+    process = build_elsewhere(tmp_path)
+    [line] = [line for line in process.stdout.splitlines() if not line.startswith("Downloading data")]
+    assert line.startswith("the ImageNet weights of MobileNet cannot be downloaded: ")
+    for way_out in ("KERAS_HOME", "`weights`", "efficientnet_lite0"):
+        assert way_out in line
+
+
+# --- the reader of PyTorch files -------------------------------------------------------------------------------------
+
+HEAD = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19." + b"\x80\x02M\xe9\x03." + b"\x80\x02}."
+
+
+def torch_file(
+    values: np.ndarray, shape: str = "(I2\nI3\nt", strides: str = "(I3\nI1\nt", offset: int = 0, view: str = "N"
+) -> bytes:
+    """A file of one tensor `w`, as PyTorch before 1.6 writes it; shape and strides are pickled tuples."""
+    storage = f"(S'storage'\nctorch\nFloatStorage\nS'0'\nS'cpu'\nI{values.size}\n{view}tQ"
+    tensor = (
+        f"ctorch._utils\n_rebuild_tensor_v2\n({storage}I{offset}\n{shape}{strides}I00\nccollections\nOrderedDict\n(tRtR"
+    )
+    pickled = f"(dS'w'\n{tensor}s."
+    return HEAD + pickled.encode() + b"(lS'0'\na." + np.int64(values.size).tobytes() + values.astype("<f4").tobytes()
+
+
+def read(data: bytes, tmp_path: Path) -> dict[str, np.ndarray]:
+    (tmp_path / "file.pth").write_bytes(data)
+    return torch_file_module.read_torch(tmp_path / "file.pth")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({}, [[0, 1, 2], [3, 4, 5]]),
+        ({"offset": 2}, [[2, 3, 4], [5, 6, 7]]),
+        ({"strides": "(I1\nI2\nt"}, [[0, 2, 4], [1, 3, 5]]),
+        ({"shape": "(t", "strides": "(t", "offset": 7}, 7),
+    ],
+)
+def test_read_torch(arguments: dict, expected: list, tmp_path: Path) -> None:
+    tensors = read(torch_file(np.arange(8), **arguments), tmp_path)
+    assert list(tensors) == ["w"]
+    np.testing.assert_array_equal(tensors["w"], np.array(expected, np.float32), strict=True)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "Ran out of input"),
+        (b"PK\x03\x04 a file of PyTorch 1.6", "file.pth is not a whole PyTorch file of tensors only"),
+        (b"\x80\x02K\x01.", "does not begin as such a file does"),
+        (HEAD + b"\x80\x02]." + b"(l.", "something else than a dictionary of tensors"),
+        (HEAD + b"\x80\x02}S'a'\nK\x01s." + b"(l.", "something else than a dictionary of tensors"),
+        (torch_file(np.arange(8))[:-1], "file.pth is not a whole PyTorch file"),
+        (torch_file(np.arange(8), offset=3), "reaches beyond its values"),
+        (torch_file(np.arange(8), offset=-1), "reaches beyond its values"),
+        (torch_file(np.arange(8), strides="(I-1\nI1\nt"), "reaches beyond its values"),
+        (torch_file(np.arange(8), view="(t"), "has a view of a storage"),
+    ],
+)
+def test_read_torch_refuses_what_is_damaged(data: bytes, reason: str, tmp_path: Path) -> None:
+    with pytest.raises(CaptionerError, match=reason):
+        read(data, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "cposix\nsystem\n(S'touch {}'\ntR",
+        "cbuiltins\neval\n(S\"open('{}', 'w')\"\ntR",
+        "cpathlib\nPath\n(S'{}'\ntR",
+        "ctorch\nload\n(S'{}'\ntR",
+        "ccollections\nCounter\n(S'{}'\ntR",
+    ],
+)
+@pytest.mark.parametrize("before", [b"", HEAD])
+def test_read_torch_calls_nothing_that_a_file_names(call: str, before: bytes, tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    module, name = call.splitlines()[:2]
+    with pytest.raises(CaptionerError, match=rf"it names {module[1:]}\.{name}"):
+        read(before + call.format(trace).encode() + b".", tmp_path)
+    assert not trace.exists()
+
+
+# --- does it see? ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def captions() -> dict[str, list[list[str]]]:
+    """The words of the five captions of every photograph of Flickr8k."""
+    captions: dict[str, list[list[str]]] = {}
+    with zipfile.ZipFile(shared("datasets/flickr8k/Flickr8k_text.zip")) as archive:
+        for line in archive.read("Flickr8k.token.txt").decode().splitlines():
+            image, _, rest = line.partition("#")
+            captions.setdefault(image, []).append(rest.split("\t")[1].lower().split())
+    return captions
+
+
+@pytest.mark.parametrize(
+    ("word", "classes"),
+    [
+        ("dog", range(151, 269)),  # every breed
+        ("basketball", [430]),
+        ("snowboarder", [795, 970]),  # ski, alp
+    ],
+)
+def test_efficientnet_lite0_classifies(
+    word: str, classes: list[int], captions: dict[str, list[list[str]]], lite0: keras.Model
+) -> None:
+    """Of the first photographs whose five captions all have the word, nearly all have the class in their top five."""
+    names = [name for name, five in captions.items() if all(word in caption for caption in five)][:12]
+    tensors = torch_file_module.read_torch(efficientnet_lite.efficientnet_lite0_file())
+    with zipfile.ZipFile(shared("datasets/flickr8k/Flickr8k_Dataset.zip")) as archive:
+        pictures = np.stack([images.decode(archive.read(f"Flicker8k_Dataset/{name}")) for name in names])
+    pooled = lite0.predict_on_batch(pictures).mean((1, 2))  # [B, 1280]
+    logits = pooled @ tensors["_fc.weight"].T + tensors["_fc.bias"]  # [B, 1000]
+    top_five = np.argsort(-logits)[:, :5]
+    assert np.isin(top_five, classes).any(axis=1).mean() > 0.8
+
+
+def test_every_encoder_has_a_name_to_choose_it_by() -> None:
+    assert tuple(networks.ENCODERS) == encoders.ENCODERS

@@ -1,0 +1,148 @@
+"""A data set and a decoder so small that they compile and train in seconds."""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+import parameters
+from PIL import Image
+
+from captioner.features.store import Features
+from captioner.model.decoder import Decoder
+from captioner.params import ModelParams, Recipe
+from captioner.text.vocabulary import Vocabulary
+from captioner.training import fit
+from captioner.training.batches import CaptionBatches
+from captioner.training.prefix_sharing import Layout
+
+POSITIONS, CHANNELS = 4, 6
+# what is added up on the way to a caption's probability: in each of four steps what the gates, the attention, the
+# output and the vocabulary have for inputs; no logit of the decoder that knows by heart is larger
+TERMS, LARGEST = 4 * (6 + 6 + 8 + 6 + 8 + 5 + 4 + 4 + 6 + 6 + 8 + 6 + 13), 40
+PARAMS = parameters.params(**{"model.embedding_size": 6, "model.state_size": 8, "model.attention_size": 5})
+SIZES = PARAMS.model
+CAPTIONS = {
+    "sun.png": ["a red circle"],
+    "sea.png": ["the blue square", "a blue square"],
+    "sky.png": ["two stars", "two small stars", "two red stars"],
+    "tree.png": ["a red square"],
+}
+
+
+def recipe(**changes: Any) -> Recipe:
+    values: dict[str, Any] = {
+        "epochs": 2,
+        "blind_epochs": 1,
+        "patience": 10,
+        "batch_size": 5,
+        "captions_a_picture": 2,
+        "maximum_words": 3,
+        "learning_rate": 0.05,
+        "schedule": "constant",
+        "gradient_norm": 5.0,
+        "label_smoothing": 0.0,
+        "feature_dropout": 0.0,
+        "word_dropout": 0.0,
+        "output_dropout": 0.0,
+    }
+    return Recipe(**PARAMS.train.scenes.model_dump() | values | changes)
+
+
+KNOWN_BY_HEART = {image: texts[:1] * 30 for image, texts in CAPTIONS.items()}
+
+
+def captions(by_image: dict[str, list[str]] = CAPTIONS) -> pd.DataFrame:
+    rows = [(image, text) for image, texts in by_image.items() for text in texts]
+    return pd.DataFrame(rows, columns=["image", "caption"])
+
+
+def features(images: list[str] | None = None, seed: int = 0) -> Features:
+    names = list(CAPTIONS) if images is None else images
+    grid = np.random.default_rng(seed).normal(size=(len(names), POSITIONS, CHANNELS)).astype(np.float16)
+    rows = {name: row for row, name in enumerate(names)}
+    return Features(grid, rows, encoder="efficientnet_lite0", weights="imagenet", weights_sha256="0123456789abcdef")
+
+
+def vocabulary() -> Vocabulary:
+    return Vocabulary.build(captions()["caption"])
+
+
+SAID = [texts[0] for texts in CAPTIONS.values()]
+"""What a decoder that knows the data set by heart says of `photograph(0)`, `photograph(1)`, ..."""
+
+
+def photograph(row: int, form: str = "PNG") -> bytes:
+    """Return an encoded picture that `Extractor` takes for that row of `features()`."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 6), (60 * row + 20,) * 3).save(buffer, form)
+    return buffer.getvalue()
+
+
+class Extractor:
+    """Stands for the real one: tells pictures by how light they are."""
+
+    weights_sha256 = features().weights_sha256
+
+    def __init__(self, *_: Any):
+        pass
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        return features().grid[pixels[:, 0, 0, 0] // 60]
+
+
+def batches(used: Recipe, seed: int | None = 1, by_image: dict[str, list[str]] = CAPTIONS) -> CaptionBatches:
+    return CaptionBatches(
+        features(),
+        captions(by_image),
+        vocabulary(),
+        used.batch_size,
+        used.captions_a_picture,
+        used.maximum_words,
+        seed,
+    )
+
+
+def histories(layout: Layout, inputs: dict[str, np.ndarray]) -> list[list[tuple[int, int]]]:
+    """Return what a decoder knows after each row of a batch: step by step, which picture it saw and what it read."""
+    known: list[list[tuple[int, int]]] = []
+    before: list[list[tuple[int, int]]] = []
+    words = iter(inputs["words"].tolist())
+    start = 0
+    for stretch in filter(None, layout.stretches):
+        pictures, origins = (inputs[name][start : start + max(stretch)].tolist() for name in ("pictures", "origins"))
+        before = [before[origin] if start else [] for origin in origins[: stretch[0]]]
+        for width in stretch:
+            before = [*before[:width], *(before[origin] for origin in origins[len(before) : width])]
+            before = [[*history, (picture, next(words))] for history, picture in zip(before, pictures, strict=False)]
+            known += before
+        start += max(stretch)
+    return known
+
+
+def decoder(attention: str = "dot", used: Recipe | None = None, sizes: ModelParams = SIZES) -> Decoder:
+    return fit.build(sizes, used or recipe(), attention, len(vocabulary()), CHANNELS, POSITIONS)
+
+
+class Scores(keras.callbacks.Callback):
+    """Gives each epoch the CIDEr it is told to have."""
+
+    def __init__(self, scores: Sequence[float]):
+        super().__init__()
+        self.scores = scores
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        assert logs is not None
+        logs["val_CIDEr"] = self.scores[epoch]
+
+
+def overfit() -> Decoder:
+    """Train a decoder until it knows a caption of each picture by heart."""
+    keras.utils.set_random_seed(7)
+    used = recipe(epochs=4, word_dropout=0.05)
+    trained = decoder("bahdanau", used)
+    by_heart = batches(used, by_image=KNOWN_BY_HEART)
+    fit.train(trained, by_heart, batches(used, None), used, [Scores(range(used.epochs))])
+    return trained

@@ -1,0 +1,143 @@
+"""What `test_backends.py` has each backend of Keras do with the tiny data set."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tiny
+
+from captioner.features.compiled import compile_forward
+from captioner.inference.captioner import Captioner
+from captioner.model.attention import ATTENTIONS
+from captioner.model.saved_model import SavedModel
+from captioner.training import fit
+from captioner.training.batches import CaptionBatches
+from captioner.training.likelihood import nll_of_decoder
+from captioner.training.losses import TokenCrossEntropy
+from captioner.training.teacher_forcing import TeacherForcing
+
+STEPS, WORDS = 6, 2
+ENCODER = "encoder.keras"
+PICTURES = np.random.default_rng(5).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
+
+
+def begin(directory: Path) -> None:
+    """Write first weights, one file an attention, and a small encoder of the layers that the large ones have."""
+    directory.mkdir()
+    for attention in ATTENTIONS:
+        tiny.decoder(attention).save_weights(directory / f"{attention}.weights.h5")
+    layers = keras.layers
+    small = keras.Sequential(
+        [
+            keras.Input((16, 16, 3)),
+            layers.Rescaling(1 / 128, -1),
+            layers.Conv2D(8, 3, 2, padding="same", use_bias=False),
+            layers.BatchNormalization(moving_variance_initializer=keras.initializers.RandomUniform(0.5, 1.5)),
+            layers.ReLU(6.0),
+            layers.DepthwiseConv2D(5, 2, padding="same"),
+            layers.Conv2D(12, 1),
+        ]
+    )
+    small.save(directory / ENCODER)
+
+
+def encoder(first: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the encoder in `first`, compiled for the two pictures: to a map, float16 `[2, 4, 4, 12]`."""
+    return compile_forward(keras.saving.load_model(first / ENCODER), len(PICTURES))[0]
+
+
+def learn(first: Path, directory: Path) -> None:
+    """Train from the weights in `first`, one step an epoch; write a history and a model an attention."""
+    used = tiny.recipe(epochs=STEPS, maximum_words=WORDS)
+    features = tiny.features()
+    made_by = {"name": features.encoder, "weights": features.weights, "weights_sha256": features.weights_sha256}
+    for attention in ATTENTIONS:
+        decoder = tiny.decoder(attention, used)
+        decoder.load_weights(first / f"{attention}.weights.h5")
+        (directory / attention).mkdir(parents=True)
+        history = keras.callbacks.CSVLogger(directory / attention / "history.csv")
+        data = tiny.batches(used)
+        assert len(data) == 1
+        fit.train(decoder, data, tiny.batches(used, None), used, [tiny.Scores(range(STEPS)), history])
+        SavedModel(decoder, tiny.vocabulary(), made_by, WORDS, {}).save(directory / attention / "model")
+
+
+def seeded() -> list[np.ndarray]:
+    """Return the weights after a training whose dropout, first weights and order of batches follow from a seed."""
+    keras.utils.set_random_seed(7)
+    used = tiny.recipe(maximum_words=1, batch_size=2, word_dropout=0.5, output_dropout=0.5)
+    decoder = tiny.decoder("dot", used)
+    many = tiny.batches(used, by_image=tiny.KNOWN_BY_HEART)
+    fit.train(decoder, many, tiny.batches(used, None), used, [tiny.Scores(range(used.epochs))])
+    return decoder.get_weights()
+
+
+class Losses(keras.callbacks.Callback):
+    """Notes the mean loss after each batch of training and of validation, a list an epoch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.training: list[list[float]] = []
+        self.validation: list[list[float]] = []
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.training.append([])
+        self.validation.append([])
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.training[-1].append(logs["loss"])
+
+    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.validation[-1].append(logs["loss"])
+
+
+def consumed() -> dict[str, np.ndarray]:
+    """Return which batches three epochs take, in order: `training` and `validation`, int `[epochs, batches]`.
+
+    A batch of training is told by its number in all orders of the batches, one behind the other. The decoder learns
+    nothing, so that a loss tells which batch it is of.
+    """
+    keras.utils.set_random_seed(7)
+    used = tiny.recipe(epochs=3, maximum_words=1, learning_rate=1e-10)
+    decoder = tiny.decoder("dot", used)
+    names = [f"{number}.png" for number in range(40)]
+    by_image = {name: [tiny.SAID[number % len(tiny.SAID)]] for number, name in enumerate(names)}
+    of_pictures = (tiny.features(names), tiny.captions(by_image), tiny.vocabulary(), 2, 1, used.maximum_words)
+    data, validation = CaptionBatches(*of_pictures, 1, used.epochs), CaptionBatches(*of_pictures)
+    losses = Losses()
+    fit.train(decoder, data, validation, used, [losses, tiny.Scores(range(used.epochs))])
+
+    teacher, loss = TeacherForcing(decoder, data.layout), TokenCrossEntropy()
+
+    def of_batches(batches: CaptionBatches) -> list[float]:
+        return [float(loss(targets, teacher(inputs))) for inputs, targets in (batches[n] for n in range(len(batches)))]
+
+    every: list[float] = []
+    for data.epoch in range(used.epochs):
+        every += of_batches(data)
+    return {
+        "training": _nearest(losses.training, every),
+        "validation": _nearest(losses.validation, of_batches(validation)),
+    }
+
+
+def _nearest(means: list[list[float]], known: list[float]) -> np.ndarray:
+    """Return which known loss each batch has, given the mean losses after each, int `[epochs, batches]`."""
+    sums = np.array(means) * np.arange(1, len(means[0]) + 1)
+    off = np.abs(np.diff(sums, axis=1, prepend=0)[..., None] - known)
+    assert off.min(axis=-1).max() < 1e-4  # of a sum of some tens, in float32
+    return off.argmin(axis=-1)
+
+
+def use(directory: Path) -> dict[str, Any]:
+    """Return what the models there say of the pictures, and how surprised they are by the captions."""
+    said: dict[str, Any] = {}
+    for attention in ATTENTIONS:
+        model = Captioner.load(directory / attention / "model")
+        found = model.generator(beam=3, batch_size=4).generate(tiny.features().grid)
+        said |= {f"{attention} {name}": values for name, values in found._asdict().items()}
+        surprise = nll_of_decoder(model.decoder, tiny.batches(tiny.recipe(maximum_words=WORDS), None))
+        said[f"{attention} nll"] = surprise.rows["nll"]
+    return said
