@@ -159,11 +159,16 @@ def test_captions_of_a_picture_together_are_as_each_alone(
     assert_same(apart.reshape(together.shape), together, TERMS)
 
 
-@EVERY
-# one caption ends after two words, one after three; wider steps and one more are padding
-@pytest.mark.parametrize("widths", [(6, 6, 5, 4), (6, 6, 6, 6), (6, 6, 5, 5, 3)])
-# of many words each is looked up, of few, measured by the embeddings' size, all are computed once
-@pytest.mark.parametrize("embedding_size", [E, 10 * E])
+@pytest.mark.parametrize(
+    ("attention", "widths", "embedding_size"),
+    [
+        *((attention, (6, 6, 5, 4), E) for attention in ATTENTIONS),
+        # one caption ends after two words, one after three; wider steps and one more are padding
+        *(("dot", widths, E) for widths in ((6, 6, 6, 6), (6, 6, 5, 5, 3))),
+        # of many words each is looked up, of few, measured by the embeddings' size, all are computed once
+        *(("dot", widths, 10 * E) for widths in ((6, 6, 5, 4), (6, 6, 5, 5, 3))),
+    ],
+)
 @DOUBLE
 def test_computing_captions_only_as_far_as_they_go_changes_neither_loss_nor_gradients(
     attention: str,
@@ -185,10 +190,15 @@ def test_computing_captions_only_as_far_as_they_go_changes_neither_loss_nor_grad
     assert_same_gradients((loss, gradients), expected)
 
 
-@EVERY
-@pytest.mark.parametrize("embedding_size", [E, 10 * E])
-# as many steps together as the fewest rows want, and fewer, and as many as there can be; then with room to spare
-@pytest.mark.parametrize(("together", "more"), [(None, 0), (0, 0), (1, 0), (3, 0), (None, 2), (3, 2)])
+@pytest.mark.parametrize(
+    ("attention", "together", "more", "embedding_size"),
+    [
+        *((attention, None, 0, E) for attention in ATTENTIONS),
+        # as many steps together as the fewest rows want, fewer, and as many as there can be; then with room to spare
+        *(("dot", together, more, E) for together, more in ((0, 0), (1, 0), (3, 0), (None, 2), (3, 2))),
+        *(("dot", together, more, 10 * E) for together, more in ((None, 0), (0, 0), (3, 2))),
+    ],
+)
 @DOUBLE
 def test_computing_together_what_captions_share_changes_neither_loss_nor_gradients(
     attention: str, together: int | None, more: int, embedding_size: int

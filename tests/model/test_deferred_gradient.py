@@ -28,8 +28,13 @@ def unrolled(matrix: Any, start: Any, rows: list[int], put_off: bool, transposed
 
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("own", [False, True], ids=["one matrix", "a matrix a row"])
-@pytest.mark.parametrize("rows", [[1], [5], [5, 5, 3, 1], [4, 4, 4], [2, 2, 3, 5]])
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(
+    ("rows", "compiled"),
+    [
+        *((rows, False) for rows in ([1], [5], [5, 5, 3, 1], [4, 4, 4], [2, 2, 3, 5])),
+        ([3, 3, 1, 2], True),  # rows that stay, end and are added: compiling takes long
+    ],
+)
 @pytest.mark.usefixtures("double")
 def test_values_and_gradients_are_those_of_the_plain_product(
     rows: list[int], compiled: bool, own: bool, transposed: bool
