@@ -8,7 +8,7 @@ export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 
-.PHONY: help setup repro test check notebook bench ui demo study tensorboard clean
+.PHONY: help setup repro test quick check notebook bench ui demo study tensorboard clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -27,6 +27,9 @@ repro: setup ## run the pipeline of params.yaml, as far as something changed
 
 test: setup ## pass the tests
 	pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+quick: setup ## pass the tests that are not marked slow
+	pytest -m "not slow" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: setup ## lint and check types
 	ruff check

@@ -1,7 +1,7 @@
 """What all tests share."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,21 @@ from eagerly import eager
 
 from captioner.inference.captioner import Captioner
 from captioner.model.decoder import Decoder
+from captioner.scoring.meteor import Meteor
+from captioner.scoring.scorer import Scorer
 from captioner.search.generators import Generator
 
 LONGEST = ("test_notebook.py", "test_queue.py")
+SLOW = {"browser", "scorer_of"}  # fixtures that start a program
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses by marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take minutes, since one worker does a whole file: begun last, they would end alone."""
     items.sort(key=lambda item: item.path.name not in LONGEST)
+    for item in items:
+        if isinstance(item, pytest.Function) and SLOW & set(item.fixturenames):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)
@@ -74,6 +81,20 @@ def model(overfit: Decoder) -> Captioner:
     features = tiny.features()
     encoder = {"name": features.encoder, "weights": features.weights, "weights_sha256": features.weights_sha256}
     return Captioner(overfit, tiny.vocabulary(), encoder, 4, {"attention": "bahdanau", "seed": 1})
+
+
+@pytest.fixture(scope="session")
+def scorer_of() -> Iterator[Callable[[Mapping[str, Sequence[str]]], Scorer]]:
+    """Makes scorers that share METEOR's program, which takes ten seconds to start."""
+    program = Meteor(keep=True)
+
+    def make(references: Mapping[str, Sequence[str]]) -> Scorer:
+        scorer = Scorer(references)
+        scorer._meteor = program
+        return scorer
+
+    yield make
+    program.close()
 
 
 @pytest.fixture

@@ -18,6 +18,8 @@ from rounding import assert_same
 
 from captioner.model.attention import ATTENTIONS
 
+pytestmark = pytest.mark.slow
+
 ON_JAX = """
 import sys
 from concurrent.futures import ThreadPoolExecutor

@@ -8,6 +8,8 @@ import pytest
 from checkout import ROOT
 from nbclient import NotebookClient
 
+pytestmark = pytest.mark.slow
+
 NOTEBOOKS = ROOT / "notebooks"
 
 

@@ -411,6 +411,7 @@ print(sorted({"tensorflow", "keras", "mlflow", "dvc", "pandas"} & sys.modules.ke
     assert python("-c", script, str(saved)).stdout.splitlines()[-1] == "[]"
 
 
+@pytest.mark.slow
 def test_a_caption_loads_no_more_than_it_needs(saved: Path, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(tiny.photograph(0))
     script = """

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from checkout import ROOT
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = """
 from captioner.common.keras import keras, ops
 c = keras.config

@@ -37,10 +37,12 @@ def imported(**environment: str) -> list[str]:
     return done.stdout.split()
 
 
+@pytest.mark.slow
 def test_keras_comes_without_what_it_only_looks_for() -> None:
     assert imported(KERAS_BACKEND="tensorflow", XLA_FLAGS="") == ["tensorflow", LESS]
 
 
+@pytest.mark.slow
 def test_keras_comes_with_jax_where_that_is_its_backend() -> None:
     assert imported(KERAS_BACKEND="jax", XLA_FLAGS="--xla_cpu_enable_fast_math=false") == [
         "jax",
@@ -49,6 +51,7 @@ def test_keras_comes_with_jax_where_that_is_its_backend() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_flags_of_the_user_come_last_and_hold() -> None:
     own = "--xla_backend_optimization_level=2"
     assert imported(KERAS_BACKEND="tensorflow", XLA_FLAGS=own) == ["tensorflow", LESS, own]

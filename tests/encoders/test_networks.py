@@ -66,6 +66,7 @@ def test_efficientnet_lite0_is_frozen_and_of_the_published_size(lite0: keras.Mod
     assert lite0.count_params() - statistics == 4_652_008 - 1_281_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "application", "module"),
     [
@@ -92,6 +93,7 @@ def test_applications_have_their_own_preprocessing(
 # --- weights ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_weights_hash_tells_values_apart(lite0: keras.Model, tmp_path: Path) -> None:
     lite0.save_weights(tmp_path / "copy.weights.h5")
     copy = networks.build("efficientnet_lite0", str(tmp_path / "copy.weights.h5"))
@@ -154,6 +156,7 @@ def test_mobilenet_finds_its_weights_in_keras_home() -> None:
     assert process.stderr == ""
 
 
+@pytest.mark.slow
 def test_no_network_is_one_line_that_says_what_to_do(tmp_path: Path) -> None:
     process = build_elsewhere(tmp_path)
     [line] = [line for line in process.stdout.splitlines() if not line.startswith("Downloading data")]

@@ -1,5 +1,6 @@
 """Corpus scores from sums, their intervals, and paired differences."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -33,8 +34,8 @@ def means(values: list[float], counts: list[float] | None = None, name: str = "C
 
 
 @pytest.fixture(scope="module")
-def scorer() -> Scorer:
-    return Scorer(REFERENCES)
+def scorer(scorer_of: Callable[..., Scorer]) -> Scorer:
+    return scorer_of(REFERENCES)
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +47,11 @@ def test_sums_give_the_scores_of_the_metrics_own_programs(scored: Scores) -> Non
     assert scored.statistics.scores() == pytest.approx(scored.corpus, rel=1e-12, abs=1e-12)
 
 
-def test_a_resample_is_the_corpus_of_its_pictures(scored: Scores) -> None:
+def test_a_resample_is_the_corpus_of_its_pictures(scored: Scores, scorer_of: Callable[..., Scorer]) -> None:
     # pictures drawn twice stand in the corpus twice; CIDEr's document frequencies stay those of the whole split
     counts = np.array([[2, 1, 0, 1]])
     names = ["dog.jpg", "dog.jpg", "bikes.jpg", "surfer.jpg"]
-    drawn = Scorer({f"{n}{name}": REFERENCES[name] for n, name in enumerate(names)})
+    drawn = scorer_of({f"{n}{name}": REFERENCES[name] for n, name in enumerate(names)})
     metrics = ["BLEU", "METEOR", "ROUGE-L"]
     expected = drawn.score({f"{n}{name}": CAPTIONS[name] for n, name in enumerate(names)}, metrics).corpus
     found = scored.statistics.scores_of_resamples(counts)
@@ -60,14 +61,16 @@ def test_a_resample_is_the_corpus_of_its_pictures(scored: Scores) -> None:
 def test_people_and_those_on_their_terms(scorer: Scorer) -> None:
     people = scorer.people().scores()
     assert {"BLEU-4", "METEOR", "ROUGE-L", "CIDEr"} <= people.keys()
-    by_hand = [
-        Scorer({"x": others}).score({"x": own}, ["ROUGE-L"]).corpus["ROUGE-L"]
-        for captions in REFERENCES.values()
+    pairs = {
+        f"{image} {place}": (own, others)
+        for image, captions in REFERENCES.items()
         for place, own in enumerate(captions)
         if (others := captions[:place] + captions[place + 1 :])
-    ]
-    assert len(by_hand) == 7  # the surfer's only caption has nothing to be held against
-    assert people["ROUGE-L"] == pytest.approx(np.mean(by_hand))
+    }
+    assert len(pairs) == 7  # the surfer's only caption has nothing to be held against
+    by_hand = Scorer({pair: others for pair, (_, others) in pairs.items()})
+    values = by_hand.score({pair: own for pair, (own, _) in pairs.items()}, ["ROUGE-L"]).by_image["ROUGE-L"]
+    assert people["ROUGE-L"] == pytest.approx(values.mean())
     # a model that says what one person said scores as that person where they are held against the others
     first = {image: captions[0] for image, captions in REFERENCES.items()}
     alike = scorer.leave_one_out(first, ["ROUGE-L", "BLEU"])

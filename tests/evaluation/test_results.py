@@ -4,6 +4,7 @@ import io
 import json
 import math
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -49,8 +50,8 @@ def picture() -> bytes:
 
 
 @pytest.fixture(scope="module")
-def scores() -> Scores:
-    return Scorer(REFERENCES).score(CAPTIONS)
+def scores(scorer_of: Callable[..., Scorer]) -> Scores:
+    return scorer_of(REFERENCES).score(CAPTIONS)
 
 
 OWN = Statistics(

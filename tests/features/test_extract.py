@@ -17,6 +17,8 @@ from captioner.features import extract as extract_module
 from captioner.features.extract import Extractor, extract
 from captioner.features.store import Features
 
+pytestmark = pytest.mark.slow
+
 LITE0 = "efficientnet_lite0"
 NAMES = ["first.jpg", "zwölf.jpg", "a.jpg", "b.jpg", "last.jpg"]
 

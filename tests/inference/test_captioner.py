@@ -377,6 +377,7 @@ def jpeg(colour: str) -> bytes:
     return buffer.getvalue()
 
 
+@pytest.mark.slow
 def test_captions_of_encoded_pictures_with_the_real_encoder(model: Captioner) -> None:
     extractor = Extractor(LITE0, batch_size=1)
     decoder = tiny.fit.build(

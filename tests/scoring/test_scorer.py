@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +82,8 @@ def direct(references: dict[str, list[str]], hypotheses: dict[str, str]) -> tupl
 
 
 @pytest.fixture(scope="module")
-def scorer() -> Scorer:
-    return Scorer(REFERENCES)
+def scorer(scorer_of: Callable[..., Scorer]) -> Scorer:
+    return scorer_of(REFERENCES)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +105,7 @@ def test_numbers_stay_what_they_were(scored: Scores) -> None:
     assert {column: round(value, 3) for column, value in scored.corpus.items()} == EXPECTED
 
 
-@pytest.mark.parametrize("metrics", [["CIDEr", "BLEU"], ["ROUGE-L"]])
+@pytest.mark.parametrize("metrics", [["CIDEr", "BLEU"], ["ROUGE-L"], ["METEOR"]])
 def test_chosen_metrics_alone_and_again(scorer: Scorer, scored: Scores, metrics: list[str]) -> None:
     columns = [column for name in USUAL if name in metrics for column in METRICS[name]]
     for _ in range(2):
@@ -118,10 +119,10 @@ def test_perfect_captions_get_bleu_100(scorer: Scorer) -> None:
     assert perfect.corpus == pytest.approx(dict.fromkeys(perfect.corpus, 100.0), abs=1e-4)
 
 
-def test_unusual_captions_crash_nothing() -> None:
+def test_unusual_captions_crash_nothing(scorer_of: Callable[..., Scorer]) -> None:
     references = {image: ["A brown dog runs across the grass .", "un café à Zürich"] for image in UNUSUAL}
     other = Scorer({"z.jpg": ["Another dog"]})
-    result = Scorer(references).score(UNUSUAL)
+    result = scorer_of(references).score(UNUSUAL)
     assert other.score({"z.jpg": "another dog"}, ["BLEU"]).corpus["BLEU-2"] == pytest.approx(100, abs=1e-4)
     assert result.by_image.notna().all(axis=None)
     for image in ("empty", "space", "punctuation", "last"):
@@ -137,6 +138,7 @@ def test_references_without_words() -> None:
     assert result.by_image["ROUGE-L"].tolist() == [0, 100]
 
 
+@pytest.mark.slow
 def test_language_of_the_machine_changes_nothing() -> None:
     script = (
         "from captioner.scoring.scorer import Scorer\n"
@@ -198,23 +200,24 @@ COPIED = {
 }
 
 
+@pytest.mark.slow
 def test_copies_are_no_other_side() -> None:
     scorer = Scorer(COPIED)
     people = scorer.people(["BLEU", "ROUGE-L"])
     assert people.rows["ROUGE-L"][:, 1].tolist() == [4, 0, 2]  # of b nobody said anything else
-    by_hand = [
-        Scorer({"x": others}).score({"x": own}, ["ROUGE-L"]).corpus["ROUGE-L"]
-        for own, others in [
-            *[("a dog runs", ["the brown dog is running"])] * 3,
-            ("the brown dog is running", ["a dog runs"]),
-            ("one bird", ["a bird sings loudly"]),
-            ("a bird sings loudly", ["one bird"]),
-        ]
+    pairs = [
+        *[("a dog runs", "the brown dog is running")] * 3,
+        ("the brown dog is running", "a dog runs"),
+        ("one bird", "a bird sings loudly"),
+        ("a bird sings loudly", "one bird"),
     ]
-    assert people.scores()["ROUGE-L"] == pytest.approx(sum(by_hand) / len(by_hand))
+    others = {str(number): [other] for number, (_, other) in enumerate(pairs)}
+    by_hand = Scorer(others).score({str(number): own for number, (own, _) in enumerate(pairs)}, ["ROUGE-L"])
+    assert people.scores()["ROUGE-L"] == pytest.approx(by_hand.by_image["ROUGE-L"].mean())
     assert people.scores()["BLEU-4"] < 1
 
 
+@pytest.mark.slow
 def test_rows_that_all_stand_twice_change_nothing() -> None:
     metrics = ["BLEU", "ROUGE-L", "CIDEr"]
     twice = {image: [text for one in many for text in (one, one.upper())] for image, many in REFERENCES.items()}
@@ -233,11 +236,12 @@ def test_a_model_is_held_against_what_a_person_is() -> None:
     assert model.rows["ROUGE-L"][0, 0] == pytest.approx(3 * hits + 100)
 
 
-def test_copies_are_counted_and_said() -> None:
-    assert Scorer(COPIED).copies == 4
-    assert Scorer(COPIED).copies_in_words().startswith("4 of the 9 references repeat another of the same picture")
+def test_copies_are_counted_and_said(scorer: Scorer) -> None:
+    copied = Scorer(COPIED)
+    assert copied.copies == 4
+    assert copied.copies_in_words().startswith("4 of the 9 references repeat another of the same picture")
     assert Scorer({"a": ["a dog", "A dog."]}).copies_in_words().startswith("1 of the 2 references repeats another")
-    assert Scorer(REFERENCES).copies_in_words() == ""
+    assert scorer.copies_in_words() == ""
 
 
 @pytest.mark.parametrize("references", [{}, {"a": []}, {"a": "a dog"}, {"a": ["a <unk> dog"]}])
@@ -274,6 +278,7 @@ def test_java_on_path_is_the_second_choice(fresh_java: None, monkeypatch: pytest
     assert find_java() == str(tmp_path / "java")
 
 
+@pytest.mark.slow
 def test_meteor_that_hangs_is_ended(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(meteor, "time_limit", lambda captions: 1.0)
     with pytest.raises(CaptionerError, match="METEOR ended or was silent"):
@@ -317,7 +322,21 @@ def test_a_caption_that_is_too_long_for_meteor_is_named(
     assert "GB" not in message and len(message) < 500 and "\n" not in message
 
 
-def test_meteor_is_started_once_in_a_block_and_ends_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+ANSWERS = """
+asked=0
+while read -r question; do
+    case "$question" in
+    SCORE*) asked=$((asked + 1)); echo 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23;;
+    EVAL*) yes 0.5 | head -n $((asked + 1)); asked=0;;
+    esac
+done
+"""
+
+
+def test_meteor_is_started_once_in_a_block_and_ends_with_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    java = tmp_path / "java"
+    java.write_text(f"#!/bin/sh\n{ANSWERS}")
+    java.chmod(0o755)
     started: list[Any] = []
     start = meteor.Meteor._start
 
@@ -327,6 +346,7 @@ def test_meteor_is_started_once_in_a_block_and_ends_with_it(monkeypatch: pytest.
 
     monkeypatch.setattr(meteor.Meteor, "_start", counted)
     with Scorer(REFERENCES) as scorer:
+        monkeypatch.setattr(meteor, "find_java", lambda: str(java))
         scorer.prepare(["BLEU"])
         assert not started
         scorer.prepare()

@@ -31,6 +31,8 @@ from captioner.tracking import runs, store
 from captioner.training import fit
 from captioner.training.batches import CaptionBatches
 
+pytestmark = pytest.mark.slow
+
 CHAMPION = "models:/captioner-scenes@champion"
 NO_PICTURE = base64.b64encode(b"these are words, and far too few to make a picture").decode()
 

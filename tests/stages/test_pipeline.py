@@ -134,6 +134,7 @@ def test_a_stage_writes_its_output_and_its_time(workspace: Path) -> None:
     assert json.loads((workspace / "results/seconds/vocabulary.json").read_text("utf-8"))["vocabulary"] >= 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [str(2**32), "-1", "1.5", "1e3", "9" * 5001, "one", ","])
 def test_a_study_takes_the_seeds_that_a_training_takes(seeds: str, workspace: Path) -> None:
     done = run(str(ROOT / "stages/study.py"), directory=workspace, SEEDS=seeds)
@@ -141,6 +142,7 @@ def test_a_study_takes_the_seeds_that_a_training_takes(seeds: str, workspace: Pa
     assert done.stderr.endswith("give whole numbers from 0 to 4294967295, as in SEEDS=1,2,3.\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["download", "vocabulary", "features"])
 def test_an_unknown_attention_is_one_line_before_any_work(stage: str, workspace: Path) -> None:
     parameters.write(workspace, attention="additive")
@@ -171,6 +173,7 @@ def fingerprints(directory: Path) -> tuple[bytes, bytes]:
     return pictures.read_bytes(), weights.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_fingerprint_changes_with_the_content_of_what_is_named_and_with_nothing_else(own: Path) -> None:
     workspace = own.parent
     first = fingerprints(workspace)
@@ -210,6 +213,7 @@ def test_a_fingerprint_of_weights(workspace: Path) -> None:
     assert len({none, one, fingerprints(workspace)}) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs a git checkout to copy")
 def test_dvc_runs_again_what_depends_on_a_changed_file(own: Path) -> None:
     workspace = own.parent
@@ -236,6 +240,7 @@ def test_dvc_runs_again_what_depends_on_a_changed_file(own: Path) -> None:
     assert repeated() == ["fingerprint", "download", "vocabulary"]
 
 
+@pytest.mark.slow
 def test_what_spice_lacks_is_one_line_before_any_work(workspace: Path) -> None:
     parameters.write(workspace, **{"evaluate.metrics": ["CIDEr", "SPICE"]})
     (workspace / "results/evaluate").mkdir(parents=True)

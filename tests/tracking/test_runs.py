@@ -335,6 +335,7 @@ class TestEvaluation:
             evaluate(root, workspace)
 
 
+@pytest.mark.slow
 class TestRestore:
     def test_equal_runs(self, root: Path, workspace: Path, tmp_path: Path) -> None:
         elsewhere = tmp_path / "elsewhere"
@@ -428,6 +429,7 @@ class TestRestore:
         assert not list(root.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_store")
 class TestAtOnce:
     """What several processes make of one thing that the store lacks."""
@@ -582,6 +584,7 @@ class TestStore:
         with pytest.raises(CaptionerError, match="cannot be reached"):
             train(root, workspace)
 
+    @pytest.mark.slow
     @pytest.mark.usefixtures("no_store")
     def test_workers_that_start_at_once(self, root: Path) -> None:
         script = "from pathlib import Path; from captioner.tracking import store; print(store.connect(Path.cwd())[1])"
@@ -675,6 +678,7 @@ def _raiser(error: Exception) -> Callable[..., None]:
     return fail
 
 
+@pytest.mark.slow
 class TestPromote:
     @pytest.fixture
     def trained(self, root: Path, workspace: Path) -> Callable[..., str]:

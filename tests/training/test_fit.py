@@ -62,6 +62,7 @@ def assert_equal_weights(one: list[np.ndarray], other: list[np.ndarray]) -> None
 # --- compiled, as in use ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_same_twice_gives_equal_weights_and_captions(overfit: Decoder, generator: Generator) -> None:
     again = tiny.overfit()
     assert_equal_weights(again.get_weights(), overfit.get_weights())
@@ -107,6 +108,7 @@ class Likelihoods(tiny.Scores):
 NAN = math.nan
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize(
     ("monitor", "scores", "likelihoods", "kept"),
@@ -174,6 +176,7 @@ class Spoils(keras.callbacks.Callback):
             self.model.set_weights(weights)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize(
@@ -217,6 +220,7 @@ def test_an_epoch_of_little_data_has_steps_enough() -> None:
     np.testing.assert_array_equal(same.orders, once.orders)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eager")
 def test_loss_falls_and_seeds_matter() -> None:
     recorder = Recorder()
