@@ -100,7 +100,7 @@ def measure(directory: Path) -> None:
     settings = params.load(CHECKOUT / "params.yaml")
     features, vocabulary = synthetic.features(PICTURES, directory), len(synthetic.vocabulary())
     keras.utils.set_random_seed(1)
-    recipe = settings.train.photographs
+    recipe = settings.train.flickr8k
     decoder = fit.build(settings.model, recipe, "dot", vocabulary, features.channels, features.positions)
     # random weights make flat distributions, in which ties decide: spread them, and keep the end for the end
     decoder.vocabulary_logits.kernel.assign(decoder.vocabulary_logits.kernel * 8)

@@ -58,7 +58,7 @@ def train(point: Mapping[str, int]) -> None:
 
     settings = params.load(CHECKOUT / "params.yaml")
     longest = {"epochs": 1, "maximum_words": point["words a caption"]}
-    recipe = settings.train.photographs.model_copy(update=longest)
+    recipe = settings.train.flickr8k.model_copy(update=longest)
     sizes = settings.model.model_copy(update={"state_size": point["state"]})
     pictures = point["captions"] // synthetic.CAPTIONS
     vocabulary = synthetic.vocabulary(point["vocabulary"])
@@ -74,7 +74,7 @@ def train(point: Mapping[str, int]) -> None:
         watch = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_, **__: ends.append(time.perf_counter()))
         fit.train(decoder, batches, validation, recipe, [watch], monitor="val_nll")
     steps = [end - start for start, end in itertools.pairwise(ends)]
-    captions_a_step = recipe.batch_size * recipe.captions_a_picture
+    captions_a_step = recipe.batch_size * recipe.captions_per_picture
     print(json.dumps({"start": ends[0] - began, "pass": statistics.median(steps) * len(captions) / captions_a_step}))
 
 

@@ -82,7 +82,7 @@ def training(directory: Path) -> None:
     from captioner.training import callbacks, fit
 
     settings = params.load(CHECKOUT / "params.yaml")
-    recipe = settings.train.photographs.model_copy(update={"epochs": 1})
+    recipe = settings.train.flickr8k.model_copy(update={"epochs": 1})
     maps, vocabulary = Features.open(directory / "features"), synthetic.vocabulary()
     captions = store.read_captions(directory)
     learnt_from = fit.batches(maps, captions, "train", vocabulary, recipe, 1)

@@ -51,7 +51,7 @@ class WithoutVocabulary:
 def profile(attention: str, directory: Path) -> dict[str, float]:
     """Return the milliseconds of a step's parts."""
     settings = params.load(CHECKOUT / "params.yaml")
-    recipe = settings.train.photographs
+    recipe = settings.train.flickr8k
     features, vocabulary = synthetic.features(PICTURES, directory), synthetic.vocabulary()
     captions = synthetic.captions(PICTURES).assign(split="train")
     batches = fit.batches(features, captions, "train", vocabulary, recipe, 1)

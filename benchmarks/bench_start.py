@@ -42,7 +42,7 @@ def save_model(directory: Path) -> None:
     network = networks.build(name)
     _, height, width, channels = network.output_shape
     vocabulary = synthetic.vocabulary(WORDS)
-    recipe = settings.train.photographs
+    recipe = settings.train.flickr8k
     decoder = fit.build(settings.model, recipe, settings.attention, len(vocabulary), channels, height * width)
     encoder = {"name": name, "weights": "imagenet", "weights_sha256": weights.weights_hash(network)}
     SavedModel(decoder, vocabulary, encoder, recipe.maximum_words, {}).save(directory)

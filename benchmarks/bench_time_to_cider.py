@@ -83,7 +83,7 @@ def run_pipeline(clone: Path, environment: Mapping[str, str]) -> list[Pass]:
 def reference_paces(clone: Path, directory: Path) -> tuple[float, float, float]:
     """Return the reference's pictures a second, its captions a second, and the captions of a pass."""
     settings = params.load(CHECKOUT / "params.yaml")
-    recipe = settings.train.photographs
+    recipe = settings.train.flickr8k
     captions = store.read_captions(clone / "data")
     learnt_from = captions[captions["split"] == "train"]
     names = list(dict.fromkeys(learnt_from["image"]))[:PICTURES]
@@ -100,7 +100,7 @@ def reference_paces(clone: Path, directory: Path) -> tuple[float, float, float]:
     batches = fit.batches(features, captions, "train", vocabulary, recipe.model_copy(update={"maximum_words": longest}))
     decoder = fit.build(settings.model, recipe, ATTENTION, len(vocabulary), features.channels, features.positions)
     textbook = Textbook(decoder, recipe, len(batches))
-    size = recipe.batch_size * recipe.captions_a_picture
+    size = recipe.batch_size * recipe.captions_per_picture
     examples = one_caption_an_example(features, batches, size)
 
     def run(steps: int) -> float:

@@ -147,7 +147,7 @@ def agreement(decoder: Decoder, textbook: Textbook, batches: CaptionBatches) -> 
 def measure(attention: str, directory: Path) -> None:
     """Measure a row and write it."""
     settings = params.load(CHECKOUT / "params.yaml")
-    recipe: Recipe = settings.train.photographs
+    recipe: Recipe = settings.train.flickr8k
     features, vocabulary = synthetic.features(PICTURES, directory), synthetic.vocabulary()
     captions = synthetic.captions(PICTURES).assign(split="train")
     ours = fit.batches(features, captions, "train", vocabulary, recipe, 1)
@@ -161,13 +161,13 @@ def measure(attention: str, directory: Path) -> None:
     teacher = fit.teacher(own, ours, recipe)
     textbook = Textbook(other, recipe, len(ours))
     agreed = agreement(other, textbook, whole)
-    examples = one_caption_an_example(features, whole, recipe.batch_size * recipe.captions_a_picture)
+    examples = one_caption_an_example(features, whole, recipe.batch_size * recipe.captions_per_picture)
 
     def run_ours() -> float:
         return len(captions) / seconds(lambda: teacher.fit(ours, epochs=1, verbose=0))
 
     def run_textbook(steps: int = REFERENCE_STEPS) -> float:
-        each = recipe.batch_size * recipe.captions_a_picture
+        each = recipe.batch_size * recipe.captions_per_picture
         return steps * each / seconds(lambda: [textbook.step(*x).numpy() for x in itertools.islice(examples, steps)])
 
     tokens = float((ours.targets != PAD).sum(1).mean())

@@ -21,7 +21,8 @@ from captioner.training.likelihood import nll_of_decoder
 def blind(params: Params) -> None:
     """Write `results/blind/`: the history of training, and the likelihood of the test captions."""
     keras.utils.set_random_seed(params.seed)
-    recipe = params.recipe.model_copy(update={"epochs": params.recipe.blind_epochs})
+    own = params.recipe
+    recipe = own.model_copy(update={"epochs": own.blind_epochs, "learning_rate": own.blind_learning_rate})
     vocabulary = Vocabulary.load(VOCABULARY)
     captions = store.read_captions(DATA)
     blank = Features.blank(captions["image"])

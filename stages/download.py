@@ -25,7 +25,7 @@ def _load(params: Params) -> Dataset:
         drawn = params.download.scenes
         return drawing.load(
             {"train": drawn.train, "validation": drawn.validation, "test": drawn.test},
-            (drawn.fewest_objects, drawn.most_objects),
+            (drawn.min_objects, drawn.max_objects),
             drawn.captions,
             drawn.seed,
         )

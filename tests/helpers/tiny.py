@@ -38,7 +38,7 @@ def recipe(**changes: Any) -> Recipe:
         "blind_epochs": 1,
         "patience": 10,
         "batch_size": 5,
-        "captions_a_picture": 2,
+        "captions_per_picture": 2,
         "maximum_words": 3,
         "learning_rate": 0.05,
         "schedule": "constant",
@@ -99,7 +99,7 @@ def batches(used: Recipe, seed: int | None = 1, by_image: dict[str, list[str]] =
         captions(by_image),
         vocabulary(),
         used.batch_size,
-        used.captions_a_picture,
+        used.captions_per_picture,
         used.maximum_words,
         seed,
     )

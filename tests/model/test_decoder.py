@@ -198,7 +198,7 @@ def test_computing_together_what_captions_share_changes_neither_loss_nor_gradien
         "sea.png": ["the blue square", "the blue square", "a blue square"],
         "sky.png": ["two stars", "two small stars"],
     }
-    used = tiny.recipe(batch_size=3, captions_a_picture=3)
+    used = tiny.recipe(batch_size=3, captions_per_picture=3)
     batches = tiny.batches(used, None, texts)
     layout = batches.layout
     assert layout.together and sum(sum(stretch) for stretch in layout.stretches) < sum(layout.captions)

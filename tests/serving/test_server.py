@@ -62,7 +62,7 @@ def root(environment: pytest.MonkeyPatch, pictures: Path, tmp_path_factory: pyte
     features = Features(grid, by_name, "efficientnet_lite0", "imagenet", extractor.weights_sha256)
     used = tiny.recipe(epochs=6, learning_rate=0.01)
     words = tiny.vocabulary()
-    batches = partial(CaptionBatches, features, vocabulary=words, batch_size=5, captions_a_picture=2, maximum_words=3)
+    batches = partial(CaptionBatches, features, vocabulary=words, batch_size=5, captions_per_picture=2, maximum_words=3)
     decoder = fit.build(tiny.SIZES, used, "dot", len(words), extractor.channels, extractor.positions)
     fit.train(
         decoder,

@@ -187,11 +187,11 @@ def test_training_ends_at_the_first_value_that_is_not_finite(step: int, said: st
     assert len(data) == 2
     with pytest.raises(CaptionerError) as caught:
         fit_module.train(
-            tiny.decoder(used=recipe), data, tiny.batches(recipe, None), recipe, told, section="train.photographs"
+            tiny.decoder(used=recipe), data, tiny.batches(recipe, None), recipe, told, section="train.flickr8k"
         )
     line = str(caught.value)
     assert re.match(rf"training ended at {said}", line) and "\n" not in line
-    assert line.endswith("; no model is kept: lower train.photographs.learning_rate, which is 0.0625")
+    assert line.endswith("; no model is kept: lower train.flickr8k.learning_rate, which is 0.0625")
     assert len(recorder.logs) == 1
 
 

@@ -38,7 +38,7 @@ class CaptionBatches(keras.utils.PyDataset):
         captions: columns `image` and `caption`.
         vocabulary: encodes them.
         batch_size: `G`.
-        captions_a_picture: `N`.
+        captions_per_picture: `N`.
         maximum_words: longer captions are cut; `T` is one more.
         seed: of the order, which is another one each epoch; none keeps the order.
         epochs: how many have an order of their own; the next one has that of the first again.
@@ -60,7 +60,7 @@ class CaptionBatches(keras.utils.PyDataset):
         captions: pd.DataFrame,
         vocabulary: Vocabulary,
         batch_size: int,
-        captions_a_picture: int,
+        captions_per_picture: int,
         maximum_words: int,
         seed: int | None = None,
         epochs: int = 1,
@@ -78,9 +78,9 @@ class CaptionBatches(keras.utils.PyDataset):
         self.lengths = (self.targets != PAD).sum(axis=1)
         rows_by_image = captions.reset_index(drop=True).groupby("image", sort=False).indices
         chunks = [
-            (str(image), rows[start : start + captions_a_picture])
+            (str(image), rows[start : start + captions_per_picture])
             for image, rows in rows_by_image.items()
-            for start in range(0, len(rows), captions_a_picture)
+            for start in range(0, len(rows), captions_per_picture)
         ]
         self.images = [image for image, _ in chunks]
         self.examples = [(row_of(features, image), rows) for image, rows in chunks]

@@ -44,7 +44,7 @@ def build(
         **recipe.model_dump(include={"feature_dropout", "word_dropout", "output_dropout"}),
         name="decoder",
     )
-    tokens = (None, recipe.captions_a_picture, recipe.maximum_words + 1)
+    tokens = (None, recipe.captions_per_picture, recipe.maximum_words + 1)
     decoder.build({"features": (None, positions, channels), "words": tokens})
     return decoder
 
@@ -59,7 +59,7 @@ def batches(
 ) -> CaptionBatches:
     """Return the batches of a split, with a seed in another order each time and at least `minimum_steps` an epoch."""
     of_split = captions[captions["split"] == split]
-    sizes = (recipe.batch_size, recipe.captions_a_picture, recipe.maximum_words)
+    sizes = (recipe.batch_size, recipe.captions_per_picture, recipe.maximum_words)
     found = CaptionBatches(features, of_split, vocabulary, *sizes, seed, recipe.epochs)
     passes = 1 if seed is None else math.ceil(recipe.minimum_steps / len(found))
     if passes == 1:
@@ -74,7 +74,7 @@ def train(
     recipe: Recipe,
     callbacks: Sequence[keras.callbacks.Callback],
     monitor: str = CIDER,
-    section: str = "train.<recipe>",
+    section: str = "train.<dataset>",
 ) -> Kept:
     """Fit a decoder in place, leave it with the weights of its best epoch, and return which that is.
 
