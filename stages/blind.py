@@ -1,8 +1,9 @@
 """Train a decoder that never sees a picture: what a model has to beat to show that it looks."""
 
-from stage import BLIND, DATA, VOCABULARY, run
+from stage import run
 
 from captioner.common.startup import lean
+from captioner.common.workspace import BLIND, DATA, VOCABULARY
 
 with lean():
     from captioner.common.keras import keras

@@ -2,8 +2,9 @@
 
 import sys
 
-from stage import DATA, from_environment, main_checkout, run
+from stage import from_environment, main_checkout, run
 
+from captioner.common.workspace import DATA
 from captioner.data import store
 from captioner.data.dataset import SPLITS, Dataset
 from captioner.datasets import flickr8k, folder

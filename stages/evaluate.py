@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from stage import BASELINES, BLIND, DATA, FEATURES, MODEL, RESULTS, from_environment, main_checkout, run
+from stage import from_environment, main_checkout, run
 
 from captioner.common.startup import lean
+from captioner.common.workspace import BASELINES, BLIND, DATA, EVALUATED, FEATURES, MODEL, TRAINED
 
 with lean():
     from captioner.common.keras import keras  # noqa: F401
@@ -82,7 +83,7 @@ def evaluate(params: Params) -> None:
         baselines = Statistics.read(BASELINES / STATISTICS) | Statistics.read(BLIND / STATISTICS)
         remarks = results.remarks(own, baselines, scorer.copies_in_words())
 
-        directory = RESULTS / "evaluate"
+        directory = EVALUATED
         shown = np.random.default_rng(params.seed).permutation(len(names))[: settings.attention_pictures]
         drawn = [names[number] for number in sorted(shown)]
         pictures = dict(zip(drawn, store.read_pictures(DATA, drawn), strict=True))
@@ -90,7 +91,7 @@ def evaluate(params: Params) -> None:
         results.write_captions(found, references, scores.by_image, directory / "captions.jsonl")
         written = results.write_scores(own, baselines, setting, directory)
         dropout = any(value for name, value in model.decoder.config.items() if name.endswith("_dropout"))
-        results.write_curves(RESULTS / "train" / HISTORY, written, directory, dropout)
+        results.write_curves(TRAINED / HISTORY, written, directory, dropout)
         title = f"{model.decoder.config['attention_name']} attention, {counted(len(names), 'test picture')}"
         every = store.read_pictures(DATA, names)
         page = directory / "report.html"

@@ -2,9 +2,10 @@
 
 import os
 
-from stage import DATA, FEATURES, from_environment, main_checkout, run
+from stage import from_environment, main_checkout, run
 
 from captioner.common.startup import lean
+from captioner.common.workspace import DATA, FEATURES
 from captioner.data import store
 from captioner.encoders import networks
 from captioner.features.extract import extract

@@ -1,9 +1,10 @@
 """Train a decoder with one attention on the features."""
 
 import numpy as np
-from stage import DATA, FEATURES, MODEL, RESULTS, VOCABULARY, main_checkout, run
+from stage import main_checkout, run
 
 from captioner.common.startup import lean
+from captioner.common.workspace import DATA, FEATURES, MODEL, SECONDS, TRAINED, VOCABULARY
 
 with lean():
     from captioner.common.keras import keras
@@ -53,8 +54,8 @@ def train(params: Params) -> None:
         "encoder_sha256": features.weights_sha256,
     }
     with (
-        files.replacing(RESULTS / "train") as results,
-        runs.training(main_checkout(), params, RESULTS / "seconds", identity) as tracked,
+        files.replacing(TRAINED) as results,
+        runs.training(main_checkout(), params, SECONDS, identity) as tracked,
     ):
         results.mkdir()
         kept = fit.train(

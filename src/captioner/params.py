@@ -252,7 +252,7 @@ def load(path: Path) -> Params:
         return Params.model_validate(values)
     except ValidationError as error:
         problems = error.errors()
-        if any(str(details["loc"][-1]) in RENAMED for details in problems):
+        if any(str(name) in RENAMED for details in problems for name in details["loc"]):
             problems = [details for details in problems if details["type"] != "missing"]  # they are there by old names
         said = "; ".join(_problem(details) for details in problems[:PROBLEMS])
         more = f"; and {len(problems) - PROBLEMS:,} more" if len(problems) > PROBLEMS else ""

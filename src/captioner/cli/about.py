@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from captioner.common.workspace import EVALUATED
 from captioner.model.description import VOCABULARY, Description, no_model
 from captioner.reports.wording import interval
 from captioner.text.vocabulary import SPECIAL_TOKENS, Vocabulary
 
-SCORES = Path("results/evaluate/scores.json")
+SCORES = EVALUATED / "scores.json"
 HEADINGS = ("BLEU-1", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr", "nll", "true-captions", "pointing-accuracy")
 """The scores that the table shows; `as_json` has all."""
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from captioner.common.errors import CaptionerError
 from captioner.common.startup import backend, keras_home
+from captioner.common.workspace import MODEL
 from captioner.datasets import flickr8k
 from captioner.encoders import efficientnet_lite
 from captioner.model.description import Description, other_keras
@@ -132,7 +133,7 @@ def _disk(checkout: Path) -> Finding:
 
 
 def _model(checkout: Path) -> Finding:
-    directory = checkout / "models/captioner"
+    directory = checkout / MODEL
     try:
         params = Description.read(directory).params
     except CaptionerError as error:

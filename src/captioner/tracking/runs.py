@@ -28,6 +28,7 @@ from typing import Any
 import psutil
 
 from captioner.common.errors import CaptionerError, reason
+from captioner.common.workspace import EVALUATED, MODEL, TRAINED
 from captioner.params import Params
 from captioner.tracking.logging import (
     evaluation_settings,
@@ -153,14 +154,14 @@ def restore(root: Path, workspace: Path, experiment: str = "") -> None:
     Raises:
         CaptionerError: the store cannot be reached, or what is recorded is damaged.
     """
-    if not (workspace / "results/train" / RECORD).is_file():
+    if not (workspace / TRAINED / RECORD).is_file():
         return
     client, number = connect(root)
     with reaching(root), locked(root):
         _fail_the_dead(client, number)
         parent = _training_run(client, number, workspace)
         _name(client, parent, experiment)
-        results = workspace / "results/evaluate"
+        results = workspace / EVALUATED
         if (results / RECORD).is_file():
             child = _evaluation_run(client, number, parent, Record.read(results), results)
             _name(client, child, experiment)
@@ -247,12 +248,12 @@ def _alive(process: str) -> bool:
 
 def _training_run(client: Any, experiment: str, workspace: Path) -> str:
     """Return the id of the workspace's training run; make the run again from its results if the store lacks it."""
-    results = workspace / "results/train"
+    results = workspace / TRAINED
     record = Record.read(results)
     known = _recorded(client, experiment, record)
     if known:
         return known[0]
-    epochs, model = history(results), workspace / "models/captioner"
+    epochs, model = history(results), workspace / MODEL
     if not model.is_dir():
         raise CaptionerError(f"{model} is missing: run `dvc repro`.")
     with _restoring(client, experiment, record, None) as run_id:
