@@ -14,6 +14,7 @@ from captioner.common.errors import CaptionerError
 from captioner.comparison import study
 from captioner.comparison.runs import Run
 from captioner.comparison.study import Trained
+from captioner.evaluation.signature import Signature
 
 MEANS = {
     "uniform": {1: 40.0, 2: 44.0},
@@ -26,7 +27,7 @@ def trained(attention: str, seed: int, cider: float, **more: float) -> Trained:
     noise = 100 * seed + len(attention)
     scores = {"CIDEr": measured.values(cider, 10, noise), "nll": [3 - cider / 100] * measured.PICTURES}
     scores |= {name.replace("_", "-"): [value] * measured.PICTURES for name, value in more.items()}
-    signatures = {name: dict(each.split(":") for each in measured.signature(name).split("|")[1:]) for name in scores}
+    signatures = {name: Signature.parse(measured.signature(name)).parts for name in scores}
     run = Run(f"{attention}-{seed}", attention, measured.statistics(scores), signatures)
     history = pd.DataFrame({"epoch": [0, 1], "val_nll": [4, 3], "val_CIDEr": [cider / 2, cider]})
     return Trained(attention, seed, run, history)

@@ -18,7 +18,7 @@ from PIL import Image
 from captioner.common.errors import CaptionerError
 from captioner.datasets.scenes.grammar import RELATIONS
 from captioner.evaluation import results, signature
-from captioner.evaluation.signature import Setting
+from captioner.evaluation.signature import Setting, Signature
 from captioner.scoring.scorer import Scorer, Scores
 from captioner.scoring.statistics import Statistics, mean
 from captioner.search.caption import Caption
@@ -86,12 +86,12 @@ def test_number_of_references() -> None:
 
 
 def test_people_are_held_against_one_reference_less() -> None:
-    assert "|references:4-6,one-left-out|" in SETTING.signature("CIDEr-person", of_model=False)
-    assert "|references:4-6,one-left-out|" in SETTING.signature("BLEU-4-leave-one-out")
+    assert "|references:4-6,one-left-out|" in str(SETTING.signature("CIDEr-person", of_model=False))
+    assert "|references:4-6,one-left-out|" in str(SETTING.signature("BLEU-4-leave-one-out"))
     copied = replace(SETTING, copies=True)
-    assert "|references:4-6,one-left-out,copies-left-out|" in copied.signature("CIDEr-person", of_model=False)
-    assert "|references:4-6|" in copied.signature("CIDEr")
-    assert "|references:4-6|" in SETTING.signature("unseen-2-grams-person", of_model=False)
+    assert "|references:4-6,one-left-out,copies-left-out|" in str(copied.signature("CIDEr-person", of_model=False))
+    assert "|references:4-6|" in str(copied.signature("CIDEr"))
+    assert "|references:4-6|" in str(SETTING.signature("unseen-2-grams-person", of_model=False))
 
 
 def test_how_far_people_are() -> None:
@@ -295,3 +295,13 @@ def test_scores_that_are_not_finite_are_not_written(broken: str, tmp_path: Path)
     with pytest.raises(CaptionerError, match=r"nll.* is not finite on 1 of 3 pictures, such as 'two.png'"):
         results.write_scores(own, baselines, SETTING, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "name", ["CIDEr", "CIDEr-person", "BLEU-4-leave-one-out", "nll", "perplexity", "true-captions"]
+)
+def test_a_signature_is_what_its_text_says(name: str) -> None:
+    made = SETTING.signature(name)
+    assert Signature.parse(str(made)) == made and made.score == name
+    assert made.is_of(SETTING.weights_sha256) and not made.is_of("f" * 64)
+    assert not SETTING.signature(name, of_model=False).is_of(SETTING.weights_sha256)

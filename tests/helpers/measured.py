@@ -8,6 +8,7 @@ import numpy as np
 
 from captioner.comparison.runs import Run
 from captioner.evaluation.bootstrap import intervals
+from captioner.evaluation.signature import Signature
 from captioner.scoring.statistics import Statistics, mean
 
 PICTURES = 60
@@ -53,6 +54,5 @@ def run(name: str, scores: Mapping[str, Sequence[float]], attention: str = "", *
     parts.setdefault("weights", f"weights of {name}")
     signatures = {}
     for score in scores:
-        split = (each.partition(":") for each in signature(score, **parts).split("|")[1:])
-        signatures[score] = {part: value for part, _, value in split}
+        signatures[score] = Signature.parse(signature(score, **parts)).parts
     return Run(name, attention, statistics(scores), signatures)

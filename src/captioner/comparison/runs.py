@@ -9,6 +9,7 @@ from typing import Any
 
 from captioner.common.errors import CaptionerError, quoted
 from captioner.common.workspace import EVALUATED, MODEL, RESULTS, TRAINED
+from captioner.evaluation.signature import Signature
 from captioner.scoring.statistics import SCORES, STATISTICS, NotFiniteError, Statistics
 from captioner.tracking import runs, store
 from captioner.tracking.record import RECORD
@@ -144,7 +145,7 @@ def _in_dvc(name: str, checkout: Path) -> Run | None:
 def _read(directory: Path, name: str, attention: str) -> Run:
     try:
         scores = json.loads((directory / SCORES).read_text("utf-8"))
-        signatures = {score: _parts(each["signature"]) for score, each in scores.items()}
+        signatures = {score: Signature.parse(each["signature"]).parts for score, each in scores.items()}
         return Run(name, attention, Statistics.read(directory / STATISTICS), signatures)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise CaptionerError(f"The {SCORES} of {name!r} is damaged: make it again with `dvc repro`.") from None
@@ -152,11 +153,6 @@ def _read(directory: Path, name: str, attention: str) -> Run:
         raise CaptionerError(f"{name!r} cannot be compared: {error}.") from None
     except CaptionerError:
         raise CaptionerError(f"The {STATISTICS} of {name!r} is damaged: make it again with `dvc repro`.") from None
-
-
-def _parts(signature: str) -> dict[str, str]:
-    """Return `{"references": "5", …}` of `CIDEr|references:5|…`."""
-    return {part: value for part, _, value in (each.partition(":") for each in signature.split("|")[1:])}
 
 
 def _attention(record: str) -> str:

@@ -11,7 +11,7 @@ import pandas as pd
 from captioner.common.files import file_names, json_of, replacing, write_json
 from captioner.data import images
 from captioner.evaluation.bootstrap import FEWEST, LEVEL, Difference, differences, intervals
-from captioner.evaluation.signature import CAPTION_SCORES, Setting
+from captioner.evaluation.signature import CAPTION_SCORES, Setting, Signature
 from captioner.reports import curves, report
 from captioner.reports.attention_figure import attention_figure
 from captioner.reports.wording import decimal, digits, interval, probability
@@ -56,9 +56,9 @@ def write_scores(own: Statistics, baselines: Statistics, setting: Setting, direc
     return written
 
 
-def _add(written: dict[str, dict], name: str, entry: tuple[float, ...], signature: str) -> None:
+def _add(written: dict[str, dict], name: str, entry: tuple[float, ...], signature: Signature) -> None:
     value, low, high = (None if math.isnan(number) else round(number, 4) for number in entry)
-    written[name] = {"value": value, "low": low, "high": high, "signature": signature}
+    written[name] = {"value": value, "low": low, "high": high, "signature": str(signature)}
 
 
 def line(name: str, entry: Mapping[str, Any]) -> str:
