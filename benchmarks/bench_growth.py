@@ -25,7 +25,7 @@ from measure import CHECKOUT, RESULTS, machine
 
 from captioner.common.errors import CaptionerError
 from captioner.common.files import replacing
-from captioner.common.startup import lean
+from captioner.common.startup import fast_start
 
 MIDDLE = {"captions": 40_000, "vocabulary": 5_000, "words a caption": 20, "positions": 49, "state": 512}
 VALUES: Mapping[str, Sequence[int]] = {
@@ -43,7 +43,7 @@ PICTURE = CHECKOUT / "benchmarks/growth.png"
 
 def train(point: Mapping[str, int]) -> None:
     """Train a few steps, and print the seconds to the first and of each other as JSON."""
-    with lean():
+    with fast_start():
         from captioner.common.keras import keras
     import synthetic
 

@@ -21,14 +21,14 @@ from measure import CHECKOUT, PAIRS, Part, row_of_pairs, seconds
 from PIL import Image
 
 from captioner.common.errors import CaptionerError
-from captioner.common.startup import lean
+from captioner.common.startup import fast_start
 
 WORDS = 500
 
 
 def save_model(directory: Path) -> None:
     """Write an untrained model of the pipeline's sizes."""
-    with lean():
+    with fast_start():
         from captioner.common.keras import keras  # noqa: F401 - what follows imports it, with its notes
 
     from captioner import params

@@ -85,8 +85,8 @@ def reference_paces(clone: Path, directory: Path) -> tuple[float, float, float]:
     settings = params.load(CHECKOUT / "params.yaml")
     recipe = settings.train.flickr8k
     captions = store.read_captions(clone / "data")
-    learnt_from = captions[captions["split"] == "train"]
-    names = list(dict.fromkeys(learnt_from["image"]))[:PICTURES]
+    training_batches = captions[captions["split"] == "train"]
+    names = list(dict.fromkeys(training_batches["image"]))[:PICTURES]
     paths = [directory / f"{number}.jpg" for number in range(len(names))]
     for path, data in zip(paths, store.read_pictures(clone / "data", names), strict=True):
         path.write_bytes(data)
@@ -96,7 +96,7 @@ def reference_paces(clone: Path, directory: Path) -> tuple[float, float, float]:
         len(paths) / seconds(lambda: bench_features.predict(encoder, paths, directory)) for _ in range(PAIRS)
     )
     features, vocabulary = Features.open(clone / "data/features"), Vocabulary.load(clone / "data/vocabulary.json")
-    longest = max(len(vocabulary.split(caption)) for caption in learnt_from["caption"])
+    longest = max(len(vocabulary.split(caption)) for caption in training_batches["caption"])
     batches = fit.batches(features, captions, "train", vocabulary, recipe.model_copy(update={"maximum_words": longest}))
     decoder = fit.build(settings.model, recipe, ATTENTION, len(vocabulary), features.channels, features.positions)
     textbook = Textbook(decoder, recipe, len(batches))
@@ -108,7 +108,7 @@ def reference_paces(clone: Path, directory: Path) -> tuple[float, float, float]:
 
     run(1)
     learning = median(STEPS * size / run(STEPS) for _ in range(PAIRS))
-    return extracting, learning, float(len(learnt_from))
+    return extracting, learning, float(len(training_batches))
 
 
 def main() -> None:

@@ -2,10 +2,10 @@
 
 from stage import run
 
-from captioner.common.startup import lean
+from captioner.common.startup import fast_start
 from captioner.common.workspace import BLIND, DATA, VOCABULARY
 
-with lean():
+with fast_start():
     from captioner.common.keras import keras
 
 from captioner.common import files
@@ -27,7 +27,7 @@ def blind(params: Params) -> None:
     vocabulary = Vocabulary.load(VOCABULARY)
     captions = store.read_captions(DATA)
     blank = Features.blank(captions["image"])
-    learnt_from = fit.batches(blank, captions, "train", vocabulary, recipe, params.seed)
+    training_batches = fit.batches(blank, captions, "train", vocabulary, recipe, params.seed)
     validation = fit.batches(blank, captions, "validation", vocabulary, recipe)
     test = fit.batches(blank, captions, "test", vocabulary, recipe)
     sizes = params.model.model_copy(update={"spatial_encoding": "none"})
@@ -36,7 +36,7 @@ def blind(params: Params) -> None:
         results.mkdir()
         history = keras.callbacks.CSVLogger(results / HISTORY)
         section = section_of(params.dataset)
-        fit.train(decoder, learnt_from, validation, recipe, [history], LIKELIHOOD, section)
+        fit.train(decoder, training_batches, validation, recipe, [history], LIKELIHOOD, section)
         nll_of_decoder(decoder, test, "nll-picture-blind").write(results / STATISTICS)
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 from stage import from_environment, main_checkout, run
 
-from captioner.common.startup import lean
+from captioner.common.startup import fast_start
 from captioner.common.workspace import BASELINES, BLIND, DATA, EVALUATED, FEATURES, MODEL, TRAINED
 
-with lean():
+with fast_start():
     from captioner.common.keras import keras  # noqa: F401
 
 from captioner.common.errors import CaptionerError
@@ -27,7 +27,7 @@ from captioner.scoring import SPICE
 from captioner.scoring.scorer import Scorer
 from captioner.scoring.shares import shares
 from captioner.scoring.spice import JARS, Spice
-from captioner.scoring.statistics import STATISTICS, Statistics
+from captioner.scoring.statistics import STATISTICS, SufficientStatistics
 from captioner.search.caption import Caption, captions_of
 from captioner.search.generators import Generator
 from captioner.tracking import runs
@@ -80,7 +80,7 @@ def evaluate(params: Params) -> None:
             | attention_metrics.entropy(found, objects)
             | leave_one_out.suffixed("leave-one-out")
         )
-        baselines = Statistics.read(BASELINES / STATISTICS) | Statistics.read(BLIND / STATISTICS)
+        baselines = SufficientStatistics.read(BASELINES / STATISTICS) | SufficientStatistics.read(BLIND / STATISTICS)
         remarks = results.remarks(own, baselines, scorer.copies_in_words())
 
         directory = EVALUATED
@@ -102,7 +102,7 @@ def evaluate(params: Params) -> None:
     print(*remarks, sep="\n")
 
 
-def likelihood(model: SavedModel, features: Features, captions: pd.DataFrame) -> Statistics:
+def likelihood(model: SavedModel, features: Features, captions: pd.DataFrame) -> SufficientStatistics:
     """Return how surprised the model is by the references of the test pictures."""
     test = captions[captions["split"] == "test"]
     return nll_of_decoder(
@@ -110,7 +110,7 @@ def likelihood(model: SavedModel, features: Features, captions: pd.DataFrame) ->
     )
 
 
-def novelty(model: SavedModel, captions: pd.DataFrame, found: Mapping[str, Caption]) -> Statistics:
+def novelty(model: SavedModel, captions: pd.DataFrame, found: Mapping[str, Caption]) -> SufficientStatistics:
     """Return how often the model says what no training caption says."""
     training = captions[captions["split"] == "train"]["caption"]
     seen = TrainingGrams(model.vocabulary.split(caption) for caption in training)

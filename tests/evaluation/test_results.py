@@ -20,7 +20,7 @@ from captioner.datasets.scenes.grammar import RELATIONS
 from captioner.evaluation import results, signature
 from captioner.evaluation.signature import Setting, Signature
 from captioner.scoring.scorer import Scorer, Scores
-from captioner.scoring.statistics import Statistics, mean
+from captioner.scoring.statistics import SufficientStatistics, mean
 from captioner.search.caption import Caption
 
 LEFT, RIGHT = RELATIONS["left"][0], RELATIONS["right"][0]
@@ -53,11 +53,11 @@ def scores() -> Scores:
     return Scorer(REFERENCES).score(CAPTIONS)
 
 
-OWN = Statistics(
+OWN = SufficientStatistics(
     ["one.png", "two.png", "three.png"],
     {"CIDEr": mean([50, 60, 70]), "nll": mean([4.0, 9.0, 2.0], [2, 3, 1]), "distinct-captions": mean([100, 100, 0])},
 )
-BASELINES = Statistics(
+BASELINES = SufficientStatistics(
     ["two.png", "one.png", "three.png"],
     {"CIDEr-constant": mean([1, 2, 3]), "nll-picture-blind": mean([12.0, 6.0, 4.0], [3, 2, 1])},
 )
@@ -77,7 +77,7 @@ def test_scores_carry_how_they_were_made_and_how_sure_they_are(tmp_path: Path) -
     assert written["CIDEr"]["signature"] == f"CIDEr|{made}|beam:5|length-normalization:0.5|weights:0123456789ab"
     assert written["CIDEr-constant"]["signature"] == f"CIDEr-constant|{made}"
     assert written["nll"]["signature"].endswith("|references:4-6|split:test|pictures:3|weights:0123456789ab")
-    assert Statistics.read(tmp_path / "results/statistics.parquet").scores()["CIDEr-constant"] == 2
+    assert SufficientStatistics.read(tmp_path / "results/statistics.parquet").scores()["CIDEr-constant"] == 2
 
 
 def test_number_of_references() -> None:
@@ -95,8 +95,8 @@ def test_people_are_held_against_one_reference_less() -> None:
 
 
 def test_how_far_people_are() -> None:
-    own = Statistics(OWN.images, {"CIDEr-leave-one-out": mean([40, 50, 60])})
-    people = Statistics(OWN.images, {"CIDEr-person": mean([240, 240, 246], [3, 3, 3])})
+    own = SufficientStatistics(OWN.images, {"CIDEr-leave-one-out": mean([40, 50, 60])})
+    people = SufficientStatistics(OWN.images, {"CIDEr-person": mean([240, 240, 246], [3, 3, 3])})
     assert results.remarks(own, people) == [
         "Held against all references of a picture but one, the model reaches 50.0 CIDEr, "
         "and the reference left out 80.7."
@@ -104,16 +104,16 @@ def test_how_far_people_are() -> None:
 
 
 def test_copies_are_said() -> None:
-    own = Statistics(OWN.images, {"CIDEr-leave-one-out": mean([40, 50, 60])})
-    people = Statistics(OWN.images, {"CIDEr-person": mean([240, 240, 246], [3, 3, 3])})
+    own = SufficientStatistics(OWN.images, {"CIDEr-leave-one-out": mean([40, 50, 60])})
+    people = SufficientStatistics(OWN.images, {"CIDEr-person": mean([240, 240, 246], [3, 3, 3])})
     first, second = results.remarks(own, people, "2 of the 9 references repeat another.")
     assert first.startswith("Held against all references of a picture but one and its copies, the model")
     assert second == "2 of the 9 references repeat another."
 
 
-def many(values: dict[str, list[float]]) -> Statistics:
+def many(values: dict[str, list[float]]) -> SufficientStatistics:
     images = [f"{number}.png" for number in range(len(next(iter(values.values()))))]
-    return Statistics(images, {name: mean(each) for name, each in values.items()})
+    return SufficientStatistics(images, {name: mean(each) for name, each in values.items()})
 
 
 SPREAD = np.random.default_rng(1).normal(0, 1, 40)
@@ -290,8 +290,8 @@ def test_a_likelihood_beyond_any_perplexity(tmp_path: Path) -> None:
 @pytest.mark.parametrize("broken", ["model", "baselines"])
 def test_scores_that_are_not_finite_are_not_written(broken: str, tmp_path: Path) -> None:
     images, wrong = OWN.images, mean([1, np.nan, 2])
-    own = Statistics(images, {"nll": wrong}) if broken == "model" else OWN
-    baselines = Statistics(images, {"nll-picture-blind": wrong}) if broken == "baselines" else BASELINES
+    own = SufficientStatistics(images, {"nll": wrong}) if broken == "model" else OWN
+    baselines = SufficientStatistics(images, {"nll-picture-blind": wrong}) if broken == "baselines" else BASELINES
     with pytest.raises(CaptionerError, match=r"nll.* is not finite on 1 of 3 pictures, such as 'two.png'"):
         results.write_scores(own, baselines, SETTING, tmp_path)
     assert not list(tmp_path.iterdir())

@@ -39,7 +39,7 @@ from captioner.data.dataset import Dataset
 from captioner.inference.captioner import Alternative, Captioner
 from captioner.search.caption import Caption
 from captioner.serving import demo
-from captioner.serving.demo import Settings, answer, application, named, reserve, to_try
+from captioner.serving.demo import Settings, answer, application, named, reserve, sample_pictures
 
 
 class Fake:
@@ -270,12 +270,12 @@ def test_test_pictures_are_given_as_they_are() -> None:
 
 
 def test_test_pictures_are_those_of_the_test_split(tmp_path: Path) -> None:
-    assert to_try(tmp_path) == []
+    assert sample_pictures(tmp_path) == []
     by_name = {f"{split}-{number:03d}.png": split for split in ("train", "test") for number in range(40)}
     data = {name: picture(number) for number, name in enumerate(by_name)}
     captions = pd.DataFrame([(name, split, "a picture") for name, split in by_name.items()])
     store.write(Dataset(captions.set_axis(["image", "split", "caption"], axis=1), data.items()), tmp_path)
-    found = dict(to_try(tmp_path))
+    found = dict(sample_pictures(tmp_path))
     assert len(found) == demo.PICTURES
     assert all(by_name[name] == "test" and data[name] == given for name, given in found.items())
 

@@ -79,7 +79,7 @@ def root(environment: pytest.MonkeyPatch, pictures: Path, tmp_path_factory: pyte
     with runs.training(root, parameters.params(), results, {}) as run:
         run.log_epoch(0, {"val_CIDEr": 10.0})
         run.log_training(results, root / "models/captioner", model.weights_sha256)
-    assert run.whole
+    assert run.complete
     environment.chdir(root)
     result = CliRunner().invoke(app, ["promote"])
     assert result.exit_code == 0, result.stderr

@@ -129,7 +129,7 @@ def caption(
         from captioner.inference import pictures
 
         named = len(places) > 1 or Path(places[0]).is_dir()
-        given = list(pictures.found(places))
+        given = list(pictures.expand(places))
         if figure is not None:
             figure.mkdir(parents=True, exist_ok=True)
         # Where nothing can be captioned, nobody has to wait for a model.
@@ -363,7 +363,7 @@ def demo(
         places: list[str | None] = [*models] if models else [None]
         with demo.reserve(port) as taken:
             loaded = [(place or str(MODEL), _captioner(place)) for place in places]
-            demo.serve(demo.named(loaded), demo.to_try(checkout_of(Path.cwd()) / DATA), taken)
+            demo.serve(demo.named(loaded), demo.sample_pictures(checkout_of(Path.cwd()) / DATA), taken)
 
 
 def _names_among(option: str, given: str, allowed: Collection[str]) -> list[str]:
@@ -404,14 +404,14 @@ def _directory(model: str | None) -> Iterator[Path]:
 
 
 def _captioner(model: str | None) -> "Captioner":
-    from captioner.common.startup import lean
+    from captioner.common.startup import fast_start
     from captioner.model.description import Description
 
     if os.environ.get("KERAS_HOME"):
         os.environ["KERAS_HOME"] = str(checkout_of(Path.cwd()) / os.environ["KERAS_HOME"])
     with _directory(model) as directory:
         Description.read(directory)  # says in no time that there is none
-        with lean():
+        with fast_start():
             from captioner import Captioner
         return Captioner.load(directory)
 

@@ -12,7 +12,7 @@ from captioner.common.errors import CaptionerError, quoted
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def silence_stderr() -> Iterator[None]:
     """Drop what C++ libraries write to the standard error stream meanwhile; Python's exceptions still pass.
 
     To wrap the first import of Keras, since TensorFlow writes several lines before it knows its log level. Whoever sets
@@ -56,7 +56,7 @@ def backend() -> str:
 
 
 @contextmanager
-def lean() -> Iterator[None]:
+def fast_start() -> Iterator[None]:
     """Import Keras in half the time, quietly, and to compile in two thirds: wraps the import in a process of ours.
 
     Packages seem not to be installed meanwhile that Keras and TensorFlow offer something for, if they are. They can be
@@ -76,7 +76,7 @@ def lean() -> Iterator[None]:
     collected = gc.isenabled()
     gc.disable()
     try:
-        with quiet():
+        with silence_stderr():
             yield
             if on_tensorflow:
                 _compile_sooner()

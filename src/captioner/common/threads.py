@@ -9,7 +9,7 @@ Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 
-def ahead(
+def prefetch(
     work: Callable[[Item], Made], items: Iterable[Item], most: int, threads: int | None
 ) -> Generator[Made, None, None]:
     """Yield what `work` makes of items, in their order, while threads do the next ones.

@@ -10,7 +10,7 @@ from typing import Any
 from captioner.common.errors import CaptionerError, quoted
 from captioner.common.workspace import EVALUATED, MODEL, RESULTS, TRAINED
 from captioner.evaluation.signature import Signature
-from captioner.scoring.statistics import SCORES, STATISTICS, NotFiniteError, Statistics
+from captioner.scoring.statistics import SCORES, STATISTICS, NotFiniteError, SufficientStatistics
 from captioner.tracking import runs, store
 from captioner.tracking.record import RECORD
 
@@ -32,7 +32,7 @@ class Run:
 
     name: str
     attention: str
-    statistics: Statistics
+    statistics: SufficientStatistics
     signatures: dict[str, dict[str, str]]
 
 
@@ -146,7 +146,7 @@ def _read(directory: Path, name: str, attention: str) -> Run:
     try:
         scores = json.loads((directory / SCORES).read_text("utf-8"))
         signatures = {score: Signature.parse(each["signature"]).parts for score, each in scores.items()}
-        return Run(name, attention, Statistics.read(directory / STATISTICS), signatures)
+        return Run(name, attention, SufficientStatistics.read(directory / STATISTICS), signatures)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise CaptionerError(f"The {SCORES} of {name!r} is damaged: make it again with `dvc repro`.") from None
     except NotFiniteError as error:

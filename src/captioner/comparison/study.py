@@ -24,7 +24,7 @@ from captioner.comparison.runs import Run
 from captioner.evaluation.bootstrap import LEVEL, Difference, differences, holm
 from captioner.reports import curves
 from captioner.reports.wording import counted, decimal, digits, probability
-from captioner.scoring.statistics import Statistics
+from captioner.scoring.statistics import SufficientStatistics
 
 _BLIND = "nll-picture-blind"
 
@@ -129,7 +129,7 @@ def _seeing(pooled: Sequence[Run]) -> dict[str, Difference]:
     found = {}
     for run in pooled:
         images, rows = run.statistics.images, run.statistics.rows
-        own, blind = (Statistics(images, {"nll": rows[name]}) for name in ("nll", _BLIND))
+        own, blind = (SufficientStatistics(images, {"nll": rows[name]}) for name in ("nll", _BLIND))
         found[run.name] = differences(blind, own)["nll"]
     corrected = holm({name: each.p for name, each in found.items()})
     return {name: replace(each, p=corrected[name]) for name, each in found.items()}
@@ -138,7 +138,7 @@ def _seeing(pooled: Sequence[Run]) -> dict[str, Difference]:
 def _pooled(attention: str, runs: Sequence[Run]) -> Run:
     """Return the runs of one attention as one, whose captions are those of all seeds."""
     first = runs[0].statistics
-    aligned = [first, *(Statistics(first.images, {}) | run.statistics for run in runs[1:])]
+    aligned = [first, *(SufficientStatistics(first.images, {}) | run.statistics for run in runs[1:])]
     shared = [name for name in first.rows if all(name in each.rows for each in aligned)]
     rows = {name: np.sum([each.rows[name] for each in aligned], axis=0) for name in shared}
     # which weights they are has no one answer
@@ -146,7 +146,7 @@ def _pooled(attention: str, runs: Sequence[Run]) -> Run:
         score: {part: value for part, value in parts.items() if part != "weights"}
         for score, parts in runs[0].signatures.items()
     }
-    return Run(attention, attention, Statistics(first.images, rows), signatures)
+    return Run(attention, attention, SufficientStatistics(first.images, rows), signatures)
 
 
 def write(study: Study, dataset: str, pictures: Mapping[str, Mapping[str, bytes]], directory: Path) -> None:

@@ -87,11 +87,11 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
                 "other": names[pair.other],
                 **_plain(pair.difference),
                 "corrected_p": None if isnan(pair.p) else pair.p,
-                "stands": pair.stands,
+                "stands": pair.significant,
                 "better": None if pair.better is None else names[pair.better],
                 "words": words,
             }
-            for pair, words in zip(comparison.pairs, comparison.words(), strict=True)
+            for pair, words in zip(comparison.pairs, comparison.sentences(), strict=True)
         ],
         "notes": comparison.notes,
     }
@@ -182,11 +182,11 @@ def _print(comparison: Comparison, console: Console, width: int) -> None:
         console,
         ["score", "runs", "difference", "95 % interval", "p", "p (Holm)"],
         rows,
-        bold=[pair.stands for pair in comparison.pairs],
+        bold=[pair.significant for pair in comparison.pairs],
     )
     _heading(console, "words")
-    for sentence, pair in zip(comparison.words(), comparison.pairs, strict=True):
-        console.print(Text(sentence, style="bold" if pair.stands else ""))
+    for sentence, pair in zip(comparison.sentences(), comparison.pairs, strict=True):
+        console.print(Text(sentence, style="bold" if pair.significant else ""))
     _heading(console, "notes")
     for note in comparison.notes:
         console.print(Text(note))
@@ -269,7 +269,7 @@ def _breakable(name: str) -> str:
 
 
 def _drawn(comparison: Comparison) -> str:
-    sentences = dict(zip(comparison.pairs, comparison.words(), strict=True))
+    sentences = dict(zip(comparison.pairs, comparison.sentences(), strict=True))
     parts = [
         "<p class=quiet>The circle is the difference, the line its 95 % interval. Filled: it stands at 0.05 after "
         "correction. Hollow: the runs cannot be told apart, or there was no test.</p>"
@@ -315,7 +315,7 @@ def _pair(comparison: Comparison, pair: Pair, sentence: str, reach: float) -> st
         + f"<circle cx={_across(found.value, reach)} cy=50% r=5 /></svg>"
     )
     return (
-        f'<div class="pair{" stands" if pair.stands else ""}"><div class=who>{runs}</div>{svg}'
+        f'<div class="pair{" stands" if pair.significant else ""}"><div class=who>{runs}</div>{svg}'
         f"<div class=figures><span>{value}</span> "
         f"<small>{ends}</small> <small>{escape(probability(pair.p, named=True))}</small></div>"
         f"<p>{escape(sentence)}</p></div>"

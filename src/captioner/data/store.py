@@ -144,7 +144,7 @@ def _decoded(pictures: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, bytes
     """Yield each picture, in order, with the reason why it cannot be decoded, or with an empty one."""
     workers = min(8, os.cpu_count() or 1)
     # As many as keep the threads busy, so that memory holds a few pictures and not all.
-    return threads.ahead(lambda picture: (*picture, _why_unreadable(picture[1])), pictures, 4 * workers, workers)
+    return threads.prefetch(lambda picture: (*picture, _why_unreadable(picture[1])), pictures, 4 * workers, workers)
 
 
 def _why_unreadable(data: bytes) -> str:

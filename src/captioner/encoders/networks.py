@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from captioner.common.errors import CaptionerError
-from captioner.common.startup import quiet
+from captioner.common.startup import silence_stderr
 from captioner.common.weights import not_finite
 from captioner.data.images import IMAGE_SIZE
 from captioner.encoders.efficientnet_lite import efficientnet_lite0
@@ -58,7 +58,7 @@ def build(name: str, weights: str | Path = "imagenet") -> "keras.Model":
     """
     if name not in ENCODERS:
         raise CaptionerError(f"encoder {name!r} is unknown: choose one of {', '.join(ENCODERS)}")
-    with quiet():
+    with silence_stderr():
         from captioner.common.keras import keras
     encoder = ENCODERS[name]
     file = weights_file(name, weights)

@@ -15,7 +15,7 @@ from captioner.evaluation.signature import CAPTION_SCORES, Setting, Signature
 from captioner.reports import curves, report
 from captioner.reports.attention_figure import attention_figure
 from captioner.reports.wording import decimal, digits, interval, probability
-from captioner.scoring.statistics import SCORES, STATISTICS, Statistics
+from captioner.scoring.statistics import SCORES, STATISTICS, SufficientStatistics
 from captioner.search.caption import Caption
 
 METRICS = "metrics.json"
@@ -24,7 +24,9 @@ _LARGEST_NLL = math.log(sys.float_info.max)  # its perplexity is the largest flo
 _SHARES = ("distinct-captions", "true-captions", "pointing-accuracy", "pointing-chance", "attention-mass", "box-share")
 
 
-def write_scores(own: Statistics, baselines: Statistics, setting: Setting, directory: Path) -> dict[str, dict]:
+def write_scores(
+    own: SufficientStatistics, baselines: SufficientStatistics, setting: Setting, directory: Path
+) -> dict[str, dict]:
     """Write what a model and its baselines reach on the test pictures.
 
     - `metrics.json`: a flat object, score by name;
@@ -68,7 +70,7 @@ def line(name: str, entry: Mapping[str, Any]) -> str:
     )
 
 
-def remarks(own: Statistics, baselines: Statistics, copies: str = "") -> list[str]:
+def remarks(own: SufficientStatistics, baselines: SufficientStatistics, copies: str = "") -> list[str]:
     """Say in words whether a model is better than its baselines, and how far people are.
 
     A model beats a baseline, or is worse, where a test says so (`p` below 0.05); else there is no verdict.
@@ -85,8 +87,8 @@ def remarks(own: Statistics, baselines: Statistics, copies: str = "") -> list[st
         ("CIDEr", "CIDEr-constant", "one constant caption for all pictures", " CIDEr", 1),
     ):
         if name in own.rows and baseline in baselines.rows and not (name == "CIDEr" and pictures == 1):
-            model = Statistics(own.images, {name: own.rows[name]})
-            against = Statistics(baselines.images, {name: baselines.rows[baseline]})
+            model = SufficientStatistics(own.images, {name: own.rows[name]})
+            against = SufficientStatistics(baselines.images, {name: baselines.rows[baseline]})
             said += [_remark(found, title, unit, sign) for found in differences(model, against).values()]
     if pictures == 1:
         zero = ", and CIDEr is 0 on a single picture, whatever the caption" if "CIDEr" in own.rows else ""

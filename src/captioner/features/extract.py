@@ -154,9 +154,9 @@ class Extractor:
         cores = os.cpu_count() or 1
         _, together = self._network()
         if together == 1:
-            yield from threads.ahead(lambda pair: self(_decode(pair)[None]), pairs, 2 * cores, cores)
+            yield from threads.prefetch(lambda pair: self(_decode(pair)[None]), pairs, 2 * cores, cores)
         else:
-            with closing(threads.ahead(_decode, pairs, 2 * together, cores)) as decoded:
+            with closing(threads.prefetch(_decode, pairs, 2 * together, cores)) as decoded:
                 while part := list(islice(decoded, together)):
                     yield self(np.stack(part))
 

@@ -105,12 +105,12 @@ class Captioner(SavedModel):
             CaptionerError: an argument is out of its bounds, or the encoder's weights cannot be had.
         """
         found = []
-        given: Any = images if pictures.many(images) else [images]
+        given: Any = images if pictures.is_batch(images) else [images]
         for each in self.stream(given, beam, maximum_words=maximum_words, length_normalization=length_normalization):
             if isinstance(each, UnreadableImage):
                 raise each
             found.append(each)
-        return found if pictures.many(images) else found[0]
+        return found if pictures.is_batch(images) else found[0]
 
     def stream(
         self,
@@ -204,9 +204,9 @@ class Captioner(SavedModel):
         unknown = [word for word in words if numbers.get(word, 0) < len(SPECIAL_TOKENS)]
         if unknown:
             raise CaptionerError(f"received {unknown[0]!r}, a word that the model does not know: see its vocabulary")
-        heard = np.array([[[START, *(numbers[word] for word in words)]]], np.int32)  # [1, 1, T + 1]
+        decoder_inputs = np.array([[[START, *(numbers[word] for word in words)]]], np.int32)  # [1, 1, T + 1]
         with self._network:
-            logits = self.decoder({"features": self._features(image), "words": heard})
+            logits = self.decoder({"features": self._features(image), "words": decoder_inputs})
         probabilities = np.asarray(keras.ops.softmax(logits))[0, 0]  # [T + 1, V]
         sayable = [END, *range(len(SPECIAL_TOKENS), len(self.vocabulary))]
         best = np.argsort(-probabilities[:, sayable], axis=1, kind="stable")[:, :most]
@@ -218,7 +218,7 @@ class Captioner(SavedModel):
     def _stream(
         self, images: Iterable[Picture | UnreadableImage], search: tuple[int, int, float]
     ) -> Iterator[Caption | UnreadableImage]:
-        for batch in pictures.ahead(images, BATCH):
+        for batch in pictures.prefetch(images, BATCH):
             read = [each for each in batch if not isinstance(each, UnreadableImage)]
             captions = iter(self._search(np.stack(read), search) if read else [])
             yield from (each if isinstance(each, UnreadableImage) else next(captions) for each in batch)

@@ -95,7 +95,7 @@ class Private:
         await self._app(scope, receive, sending)
 
 
-class Line:
+class RequestQueue:
     """People who wait for their turn, at most so many, each served alone and in order."""
 
     def __init__(self, most: int):
@@ -137,7 +137,7 @@ def application(models: "Mapping[str, Captioner]", pictures: Sequence[tuple[str,
     # A name of somebody else's that leads here is theirs to read; the browser would take us for them.
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
     app.add_middleware(Private)
-    line = Line(WAITING)
+    line = RequestQueue(WAITING)
     page, policy = _page(models, pictures)
 
     @app.exception_handler(Refused)
@@ -222,7 +222,7 @@ def named(models: "Sequence[tuple[str, Captioner]]") -> "dict[str, Captioner]":
     return dict(zip(names, (model for _, model in models), strict=True))
 
 
-def to_try(directory: Path) -> list[tuple[str, bytes]]:
+def sample_pictures(directory: Path) -> list[tuple[str, bytes]]:
     """Return some pictures of the data's test split, from all over it; none where there is no data."""
     if not (directory / store.IMAGES).is_file() or not (directory / store.CAPTIONS).is_file():
         return []

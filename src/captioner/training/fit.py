@@ -91,10 +91,10 @@ def train(
     Raises:
         CaptionerError: a loss or a weight is not finite any more.
     """
-    training.layout = validation.layout = training.layout.wider(validation.layout)
+    training.step_widths = validation.step_widths = training.step_widths.wider(validation.step_widths)
     finite = StopOnNonFinite(f"lower {section}.learning_rate, which is {recipe.learning_rate:g}")
     best = KeepBest(monitor, recipe.patience)
-    teacher(decoder, training, recipe).fit(
+    compile_for_training(decoder, training, recipe).fit(
         training,
         validation_data=validation,
         epochs=recipe.epochs,
@@ -104,9 +104,9 @@ def train(
     return best.kept
 
 
-def teacher(decoder: Decoder, batches: CaptionBatches, recipe: Recipe) -> TeacherForcing:
+def compile_for_training(decoder: Decoder, batches: CaptionBatches, recipe: Recipe) -> TeacherForcing:
     """Return what fits a decoder to batches, compiled."""
-    model = TeacherForcing(decoder, batches.layout)
+    model = TeacherForcing(decoder, batches.step_widths)
     model.compile(
         optimizer=optimizer(recipe, len(batches)),
         loss=TokenCrossEntropy(recipe.label_smoothing),
