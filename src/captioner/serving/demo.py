@@ -307,7 +307,7 @@ def _described(model: "Captioner", pixels: np.ndarray, caption: "Caption") -> di
 
 def _page(models: "Mapping[str, Captioner]", pictures: Sequence[tuple[str, bytes]]) -> tuple[str, str]:
     """Return the page, and the Content Security Policy that lets it talk to nobody but us."""
-    form = pages.form("demo.html", __package__)
+    template = pages.template("serving/demo.html")
     settings = {
         **pages.LIGHT,
         "largest": LARGEST,
@@ -317,10 +317,10 @@ def _page(models: "Mapping[str, Captioner]", pictures: Sequence[tuple[str, bytes
     }
     policy = (
         f"default-src 'none'; connect-src 'self'; img-src 'self' data: blob:; style-src 'unsafe-inline'; "
-        f"script-src 'sha256-{pages.program_sha256(form)}'; base-uri 'none'; form-action 'none'; "
+        f"script-src 'sha256-{pages.program_sha256(template)}'; base-uri 'none'; form-action 'none'; "
         "frame-ancestors 'none'"
     )
-    return pages.filled(form, {"settings": pages.as_json(settings)}), policy
+    return template.render(settings=settings), policy
 
 
 def _in_one_line(error: RequestValidationError) -> str:
