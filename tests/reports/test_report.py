@@ -1,6 +1,7 @@
 """The page holds what it is given, as text; a browser can search, order and look at it without a network."""
 
 import base64
+import hashlib
 import io
 import json
 import re
@@ -245,6 +246,8 @@ def test_policy_forbids_the_network(tmp_path: Path) -> None:
     rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
     assert rules["default-src"] == "'none'" and rules["img-src"] == "data: blob:"
     assert set(rules) == {"default-src", "img-src", "style-src", "script-src", "base-uri", "form-action"}
+    program = made.scripts[-1][1]
+    assert f"'sha256-{base64.b64encode(hashlib.sha256(program.encode()).digest()).decode()}'" in rules["script-src"]
 
 
 # --- photographs -----------------------------------------------------------------------------------------------------

@@ -9,9 +9,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from html import escape
 from pathlib import Path
-from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -22,7 +20,7 @@ from captioner.comparison import compare, views
 from captioner.comparison.compare import Comparison
 from captioner.comparison.runs import Run
 from captioner.evaluation.bootstrap import LEVEL, Difference, differences, holm
-from captioner.reports import curves
+from captioner.reports import curves, pages
 from captioner.reports.wording import counted, decimal, digits, probability
 from captioner.scoring.statistics import SufficientStatistics
 
@@ -247,10 +245,6 @@ def _of_score(study: Study, score: str) -> str:
     return f"By {score}: {_listed(means)}." + (f" {verdicts[0].upper()}{verdicts[1:]}." if found else "")
 
 
-def _small(interval: str) -> str:
-    return f" <small>{interval}</small>" if interval else ""
-
-
 def _mean(score: str, result: Result) -> str:
     deviation = "" if result.deviation is None else f" ± {compare.number(score, result.deviation)}"
     return f"{compare.number(score, result.mean)}{deviation}"
@@ -278,53 +272,19 @@ def _table(study: Study) -> pd.DataFrame:
 
 
 def _page(study: Study, dataset: str, pictures: Mapping[str, Mapping[str, bytes]]) -> str:
-    title = f"Attention on {dataset}: {_listed(list(study.results))}"
     scores = list(study.compared.scores)
-    head = "".join(f"<th scope=col>{escape(score)}</th>" for score in ["attention", *scores])
-    rows = "".join(
-        f"<tr><th scope=row>{escape(name)}</th>"
-        + "".join(
-            f'<td data-label="{escape(score)}"><span>{_mean(score, result[score])}</span>'
-            f"{_small(compare.interval(score, result[score].low, result[score].high))}</td>"
-            for score in scores
-        )
-        + "</tr>"
-        for name, result in study.results.items()
+    runs = []
+    for name, result in study.results.items():
+        ends = [compare.interval(score, result[score].low, result[score].high) for score in scores]
+        means = [_mean(score, result[score]) for score in scores]
+        runs.append((name, "", list(zip(scores, means, ends, strict=True))))
+    files = list(pictures.values())
+    return pages.template("comparison/study.html").render(
+        title=f"Attention on {dataset}: {_listed(list(study.results))}",
+        paragraphs=paragraphs(study, dataset),
+        header=["attention", *scores],
+        runs=runs,
+        seed=study.seeds[0],
+        attentions=list(pictures),
+        pictures=[name for name in next(iter(files), {}) if all(name in each for each in files)],
     )
-    text = "".join(f"<p>{escape(paragraph)}</p>" for paragraph in paragraphs(study, dataset))
-    shown = [name for name in next(iter(pictures.values()), {}) if all(name in files for files in pictures.values())]
-    figures_by_name = "".join(
-        "<div class=row>"
-        + "".join(
-            f'<figure><img loading=lazy src="attention/{quote(attention)}/{quote(name)}" '
-            f'alt="where {escape(attention)} looked in {escape(name)}"><figcaption>{escape(attention)}</figcaption>'
-            "</figure>"
-            for attention in pictures
-        )
-        + "</div>"
-        for name in shown
-    )
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{views.STYLE}{_STYLE}</style></head>\n<body><main>"
-        f"<header><h1>{escape(title)}</h1></header>\n"
-        f"<section class=notes><h2>What was found</h2>{text}"
-        '<p><a href="comparison.html">Every pair and score</a> · <a href="scores.csv">the table as CSV</a></p>'
-        "</section>\n"
-        f"<section><h2>Scores</h2><table class=runs><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-        "</section>\n"
-        '<section><h2>By epoch</h2><img class=wide src="curves.png" alt="likelihood and CIDEr on the validation '
-        'pictures by epoch, a thin line a seed"></section>\n'
-        f"<section><h2>Where they looked, seed {study.seeds[0]}</h2>{figures_by_name}</section>\n"
-        "</main></body></html>\n"
-    )
-
-
-_STYLE = """
-.row { display: grid; grid-template-columns: repeat(auto-fit, minmax(18rem, 1fr)); gap: 1rem; padding: 1rem 0;
-  border-top: 1px solid var(--line); align-items: start; }
-img { max-width: 100%; height: auto; background: #fff; border-radius: 6px; }
-figcaption { color: var(--quiet); font-size: .875rem; }
-a { color: var(--mark); }
-"""
