@@ -358,10 +358,11 @@ def demo(
             raise CaptionerError(
                 f"{lacking[0]} is not installed: in the checkout, pip install -e '.[demo]' brings what this needs."
             )
+        from captioner.common.ports import reserve
         from captioner.serving import demo
 
         places: list[str | None] = [*models] if models else [None]
-        with demo.reserve(port) as taken:
+        with reserve(port) as taken:
             loaded = [(place or str(MODEL), _captioner(place)) for place in places]
             demo.serve(demo.named(loaded), demo.sample_pictures(checkout_of(Path.cwd()) / DATA), taken)
 

@@ -192,6 +192,20 @@ def _check_size(width: int, height: int) -> None:
         )
 
 
+def upright_size(data: bytes, size: int) -> tuple[int, int]:
+    """Return width and height of a picture that can be decoded, as one sees it, in pixels.
+
+    Args:
+        data: the encoded picture.
+        size: that it is wanted in: a large JPEG counts as at a half, a quarter or an eighth.
+    """
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        image.draft(None, (2 * size, 2 * size))
+        image.load()  # only then are size and orientation settled in every format
+        width, height = image.size
+        return (height, width) if _orientation(image) in (5, 6, 7, 8) else (width, height)
+
+
 def _orientation(image: Image.Image) -> int:
     # Damaged EXIF data does not make the picture unreadable.
     with suppress(Exception):

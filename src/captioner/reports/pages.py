@@ -3,11 +3,10 @@
 import base64
 import hashlib
 import io
-from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING
 
-from PIL import ExifTags, Image
+from PIL import Image
 
 from captioner.data import images
 from captioner.reports import attention_figure
@@ -49,7 +48,7 @@ def photograph(data: bytes, side: int) -> tuple[bytes, tuple[int, int]]:
     """
     # first, since it refuses what cannot be decoded
     square = Image.fromarray(images.decode(data, side))
-    width, height = _upright_size(data, side)
+    width, height = images.upright_size(data, side)
     shrunk = min(1, side / max(width, height))
     size = max(1, round(shrunk * width)), max(1, round(shrunk * height))
     buffer = io.BytesIO()
@@ -77,16 +76,3 @@ def _environment() -> "Environment":
     # `tojson` writes ASCII alone, in which nothing can end a script element or begin a comment in it
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     return environment
-
-
-def _upright_size(data: bytes, side: int) -> tuple[int, int]:
-    """Width and height of a picture that can be decoded, as one sees it."""
-    with Image.open(io.BytesIO(data), formats=images.FORMATS) as image:
-        image.draft(None, (2 * side, 2 * side))
-        # as in `images.decode`, only then are size and orientation settled in every format
-        image.load()
-        width, height = image.size
-        with suppress(Exception):
-            if image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8):
-                return height, width
-    return width, height

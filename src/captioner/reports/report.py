@@ -7,7 +7,7 @@ template; this module fills in the data. Equal data gives equal bytes.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil, isfinite, isqrt
+from math import ceil, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from captioner.common.errors import CaptionerError
 from captioner.common.files import replacing
 from captioner.data.images import UnreadableImage
 from captioner.reports import pages
+from captioner.reports.attention_figure import checked, light
 from captioner.reports.wording import NONE
 
 SIDE = 224  # longest side of a photograph in the page, in pixels
@@ -52,7 +53,7 @@ def write(
     """Write the page. A thousand photographs make some 15 MB.
 
     Rows are written as they come, so no more than one picture is held. Photographs are scaled down to `SIDE`. Weights
-    are stored as their light, see `light`. A score that is no finite number counts as lacking.
+    are stored as their light, see `quantized_light`. A score that is no finite number counts as lacking.
 
     Args:
         path: the page; the end of its name should be `.html`.
@@ -84,10 +85,10 @@ def write(
         file.writelines(chunks)
 
 
-def light(attention: np.ndarray) -> np.ndarray:
+def quantized_light(attention: np.ndarray) -> np.ndarray:
     """Weights as the page stores them: as light, in `FULL_LIGHT` even steps.
 
-    The light of weight `w` is `w / (w + 1/P)`, what `figures.attention_figure` draws, so the error in what is seen is
+    The light is what `attention_figure` draws, so the error in what is seen is
     at most half a step, 1/508, whatever the weight. The even weight is met exactly, and a weight counts as none only
     below 1/507 of the even one.
 
@@ -97,8 +98,7 @@ def light(attention: np.ndarray) -> np.ndarray:
     Returns:
         uint8 `[T, P]`, 0 for no attention, `FULL_LIGHT / 2` for the even weight.
     """
-    weights = np.asarray(attention, np.float64)
-    return np.rint(FULL_LIGHT * weights / (weights + 1 / weights.shape[1])).astype(np.uint8)
+    return np.rint(FULL_LIGHT * light(np.asarray(attention, np.float64))).astype(np.uint8)
 
 
 def _contents(rows: Iterable[Row]) -> Iterator[tuple[dict[str, Any], str]]:
@@ -109,38 +109,18 @@ def _contents(rows: Iterable[Row]) -> Iterator[tuple[dict[str, Any], str]]:
             photograph, size = pages.photograph(row.picture, SIDE)
         except UnreadableImage as error:
             raise CaptionerError(f"received a picture {row.image!r} that cannot be shown: {error}") from error
+        weights = checked(row.attention, row.words, f" of {row.image!r}") if row.words else np.zeros((0, 1))
         content = {
             "image": row.image,
             "size": size,
             "words": list(row.words),
-            "light": pages.base64_of(light(_checked(row)).tobytes()) if row.words else "",
+            "light": pages.base64_of(quantized_light(weights).tobytes()),
             "references": list(row.references),
             "scores": {name: round(float(value), 2) for name, value in row.scores.items() if isfinite(value)},
         }
         yield content, pages.base64_of(photograph)
     if row is None:
         raise CaptionerError("received no rows; a report needs at least one picture with a caption")
-
-
-def _checked(row: Row) -> np.ndarray:
-    attention = np.asarray(row.attention, np.float64)
-    if attention.ndim != 2 or len(attention) != len(row.words):
-        raise ValueError(
-            f"received attention {list(attention.shape)} for {len(row.words)} words of {row.image!r}; "
-            "give [T, P], one row a word"
-        )
-    positions = attention.shape[1]
-    if not positions or isqrt(positions) ** 2 != positions:
-        raise ValueError(
-            f"received attention to {positions} positions of {row.image!r}; "
-            "give that to a square grid, such as 49 for 7 × 7"
-        )
-    if not (attention >= 0).all() or not np.allclose(attention.sum(axis=1), 1, atol=0.01):
-        raise ValueError(
-            f"received attention to {row.image!r} that is no distribution; "
-            "give rows of numbers from 0 on with the sum 1"
-        )
-    return attention
 
 
 def _shown(name: str, score: Mapping[str, Any]) -> dict[str, Any]:

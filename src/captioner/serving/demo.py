@@ -28,6 +28,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from captioner.common.errors import CaptionerError, quoted
+from captioner.common.ports import HOST
 from captioner.data import images, store
 from captioner.reports import pages
 from captioner.text.vocabulary import END, SPECIAL_TOKENS
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from captioner.inference.captioner import Captioner
     from captioner.search.caption import Caption
 
-HOST = "127.0.0.1"
 LARGEST = 20 << 20  # bytes of a picture
 PATIENCE = 60.0  # seconds that a picture may take to arrive
 WAITING = 32  # requests, the one being served included
@@ -220,27 +220,6 @@ def sample_pictures(directory: Path) -> list[tuple[str, bytes]]:
     names = sorted(captions.loc[captions["split"] == "test", "image"].unique())
     chosen = names[:: max(1, len(names) // PICTURES)][:PICTURES]
     return list(zip(chosen, store.read_pictures(directory, chosen), strict=True))
-
-
-def reserve(port: int) -> socket.socket:
-    """Take a port of 127.0.0.1, before anything that takes long.
-
-    Raises:
-        CaptionerError: it cannot be had.
-    """
-    taken = socket.socket()
-    taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        taken.bind((HOST, port))
-        taken.listen()  # else another could still take it; whoever comes early waits for the models
-    except PermissionError:
-        taken.close()
-        raise CaptionerError(f"Port {port} is not for everyone: choose one from 1024 on, as in --port 7861.") from None
-    except OSError:
-        taken.close()
-        other = port + 1 if port < 65535 else port - 1
-        raise CaptionerError(f"Port {port} is in use: choose another, as in --port {other}.") from None
-    return taken
 
 
 def serve(models: "Mapping[str, Captioner]", pictures: Sequence[tuple[str, bytes]], taken: socket.socket) -> None:
