@@ -98,7 +98,7 @@ from captioner.training.teacher_forcing import TeacherForcing
 # runs: read nothing into what models of so few pictures say.
 
 # %%
-keep_freed_memory()  # measured once, getting memory anew took a third of each training step
+keep_freed_memory()  # measured once, getting memory again took a third of each training step
 logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it counts the models that a lesson compiles, and warns
 PICTURES = int(os.environ.get("CAPTIONER_NOTEBOOK_PICTURES", "1200"))
 SEED = 1
@@ -318,7 +318,7 @@ for name, share in moved.items():
 # ## 4. Training
 #
 # The same decoder, an LSTM, three times, with the attention as the only difference. It learns under *teacher forcing*:
-# it reads the true words before $t$, and is to foretell word $t$; the loss is the mean of $-\log p$, in nats a word.
+# it reads the true words before $t$, and is to predict word $t$; the loss is the mean of $-\log p$, in nats per word.
 
 # %%
 vocabulary = Vocabulary.build(data.captions["caption"][data.captions["split"] == "train"])
@@ -412,7 +412,7 @@ nll = {
     **{name: nll_of_decoder(decoder, batches("test")).scores()["nll"] for name, decoder in decoders.items()},
 }
 for name, value in nll.items():
-    print(f"{value:.3f} nats a word: {name}")
+    print(f"{value:.3f} nats per word: {name}")
 
 # %% [markdown]
 # Now let each model write: greedily, the most probable word each time, until it says that the sentence ends. Then hold
@@ -446,14 +446,14 @@ def tested(one, other, decimals, unit):
 
 
 def verdict(name, one, other_name, other):
-    """Say how many true captions two models wrote, and whether the difference could be the luck of the pictures."""
+    """Say how many true captions two models wrote, and whether the choice of pictures may explain the difference."""
     found, told = tested(
         *(SufficientStatistics(names["test"], {"true": mean(100 * each)}) for each in (one, other)), 1, "points"
     )
-    luck = "" if found.nothing else ", which the choice of pictures may explain"
+    chance = "" if found.nothing else ", which the choice of pictures may explain"
     print(
         f"{name} {one.mean():.1%}, {other_name} {other.mean():.1%} of {len(one)} captions true: a difference of {told}"
-        f"{', more than the choice of pictures explains' if found.p < LEVEL else luck}."
+        f"{', more than the choice of pictures explains' if found.p < LEVEL else chance}."
     )
 
 
@@ -480,8 +480,8 @@ for name in decoders:
 verdict("dot", true["dot"], "uniform", true["uniform"])
 verdict("dot", true["dot"], "bahdanau", true["bahdanau"])
 print(
-    f"From uniform to dot the likelihood goes from {nll['uniform']:.3f} to {nll['dot']:.3f} nats a word, and the share "
-    f"of true captions from {true['uniform'].mean():.1%} to {true['dot'].mean():.1%}."
+    f"From uniform to dot the likelihood goes from {nll['uniform']:.3f} to {nll['dot']:.3f} nats per word, and the "
+    f"share of true captions from {true['uniform'].mean():.1%} to {true['dot'].mean():.1%}."
 )
 
 # %%
@@ -492,7 +492,7 @@ for (name, curve), colour in zip(curves.items(), COLOURS, strict=False):
 left.axhline(
     nll["never sees the picture"], color="#444444", linestyle="--", linewidth=1, label="never sees the picture (test)"
 )
-left.set(xlabel="passes over the training captions", ylabel="nats a word, validation", xticks=passes)
+left.set(xlabel="passes over the training captions", ylabel="nats per word, validation", xticks=passes)
 left.legend(frameon=False, fontsize="small", loc="upper right", bbox_to_anchor=(1, 0.93))
 kinds = {
     "true captions": [100 * true[name].mean() for name in decoders],
@@ -671,7 +671,7 @@ print(
 #
 # ### Random or pretrained word vectors?
 #
-# Vectors such as GloVe, learned on a whole language, are too large to fetch here. The idea can be had small: vectors
+# Vectors such as GloVe, learned on a whole language, are too large to fetch here. The idea works in small: vectors
 # learned from our own captions, by counting. Words that stand near each other more often than chance have positive
 # pointwise mutual information,
 #
@@ -716,7 +716,7 @@ figure, panel = plt.subplots(figsize=(6, 3.4), layout="constrained")
 for (name, each), colour in zip({"random": curves["dot"], "pretrained": curve}.items(), COLOURS, strict=False):
     style = "-" if name == "random" else "--"
     panel.plot(np.arange(len(each.first_pass)) + 1, each.first_pass, style, color=colour, label=name)
-panel.set(xlabel="steps of the first pass", ylabel="nats a word, mean since the first step")
+panel.set(xlabel="steps of the first pass", ylabel="nats per word, mean since the first step")
 panel.spines[["top", "right"]].set_visible(False)
 panel.legend(frameon=False)
 show("word-vectors", figure)
@@ -750,7 +750,7 @@ class OwnWords(TeacherForcing):
     def __init__(self, decoder, step_widths):
         super().__init__(decoder, step_widths)
         self.coin = keras.random.SeedGenerator(SEED)
-        # captions stand word by word: the guess made at a step is read at the next one, by the captions that go on
+        # captions stand word by word: the guess made at a step is read at the next one, by the captions that continue
         step, caption = step_widths.target_rows
         self.is_first = step == 0
         starts = np.cumsum([0, *step_widths.captions])

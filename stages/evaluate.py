@@ -35,7 +35,7 @@ from captioner.training.batches import CaptionBatches
 from captioner.training.history import HISTORY
 from captioner.training.likelihood import nll_of_decoder
 
-NLL_BATCH = (16, 5)  # pictures, captions a picture
+NLL_BATCH = (16, 5)  # pictures, captions per picture
 
 
 def evaluate(params: Params) -> None:

@@ -276,13 +276,14 @@ class TestWords:
                 "CIDEr",
                 Difference(1.1, -1.2, 3.3, 0.41),
                 0.41,
-                "bahdanau and uniform cannot be told apart by CIDEr: the difference is 1.1, −1.2 to 3.3 (p = 0.41).",
+                "bahdanau and uniform are not significantly different in CIDEr: "
+                "the difference is 1.1, −1.2 to 3.3 (p = 0.41).",
             ),
             (
                 "CIDEr",
                 Difference(-2, -3.9, -0.4, 0.028),
                 0.056,
-                "uniform and bahdanau cannot be told apart by CIDEr: the difference is 2.0, 0.4 to 3.9 "
+                "uniform and bahdanau are not significantly different in CIDEr: the difference is 2.0, 0.4 to 3.9 "
                 "(p = 0.056; 0.028 before correction).",
             ),
             (
@@ -314,7 +315,8 @@ class TestWords:
                 "CIDEr",
                 Difference(-0.04, -1.21, 1.3, 0.93),
                 0.93,
-                "uniform and bahdanau cannot be told apart by CIDEr: the difference is 0.04, −1.30 to 1.21 (p = 0.93).",
+                "uniform and bahdanau are not significantly different in CIDEr: "
+                "the difference is 0.04, −1.30 to 1.21 (p = 0.93).",
             ),
             (
                 "nll",
@@ -326,7 +328,8 @@ class TestWords:
                 "CIDEr",
                 Difference(0, -1.2, 1.3, 1),
                 1,
-                "bahdanau and uniform cannot be told apart by CIDEr: the difference is 0.0, −1.2 to 1.3 (p = 1.00).",
+                "bahdanau and uniform are not significantly different in CIDEr: "
+                "the difference is 0.0, −1.2 to 1.3 (p = 1.00).",
             ),
             (
                 "CIDEr",
@@ -338,7 +341,7 @@ class TestWords:
                 "CIDEr",
                 Difference(3, np.nan, np.nan, 0.25),
                 0.25,
-                "bahdanau and uniform cannot be told apart by CIDEr: the difference is 3.0 (p = 0.25).",
+                "bahdanau and uniform are not significantly different in CIDEr: the difference is 3.0 (p = 0.25).",
             ),
             (
                 "nll",

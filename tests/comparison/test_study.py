@@ -59,8 +59,8 @@ def test_what_is_said() -> None:
     assert f"the same {measured.PICTURES} test pictures" in said[0]
     assert said[1].startswith("By CIDEr: dot 82.0 ± 2.8, bahdanau 81.7 ± 1.8 and uniform 42.0 ± 2.8.")
     assert "ot is better than uniform, with every seed (p" in said[1]
-    assert "ot and bahdanau cannot be told apart (p = " in said[1]
-    assert "needs 2.90 nats a token. Seeing it saves uniform 0.32, dot 0.72 and bahdanau 0.72 nats" in said[3]
+    assert "ot and bahdanau are not significantly different (p = " in said[1]
+    assert "needs 2.90 nats per token. Seeing it saves uniform 0.32, dot 0.72 and bahdanau 0.72 nats" in said[3]
     assert (
         "uniform in 50.0 %, dot in 50.0 % and bahdanau in 50.0 % of the cases; by chance it would in 7.5 %." in said[4]
     )
@@ -76,11 +76,11 @@ def test_a_difference_that_not_every_seed_shows() -> None:
 def test_seeing_may_cost() -> None:
     said = study.paragraphs(study.analyse(everything(nll_picture_blind=2.4)), "scenes")
     assert (
-        "needs 2.40 nats a token. Seeing it saves dot 0.22 and bahdanau 0.22 nats a token. Seeing it costs uniform "
-        "0.18 nats a token more." in said[3]
+        "needs 2.40 nats per token. Seeing it saves dot 0.22 and bahdanau 0.22 nats per token. Seeing it costs uniform "
+        "0.18 nats per token more." in said[3]
     )
     said = study.paragraphs(study.analyse(everything(nll_picture_blind=2.0)), "scenes")
-    assert "needs 2.00 nats a token. Seeing it costs uniform 0.58, dot 0.18 and" in said[3]
+    assert "needs 2.00 nats per token. Seeing it costs uniform 0.58, dot 0.18 and" in said[3]
 
 
 def test_what_seeing_is_worth_follows_from_its_test() -> None:
@@ -92,7 +92,7 @@ def test_what_seeing_is_worth_follows_from_its_test() -> None:
     for each in found:
         each.measured.signatures["nll-picture-blind"] = {}
     said = study.paragraphs(study.analyse(found), "scenes")
-    assert "Seeing it costs uniform 0.40 nats a token more." in said[3] and "saves" not in said[3]
+    assert "Seeing it costs uniform 0.40 nats per token more." in said[3] and "saves" not in said[3]
     others = r"By likelihood nothing tells these from it: dot \(0\.002 less, p = 1\.00\) and bahdanau \(0\.001 more, p"
     assert re.search(others, said[3]), said[3]
 
@@ -106,7 +106,7 @@ def test_names_keep_their_letters() -> None:
 def test_one_seed_has_no_deviations_to_speak_of() -> None:
     said = study.paragraphs(study.analyse([each for each in everything() if each.seed == 1]), "scenes")
     assert "with the seed 1," in said[0] and "Scores are those of one seed; the interval says" in said[0]
-    assert said[-1].startswith("With one seed the luck of training is unknown")
+    assert said[-1].startswith("With one seed the variation over seeds is unknown")
 
 
 def test_one_picture_tells_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -134,16 +134,20 @@ SPREAD -= SPREAD.mean()
         ),
         (
             0.05 + SPREAD,
-            r"The model and one constant .* cannot be told apart: .* is better by 0\.05 CIDEr .*−.*, p = 0\.\d+",
+            r"The model and one constant .* are not significantly different: .* is better by 0\.05 CIDEr "
+            r".*−.*, p = 0\.\d+",
         ),
-        (-0.05 + SPREAD, r"cannot be told apart: on these pictures the model is worse by 0\.05 CIDEr"),
-        (-0.001 + SPREAD, r"cannot be told apart: on these pictures the model is worse by 0\.001 CIDEr"),
+        (-0.05 + SPREAD, r"are not significantly different: on these pictures the model is worse by 0\.05 CIDEr"),
+        (-0.001 + SPREAD, r"are not significantly different: on these pictures the model is worse by 0\.001 CIDEr"),
         (
             0.001 + SPREAD / 1000,
             r"The model beats .*: better by 0\.001 CIDEr \(95 % interval 0\.00\d to 0\.00\d, p = 0\.001",
         ),
         (np.full(40, 3.0), r"The model beats .*: better by 3\.00 CIDEr \(p = 0\.001\)\."),
-        (np.tile([1.0, -1.0], 20), r"cannot be told apart: .* the model is as good \(95 % interval −.*, p = 1\.00\)"),
+        (
+            np.tile([1.0, -1.0], 20),
+            r"are not significantly different: .* the model is as good \(95 % interval −.*, p = 1\.00\)",
+        ),
         (np.tile([0.1, -0.1 + 1e-12], 20), r"on these pictures the model is as good \(95 % interval −"),
         (np.zeros(40), r"The model and one constant caption for all pictures are equal: the difference is 0 CIDEr\."),
     ],
@@ -157,7 +161,7 @@ def test_a_verdict_follows_from_its_test(gains: np.ndarray, said: str) -> None:
     own, baseline = many({"nll": list(hard - gains)}), many({"nll-picture-blind": list(hard)})
     (remark,) = results.remarks(own, baseline)
     told = said.replace("one constant caption for all pictures", "the decoder that never sees a picture")
-    assert re.search(told.replace("one constant", "the decoder").replace("CIDEr", "nats a token"), remark), remark
+    assert re.search(told.replace("one constant", "the decoder").replace("CIDEr", "nats per token"), remark), remark
 
 
 @pytest.mark.parametrize("pictures", [2, 3, 5])
@@ -166,7 +170,7 @@ def test_few_pictures_allow_no_verdict(pictures: int) -> None:
     own = many({"CIDEr": [200 + number for number in numbers], "nll": [number / 9 for number in numbers]})
     remarks = results.remarks(own, many({"CIDEr-constant": numbers, "nll-picture-blind": numbers}))
     assert remarks.pop() == f"On {pictures} test pictures no difference can be significant: it takes 6 or more."
-    assert len(remarks) == 2 and all("cannot be told apart" in remark for remark in remarks)
+    assert len(remarks) == 2 and all("are not significantly different" in remark for remark in remarks)
 
 
 def test_one_picture_allows_neither_interval_nor_verdict(tmp_path: Path) -> None:
@@ -174,7 +178,7 @@ def test_one_picture_allows_neither_interval_nor_verdict(tmp_path: Path) -> None
     baselines = many({"CIDEr-constant": [0.0], "nll-picture-blind": [2.5], "CIDEr-person": [0.0]})
     assert results.remarks(own, baselines) == [
         "On one picture, which allows no test, the model is worse than the decoder that never sees a picture by 0.50 "
-        "nats a token.",
+        "nats per token.",
         "One test picture allows neither intervals nor verdicts, and CIDEr is 0 on a single picture, whatever the "
         "caption.",
     ]

@@ -208,7 +208,7 @@ class TestServer:
         assert (status, told["message"]) == (400, "received 10,000 pictures: give at most 1,000 at a time")
 
     def test_one_that_is_long_makes_no_others_long(self, server: str) -> None:
-        """Not a tenth of what an array of equally long strings would take can be had."""
+        """Not a tenth of what an array of equally long strings would take can be obtained."""
         status, told = ask(server, {"inputs": ["A" * (4 << 20)] + [""] * 9_999})
         assert (status, told["message"]) == (400, "received 10,000 pictures: give at most 1,000 at a time")
 

@@ -116,7 +116,7 @@ def caption(
     captioner caption holidays/ --json | jq .caption  with log-probability and attention
 
     The path stands before the caption unless a single picture was asked for. A picture that cannot be read is named
-    on the standard error stream, and the rest goes on.
+    on the standard error stream, and the rest continues.
 
     Exit code: 0 when every picture has its caption, 1 when one has none or on an error, 2 for wrong usage.
     """  # noqa: D301

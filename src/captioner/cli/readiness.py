@@ -1,4 +1,4 @@
-"""Is this machine ready? Each thing that Captioner needs, whether it is there, and how to mend it. Cheap looks only."""
+"""Is this machine ready? Each thing that Captioner needs, whether it is there, and how to fix it. Cheap looks only."""
 
 import os
 import shutil
@@ -31,7 +31,7 @@ class Finding:
     Attributes:
         name: what was looked for.
         there: whether it is.
-        says: what was found, or what is missing and how to mend it.
+        says: what was found, or what is missing and how to fix it.
         needed: whether anything fails without it.
     """
 

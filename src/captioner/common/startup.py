@@ -61,7 +61,7 @@ def fast_start() -> Iterator[None]:
 
     Packages seem not to be installed meanwhile that Keras and TensorFlow offer something for, if they are. They can be
     imported as ever afterwards; what is offered for them (wrappers for scikit-learn, data frames as inputs) is missing
-    in this process, so whoever imports Captioner as a library has it all.
+    in this process, so a program that imports Captioner as a library has it all.
 
     Nor is garbage looked for meanwhile, or ever after among the half a million objects that came: they stay, and the
     search at the process's end alone took longer than all else that is done there.

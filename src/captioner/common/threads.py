@@ -1,4 +1,4 @@
-"""Work done in threads ahead of whoever wants it."""
+"""Work done in threads before their results are needed."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable

@@ -130,7 +130,7 @@ class Comparison:
         return self.attentions if all(self.attentions) and _distinct(self.attentions) else self.names
 
     def sentences(self) -> list[str]:
-        """Say of each pair and score which is better, or that they cannot be told apart; in the order of `pairs`."""
+        """Say of each pair and score which run is better, if the difference is significant; in the order of `pairs`."""
         return [_sentence(pair, self.short[pair.one], self.short[pair.other]) for pair in self.pairs]
 
 
@@ -239,7 +239,7 @@ def _sentence(pair: Pair, one: str, other: str) -> str:
     if found.p < LEVEL <= pair.p:
         p += f"; {probability(found.p)} before correction"
     if not pair.significant:
-        return f"{one} and {other} cannot be told apart by {score}: the difference is {by}{spread} ({p})."
+        return f"{one} and {other} are not significantly different in {score}: the difference is {by}{spread} ({p})."
     lower = score in LOWER_IS_BETTER
     better, worse = (other, one) if lower else (one, other)
     way = "lower" if lower else "higher"

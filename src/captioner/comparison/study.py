@@ -1,7 +1,7 @@
 """A study of attentions: the same training with several seeds each, and what may be said of the differences.
 
-Scores are means over seeds. Their deviation over seeds says how much luck is in a training; their 95 % interval comes
-from resampling the test pictures, each with the captions of all seeds, and says how much luck is in the pictures. Both
+Scores are means over seeds. Their deviation over seeds says how much trainings vary; their 95 % interval comes
+from resampling the test pictures, each with the captions of all seeds, and says how much pictures vary. Both
 are needed before one attention is called better than another; `captioner.comparison.compare` has the tests.
 """
 
@@ -79,7 +79,7 @@ class Study:
         compared: the attentions against each other, the captions of all seeds together.
         histories: by attention, of each seed a row an epoch.
         chance: in percent, how often a random position would lie on the object named; none but on scenes.
-        seeing: by attention, how many nats a token fewer it needs than the decoder that never sees the picture, the
+        seeing: by attention, how many nats per token fewer it needs than the decoder that never sees the picture, the
             p-values corrected for how many attentions there are (Holm); empty where that decoder was not measured.
     """
 
@@ -196,7 +196,7 @@ def paragraphs(study: Study, dataset: str) -> list[str]:
         few = (
             "fewer than three seeds the deviations say little"
             if several
-            else "one seed the luck of training is unknown"
+            else "one seed the variation over seeds is unknown"
         )
         said.append(f"With {few}: take more before drawing conclusions.")
     return said
@@ -208,9 +208,9 @@ def _of_seeing(study: Study) -> str:
     lost = [f"{name} {_size(each)}" for name, each in found.items() if each.value < 0]
     others = [f"{name} ({_needs(each)})" for name, each in study.seeing.items() if name not in found]
     return (
-        f"A decoder that never sees the picture needs {study.compared.baselines[_BLIND].value:.2f} nats a token."
-        + (f" Seeing it saves {_listed(saved)} nats a token." if saved else "")
-        + (f" Seeing it costs {_listed(lost)} nats a token more." if lost else "")
+        f"A decoder that never sees the picture needs {study.compared.baselines[_BLIND].value:.2f} nats per token."
+        + (f" Seeing it saves {_listed(saved)} nats per token." if saved else "")
+        + (f" Seeing it costs {_listed(lost)} nats per token more." if lost else "")
         + (f" By likelihood nothing tells these from it: {_listed(others)}." if others else "")
     )
 
@@ -234,7 +234,7 @@ def _of_score(study: Study, score: str) -> str:
         if math.isnan(pair.p):
             continue
         if pair.better is None:
-            found.append(f"{one} and {other} cannot be told apart ({probability(pair.p, named=True)})")
+            found.append(f"{one} and {other} are not significantly different ({probability(pair.p, named=True)})")
             continue
         better, worse = (one, other) if pair.better == pair.one else (other, one)
         ours, theirs = study.results[better][score].values, study.results[worse][score].values

@@ -72,7 +72,7 @@ def _train(checkout: Path, name: str, chosen: dict[str, Any], again: bool) -> st
 def _run(checkout: Path, *command: str) -> None:
     if subprocess.run([sys.executable, "-m", *command], cwd=checkout, check=False).returncode:
         raise CaptionerError(
-            f"`{' '.join(command)}` failed, see above; `make study` again goes on with it, and keeps what was trained."
+            f"`{' '.join(command)}` failed, see above; `make study` again continues with it and keeps what was trained."
         )
 
 

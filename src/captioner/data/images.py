@@ -21,7 +21,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF
 SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .tif .tiff .ppm .pgm .pbm .pnm .jp2 .j2k .avif .heic .heif".split()  # noqa: SIM905
 )
-"""What names of pictures end in; HEIC cannot be read, but whoever has such pictures wants to be told."""
+"""What names of pictures end in; HEIC cannot be read, but a person who has such pictures wants to be told."""
 
 # Just under the size from which Pillow itself warns of decompression bombs.
 MAXIMUM_PIXELS = 89_000_000

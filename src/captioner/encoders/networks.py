@@ -54,7 +54,7 @@ def build(name: str, weights: str | Path = "imagenet") -> "keras.Model":
         Model from pictures `[B, 224, 224, 3]`, values 0 to 255, to the map `[B, 7, 7, C]`.
 
     Raises:
-        CaptionerError: the encoder is unknown, or its weights cannot be had or do not fit.
+        CaptionerError: the encoder is unknown, or its weights cannot be obtained or do not fit.
     """
     if name not in ENCODERS:
         raise CaptionerError(f"encoder {name!r} is unknown: choose one of {', '.join(ENCODERS)}")

@@ -60,7 +60,7 @@ def attention_on_objects(captions: Mapping[str, Caption], objects: pd.DataFrame)
 
 
 def entropy(captions: Mapping[str, Caption], objects: pd.DataFrame) -> SufficientStatistics:
-    """Measure how widely attention spreads, in nats a word, by kind of word: 0 at one position, `log P` when even.
+    """Measure how widely attention spreads, in nats per word, by kind of word: 0 at one position, `log P` when even.
 
     The kinds are `content` and `function` words and, on scenes, `shape`, `colour`, `size` and `relation` as well; the
     names are `attention-entropy-content` and so on.

@@ -47,11 +47,11 @@ class WordFrequencies:
 def nll_of_frequencies(
     training: Sequence[str], references: Mapping[str, Sequence[str]], vocabulary: Vocabulary, maximum_words: int
 ) -> SufficientStatistics:
-    """Return `nll-unigram` and `nll-unigram-by-position`, in nats a token, on the references of pictures.
+    """Return `nll-unigram` and `nll-unigram-by-position`, in nats per token, on the references of pictures.
 
     Args:
         training: captions that the frequencies are counted in.
-        references: by picture, the captions that are foretold.
+        references: by picture, the captions that are predicted.
         vocabulary: makes tokens of both.
         maximum_words: longer captions are cut, as they are for a decoder.
     """

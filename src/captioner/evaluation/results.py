@@ -34,8 +34,8 @@ def write_scores(
       none (one picture, or pictures that are all alike), and `signature`;
     - `statistics.parquet`: what the scores are made of, picture by picture, see `captioner.evaluation.bootstrap`.
 
-    Beside each negative log-likelihood (`nll`, nats a token) stands the same as `perplexity`, unless that is more than
-    a floating-point number can be.
+    Beside each negative log-likelihood (`nll`, nats per token) is the same as `perplexity`, unless that is more than a
+    floating-point number can be.
 
     Returns:
         What `scores.json` says.
@@ -83,7 +83,7 @@ def remarks(own: SufficientStatistics, baselines: SufficientStatistics, copies: 
     pictures = len(own.images)
     said = []
     for name, baseline, title, unit, sign in (
-        ("nll", "nll-picture-blind", "the decoder that never sees a picture", " nats a token", -1),
+        ("nll", "nll-picture-blind", "the decoder that never sees a picture", " nats per token", -1),
         ("CIDEr", "CIDEr-constant", "one constant caption for all pictures", " CIDEr", 1),
     ):
         if name in own.rows and baseline in baselines.rows and not (name == "CIDEr" and pictures == 1):
@@ -118,7 +118,7 @@ def _remark(found: Difference, title: str, unit: str, sign: int) -> str:
     sure = f"({ends}{probability(found.p, named=True)})"
     if found.p >= LEVEL:
         way = f"better by {by}" if gain > 0 else f"worse by {by}" if gain else "as good"
-        return f"The model and {title} cannot be told apart: on these pictures the model is {way} {sure}."
+        return f"The model and {title} are not significantly different: on these pictures the model is {way} {sure}."
     if gain < 0:
         below, above = decimal(-most, decimals), decimal(-least, decimals)
         ends = f"95 % interval {below} to {above}, " if ends else ""

@@ -93,7 +93,7 @@ class Captioner(SavedModel):
             images: one picture, or several in a list or any other iterable: paths, http and https addresses, encoded
                 bytes (JPEG, PNG, ...), Pillow images, or uint8 arrays, RGB `[H, W, 3]` or grey `[H, W]`.
             beam: width of the search, 1 (greedy) to 50; a wider one is slower and finds likelier captions.
-            maximum_words: longest caption; of itself the longest that the model was trained on.
+            maximum_words: longest caption; by default the longest that the model was trained on.
             length_normalization: captions compete by `log_probability / length ** length_normalization`, the end
                 counted in; 0 favours short captions.
 
@@ -101,8 +101,8 @@ class Captioner(SavedModel):
             One caption for one picture, a list for several.
 
         Raises:
-            UnreadableImage: a picture cannot be read; the message names it. `stream` goes on where this stops.
-            CaptionerError: an argument is out of its bounds, or the encoder's weights cannot be had.
+            UnreadableImage: a picture cannot be read; the message names it. `stream` continues where this stops.
+            CaptionerError: an argument is out of its bounds, or the encoder's weights cannot be obtained.
         """
         found = []
         given: Any = images if pictures.is_batch(images) else [images]
@@ -135,7 +135,7 @@ class Captioner(SavedModel):
             For each picture its caption, or, where it cannot be read, the `UnreadableImage` that says why.
 
         Raises:
-            CaptionerError: an argument is out of its bounds, or the encoder's weights cannot be had.
+            CaptionerError: an argument is out of its bounds, or the encoder's weights cannot be obtained.
         """
         maximum = self._maximum(maximum_words)
         _check("beam", beam, 1, 50)
@@ -161,8 +161,8 @@ class Captioner(SavedModel):
             temperature: above 0; below 1 probable words become more probable yet, above 1 less.
             top_p: words are drawn from the fewest most probable ones that together reach this probability; above 0, at
                 most 1.
-            maximum_words: longest caption; of itself the longest that the model was trained on.
-            seed: the same seed draws the same captions; of itself each call draws others.
+            maximum_words: longest caption; by default the longest that the model was trained on.
+            seed: the same seed draws the same captions; by default each call draws others.
 
         Returns:
             The different ones among those drawn, so perhaps fewer, the most probable first. `log_probability` is that
@@ -170,7 +170,7 @@ class Captioner(SavedModel):
 
         Raises:
             UnreadableImage: the picture cannot be read.
-            CaptionerError: an argument is out of its bounds, or the encoder's weights cannot be had.
+            CaptionerError: an argument is out of its bounds, or the encoder's weights cannot be obtained.
         """
         maximum = self._maximum(maximum_words)
         _check("samples", samples, 1, 100)
@@ -198,7 +198,7 @@ class Captioner(SavedModel):
 
         Raises:
             UnreadableImage: the picture cannot be read.
-            CaptionerError: the model does not know a word, or the encoder's weights cannot be had.
+            CaptionerError: the model does not know a word, or the encoder's weights cannot be obtained.
         """
         numbers = {word: number for number, word in enumerate(self.vocabulary.words)}
         unknown = [word for word in words if numbers.get(word, 0) < len(SPECIAL_TOKENS)]

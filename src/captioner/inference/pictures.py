@@ -1,6 +1,6 @@
 """Pictures as people give them, paths, addresses, folders, bytes, opened or in arrays, into pixels.
 
-Reading is done ahead of whoever asks, in threads, and never more than a bounded number of pictures ahead, so that
+Pictures are read in threads before they are needed, and never more than a bounded number of pictures ahead, so that
 memory does not grow with their number.
 """
 
@@ -100,8 +100,8 @@ def prefetch(
 ) -> Generator[list[np.ndarray | UnreadableImage], None, None]:
     """Yield the pixels of pictures in batches, in their order, an error in the place of one that cannot be read.
 
-    The first batch has one picture, so that whoever waits sees something soon. Meanwhile the next two batches are read
-    and decoded.
+    The first batch has one picture, so that a person who waits sees something soon. Meanwhile the next two batches are
+    read and decoded.
     """
     # More threads than there are cores, since some wait for a disk or a network.
     cores = os.cpu_count() or 1
@@ -124,7 +124,7 @@ def read(place: str, public: bool = False) -> bytes:
     """Return the bytes of a file, or those at an address; see `fetch`.
 
     Raises:
-        UnreadableImage: they cannot be had.
+        UnreadableImage: they cannot be obtained.
     """
     if is_address(place):
         return fetch(place, public)

@@ -1,6 +1,6 @@
 """The captioning model: a picture's feature map in, the probability of each next word out.
 
-Legend: `G` pictures · `N` captions a picture · `B` captions (`G x N`) · `T` tokens · `P` positions of the grid ·
+Legend: `G` pictures · `N` captions per picture · `B` captions (`G x N`) · `T` tokens · `P` positions of the grid ·
 `C` encoder channels · `E` size of feature vectors and word embeddings · `H` size of the state · `V` vocabulary.
 """
 

@@ -62,7 +62,7 @@ def beam_search(
         scores = ops.log_softmax(ops.cast(logits, "float32")) + ops.where(
             forbidden(token, position, length), LARGE_NEGATIVE, 0.0
         )
-        # a finished candidate goes on in one way only, by padding, at no cost
+        # a finished candidate continues in one way only, by padding, at no cost
         scores = ops.where(ops.expand_dims(closed, 1), ops.where(token == PAD, 0.0, 2 * LARGE_NEGATIVE), scores)
         total = ops.reshape(log_probability, (-1, 1)) + scores  # [B*K, V]
         most = min(beam, size)  # extensions of one candidate that may stay in the beam, `M`

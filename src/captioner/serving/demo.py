@@ -226,7 +226,7 @@ def serve(models: "Mapping[str, Captioner]", pictures: Sequence[tuple[str, bytes
     """Show the page at a port that was reserved, until Ctrl-C.
 
     Raises:
-        CaptionerError: a model cannot caption, for its encoder's weights cannot be had.
+        CaptionerError: a model cannot caption, for its encoder's weights cannot be obtained.
     """
     # Each model and each width of the beam is traced by itself, which TensorFlow takes for an oversight.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)

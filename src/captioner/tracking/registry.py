@@ -89,7 +89,7 @@ def promote(root: Path, dataset: str | None = None) -> Champion:
 
     Args:
         root: the main checkout, where the default store lies.
-        dataset: compare trainings on this data set; of itself that of the newest training.
+        dataset: compare trainings on this data set; by default that of the newest training.
 
     Raises:
         CaptionerError: the store cannot be reached, no training of it has finished, or the best has no model there.

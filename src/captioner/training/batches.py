@@ -1,6 +1,6 @@
 """Training batches, read from the memory-mapped features.
 
-Legend: `G` pictures · `N` captions a picture · `T` tokens · `P` positions · `C` channels · of the rows computed, `A`,
+Legend: `G` pictures · `N` captions per picture · `T` tokens · `P` positions · `C` channels · of the rows computed, `A`,
 `B`, `R` and `S`, see `captioner.training.prefix_sharing`.
 """
 
@@ -30,8 +30,8 @@ class CaptionBatches(keras.utils.PyDataset):
     costs nor counts. All batches have one shape.
 
     A picture's captions stand in one batch, since they share what is computed of the picture. One with more than `N`
-    captions appears several times. Batches are drawn at random, yet so that about as many captions go on at a place in
-    one as in another, and as many prefixes: what one has more, all compute.
+    captions appears several times. Batches are drawn at random, yet so that about as many captions continue at a place
+    in one as in another, and as many prefixes: what one has more, all compute.
 
     Args:
         features: of the data set.
@@ -106,7 +106,7 @@ class CaptionBatches(keras.utils.PyDataset):
         return found
 
     def _rows(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return how many captions of each example go on at each step, and how many prefixes they have, `[_, T]`."""
+        """Return how many captions of each example continue at each step, and how many prefixes they have, `[_, T]`."""
         rows = np.concatenate([rows for _, rows in self.examples])
         counts = [len(rows) for _, rows in self.examples]
         starts = np.cumsum([0, *counts[:-1]])

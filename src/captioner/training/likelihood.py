@@ -17,7 +17,7 @@ from captioner.training.teacher_forcing import TeacherForcing
 
 
 def nll_of_decoder(decoder: Decoder, batches: CaptionBatches, name: str = "nll") -> SufficientStatistics:
-    """Return a decoder's negative log-likelihood in nats a token, by picture, under the name given.
+    """Return a decoder's negative log-likelihood in nats per token, by picture, under the name given.
 
     Raises:
         NotFiniteError: that of a picture is not finite.

@@ -33,7 +33,7 @@ def load(pictures: dict[str, int], objects: tuple[int, int], captions: int, seed
     Args:
         pictures: how many, by split.
         objects: the fewest and the most objects in a picture.
-        captions: captions a picture.
+        captions: captions per picture.
         seed: equal seeds give equal scenes.
     """
     names = [(split, f"{split}-{number:05d}.png") for split in SPLITS for number in range(pictures[split])]
