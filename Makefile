@@ -43,13 +43,13 @@ bench: setup ## measure speed and memory, some half an hour, or ROWS=start,memor
 	@python benchmarks/run.py $(ROWS)
 
 ui: setup ## show the runs in the MLflow UI, on http://127.0.0.1:5000 or PORT
-	@PORT=$(PORT) python stages/ui.py
+	@captioner ui --port $(PORT)
 
 demo: setup ## try MODELS="models/captioner ..." on pictures of yours, on http://127.0.0.1:7860 or PORT
 	@captioner demo $(addprefix --model ,$(MODELS)) $(if $(filter file,$(origin PORT)),,--port $(PORT))
 
 study: setup ## train DATASET=scenes with ATTENTIONS=uniform,bahdanau,dot and SEEDS=1,2,3, and say what differs
-	@DATASET=$(DATASET) ATTENTIONS=$(ATTENTIONS) SEEDS=$(SEEDS) python stages/study.py
+	@captioner study $(if $(DATASET),--dataset $(DATASET)) $(if $(ATTENTIONS),--attentions $(ATTENTIONS)) $(if $(SEEDS),--seeds $(SEEDS))
 
 tensorboard: setup ## show the training's summaries, on http://127.0.0.1:6006
 	tensorboard --logdir results/train/tensorboard --host 127.0.0.1

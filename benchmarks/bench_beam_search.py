@@ -17,9 +17,9 @@ import synthetic
 from bench_training import flop_of_a_picture, flop_of_a_token
 from measure import CHECKOUT, matrix_rate, row_of_pairs, seconds
 
-from captioner.common.startup import lean
+from captioner.common.startup import fast_start
 
-with lean():
+with fast_start():
     import tensorflow
 
     from captioner.common.keras import keras
@@ -30,7 +30,7 @@ from captioner import params
 from captioner.common.startup import keep_freed_memory
 from captioner.model.decoder import Decoder, State
 from captioner.search.generators import Generator
-from captioner.search.steps import Found
+from captioner.search.steps import SearchResult
 from captioner.text.vocabulary import END, PAD, START, UNKNOWN
 from captioner.training import fit
 
@@ -44,7 +44,7 @@ class LoopOverPictures:
 
     def __init__(self, decoder: Decoder):
         self.decoder = decoder
-        self.look = tensorflow.function(lambda maps: decoder.look(maps, captions=BEAM))
+        self.initialize = tensorflow.function(lambda maps: decoder.initialize(maps, captions=BEAM))
         self.step = tensorflow.function(self._step)
 
     def _step(self, words: Any, state: State, picture: Any) -> tuple[Any, Any]:
@@ -53,7 +53,7 @@ class LoopOverPictures:
 
     def search(self, features: np.ndarray) -> tuple[list[int], float]:
         """Return the best caption of a map `[1, P, C]`, its end included, and its log-probability."""
-        picture, state = self.look(tensorflow.constant(features))
+        picture, state = self.initialize(tensorflow.constant(features))
         captions: list[list[int]] = [[] for _ in range(BEAM)]
         total = np.array([0.0, *[-np.inf] * (BEAM - 1)], np.float32)
         for place in range(WORDS + 1):
@@ -82,7 +82,7 @@ class LoopOverPictures:
         return whole[first], float(total[first])
 
 
-def agreement(found: Found, others: list[tuple[list[int], float]]) -> str:
+def agreement(found: SearchResult, others: list[tuple[list[int], float]]) -> str:
     """Compare what both found for the first pictures.
 
     Raises:
@@ -100,7 +100,7 @@ def measure(directory: Path) -> None:
     settings = params.load(CHECKOUT / "params.yaml")
     features, vocabulary = synthetic.features(PICTURES, directory), len(synthetic.vocabulary())
     keras.utils.set_random_seed(1)
-    recipe = settings.train.photographs
+    recipe = settings.train.flickr8k
     decoder = fit.build(settings.model, recipe, "dot", vocabulary, features.channels, features.positions)
     # random weights make flat distributions, in which ties decide: spread them, and keep the end for the end
     decoder.vocabulary_logits.kernel.assign(decoder.vocabulary_logits.kernel * 8)

@@ -26,9 +26,9 @@ from statistics import median
 
 from measure import matrix_rate, row_of_pairs, seconds
 
-from captioner.common.startup import quiet
+from captioner.common.startup import silence_stderr
 
-with quiet():
+with silence_stderr():
     import tensorflow
 
     from captioner.common.keras import keras

@@ -25,7 +25,7 @@ from measure import CHECKOUT, RESULTS, machine
 
 from captioner.common.errors import CaptionerError
 from captioner.common.files import replacing
-from captioner.common.startup import lean
+from captioner.common.startup import fast_start
 
 MIDDLE = {"captions": 40_000, "vocabulary": 5_000, "words a caption": 20, "positions": 49, "state": 512}
 VALUES: Mapping[str, Sequence[int]] = {
@@ -43,7 +43,7 @@ PICTURE = CHECKOUT / "benchmarks/growth.png"
 
 def train(point: Mapping[str, int]) -> None:
     """Train a few steps, and print the seconds to the first and of each other as JSON."""
-    with lean():
+    with fast_start():
         from captioner.common.keras import keras
     import synthetic
 
@@ -58,7 +58,7 @@ def train(point: Mapping[str, int]) -> None:
 
     settings = params.load(CHECKOUT / "params.yaml")
     longest = {"epochs": 1, "maximum_words": point["words a caption"]}
-    recipe = settings.train.photographs.model_copy(update=longest)
+    recipe = settings.train.flickr8k.model_copy(update=longest)
     sizes = settings.model.model_copy(update={"state_size": point["state"]})
     pictures = point["captions"] // synthetic.CAPTIONS
     vocabulary = synthetic.vocabulary(point["vocabulary"])
@@ -74,7 +74,7 @@ def train(point: Mapping[str, int]) -> None:
         watch = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_, **__: ends.append(time.perf_counter()))
         fit.train(decoder, batches, validation, recipe, [watch], monitor="val_nll")
     steps = [end - start for start, end in itertools.pairwise(ends)]
-    captions_a_step = recipe.batch_size * recipe.captions_a_picture
+    captions_a_step = recipe.batch_size * recipe.captions_per_picture
     print(json.dumps({"start": ends[0] - began, "pass": statistics.median(steps) * len(captions) / captions_a_step}))
 
 

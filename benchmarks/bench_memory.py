@@ -24,7 +24,7 @@ import psutil
 from measure import CHECKOUT, Part, Row
 
 from captioner.common.errors import CaptionerError
-from captioner.common.startup import keep_freed_memory, lean
+from captioner.common.startup import fast_start, keep_freed_memory
 
 PICTURES, TIMES = 8000, 4
 STEPS = 40  # of an epoch
@@ -69,7 +69,7 @@ def features(directory: Path) -> None:
 
 def training(directory: Path) -> None:
     """Do what the stage `train` does, but for the length of an epoch."""
-    with lean():
+    with fast_start():
         from captioner.common.keras import keras  # noqa: F401 - what follows imports it, with its notes
     import synthetic
 
@@ -82,12 +82,12 @@ def training(directory: Path) -> None:
     from captioner.training import callbacks, fit
 
     settings = params.load(CHECKOUT / "params.yaml")
-    recipe = settings.train.photographs.model_copy(update={"epochs": 1})
+    recipe = settings.train.flickr8k.model_copy(update={"epochs": 1})
     maps, vocabulary = Features.open(directory / "features"), synthetic.vocabulary()
     captions = store.read_captions(directory)
-    learnt_from = fit.batches(maps, captions, "train", vocabulary, recipe, 1)
+    training_captions = fit.batches(maps, captions, "train", vocabulary, recipe, 1)
     validation = fit.batches(maps, captions, "validation", vocabulary, recipe)
-    for batches in (learnt_from, validation):
+    for batches in (training_captions, validation):
         synthetic.shorten(batches, STEPS)
     references = captions_by_image(captions[captions["split"] == "validation"])
     scorer = Scorer(references)
@@ -99,7 +99,7 @@ def training(directory: Path) -> None:
         return {"CIDEr": scorer.score(generated, ["BLEU", "CIDEr"]).corpus["CIDEr"]}
 
     judged = callbacks.GeneratedValidation(greedy, maps.grid, rows_of(maps, names), names, vocabulary, judge)
-    fit.train(decoder, learnt_from, validation, recipe, [judged])
+    fit.train(decoder, training_captions, validation, recipe, [judged])
 
 
 def anonymous(process: psutil.Process) -> int:

@@ -16,9 +16,9 @@ from typing import Any
 import synthetic
 from measure import CHECKOUT, RESULTS, machine, seconds
 
-from captioner.common.startup import lean
+from captioner.common.startup import fast_start
 
-with lean():
+with fast_start():
     import tensorflow
 
 from captioner import params
@@ -51,20 +51,20 @@ class WithoutVocabulary:
 def profile(attention: str, directory: Path) -> dict[str, float]:
     """Return the milliseconds of a step's parts."""
     settings = params.load(CHECKOUT / "params.yaml")
-    recipe = settings.train.photographs
+    recipe = settings.train.flickr8k
     features, vocabulary = synthetic.features(PICTURES, directory), synthetic.vocabulary()
     captions = synthetic.captions(PICTURES).assign(split="train")
     batches = fit.batches(features, captions, "train", vocabulary, recipe, 1)
     sizes = (len(vocabulary), features.channels, features.positions)
     decoder = fit.build(settings.model, recipe, attention, *sizes)
-    teacher = fit.teacher(decoder, batches, recipe)
-    without: Any = TeacherForcing(decoder, batches.layout)
+    teacher = fit.compile_for_training(decoder, batches, recipe)
+    without: Any = TeacherForcing(decoder, batches.step_widths)
     without.decoder = WithoutVocabulary(decoder)
     cost, weights = TokenCrossEntropy(recipe.label_smoothing), decoder.trainable_weights
     inputs, targets = tensorflow.nest.map_structure(tensorflow.constant, batches[0])
 
-    def look() -> Any:
-        picture, state = decoder.look(inputs["features"], training=True)
+    def initialize() -> Any:
+        picture, state = decoder.initialize(inputs["features"], training=True)
         return sum(tensorflow.reduce_sum(each) for each in (*picture, *state))
 
     def forward() -> Any:
@@ -86,7 +86,7 @@ def profile(attention: str, directory: Path) -> dict[str, float]:
 
     variants: dict[str, Callable[[], Any]] = {
         one.__name__: tensorflow.function(one, jit_compile=True)
-        for one in (look, without_vocabulary, forward, gradient, step)
+        for one in (initialize, without_vocabulary, forward, gradient, step)
     }
     variants["read"] = lambda: batches[1]
     for one in variants.values():

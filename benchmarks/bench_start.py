@@ -21,14 +21,14 @@ from measure import CHECKOUT, PAIRS, Part, row_of_pairs, seconds
 from PIL import Image
 
 from captioner.common.errors import CaptionerError
-from captioner.common.startup import lean
+from captioner.common.startup import fast_start
 
 WORDS = 500
 
 
 def save_model(directory: Path) -> None:
     """Write an untrained model of the pipeline's sizes."""
-    with lean():
+    with fast_start():
         from captioner.common.keras import keras  # noqa: F401 - what follows imports it, with its notes
 
     from captioner import params
@@ -42,7 +42,7 @@ def save_model(directory: Path) -> None:
     network = networks.build(name)
     _, height, width, channels = network.output_shape
     vocabulary = synthetic.vocabulary(WORDS)
-    recipe = settings.train.photographs
+    recipe = settings.train.flickr8k
     decoder = fit.build(settings.model, recipe, settings.attention, len(vocabulary), channels, height * width)
     encoder = {"name": name, "weights": "imagenet", "weights_sha256": weights.weights_hash(network)}
     SavedModel(decoder, vocabulary, encoder, recipe.maximum_words, {}).save(directory)

@@ -83,10 +83,10 @@ def run_pipeline(clone: Path, environment: Mapping[str, str]) -> list[Pass]:
 def reference_paces(clone: Path, directory: Path) -> tuple[float, float, float]:
     """Return the reference's pictures a second, its captions a second, and the captions of a pass."""
     settings = params.load(CHECKOUT / "params.yaml")
-    recipe = settings.train.photographs
+    recipe = settings.train.flickr8k
     captions = store.read_captions(clone / "data")
-    learnt_from = captions[captions["split"] == "train"]
-    names = list(dict.fromkeys(learnt_from["image"]))[:PICTURES]
+    training_batches = captions[captions["split"] == "train"]
+    names = list(dict.fromkeys(training_batches["image"]))[:PICTURES]
     paths = [directory / f"{number}.jpg" for number in range(len(names))]
     for path, data in zip(paths, store.read_pictures(clone / "data", names), strict=True):
         path.write_bytes(data)
@@ -96,11 +96,11 @@ def reference_paces(clone: Path, directory: Path) -> tuple[float, float, float]:
         len(paths) / seconds(lambda: bench_features.predict(encoder, paths, directory)) for _ in range(PAIRS)
     )
     features, vocabulary = Features.open(clone / "data/features"), Vocabulary.load(clone / "data/vocabulary.json")
-    longest = max(len(vocabulary.split(caption)) for caption in learnt_from["caption"])
+    longest = max(len(vocabulary.split(caption)) for caption in training_batches["caption"])
     batches = fit.batches(features, captions, "train", vocabulary, recipe.model_copy(update={"maximum_words": longest}))
     decoder = fit.build(settings.model, recipe, ATTENTION, len(vocabulary), features.channels, features.positions)
     textbook = Textbook(decoder, recipe, len(batches))
-    size = recipe.batch_size * recipe.captions_a_picture
+    size = recipe.batch_size * recipe.captions_per_picture
     examples = one_caption_an_example(features, batches, size)
 
     def run(steps: int) -> float:
@@ -108,7 +108,7 @@ def reference_paces(clone: Path, directory: Path) -> tuple[float, float, float]:
 
     run(1)
     learning = median(STEPS * size / run(STEPS) for _ in range(PAIRS))
-    return extracting, learning, float(len(learnt_from))
+    return extracting, learning, float(len(training_batches))
 
 
 def main() -> None:

@@ -22,9 +22,9 @@ from typing import Any
 import synthetic
 from measure import CHECKOUT, matrix_rate, row_of_pairs, seconds
 
-from captioner.common.startup import lean
+from captioner.common.startup import fast_start
 
-with lean():
+with fast_start():
     import tensorflow
 
 import numpy as np
@@ -35,7 +35,7 @@ from captioner.features.store import Features
 from captioner.model.attention import ATTENTIONS
 from captioner.model.decoder import Decoder, Picture, State
 from captioner.params import ModelParams, Recipe
-from captioner.text.vocabulary import PAD, heard
+from captioner.text.vocabulary import PAD, decoder_inputs
 from captioner.training import fit
 from captioner.training.batches import CaptionBatches
 from captioner.training.losses import TokenCrossEntropy
@@ -95,7 +95,7 @@ def one_caption_an_example(
         for start in range(0, len(order) - captions + 1, captions):
             chosen = order[start : start + captions]
             targets = batches.targets[rows[chosen]].astype(np.int32)
-            yield features.grid[pictures[chosen]], heard(targets), targets
+            yield features.grid[pictures[chosen]], decoder_inputs(targets), targets
 
 
 def flop_of_a_token(attention: str, sizes: ModelParams, vocabulary: int) -> float:
@@ -121,15 +121,15 @@ def agreement(decoder: Decoder, textbook: Textbook, batches: CaptionBatches) -> 
         AssertionError: they differ by more than float32 explains.
     """
     inputs, targets = batches[0]
-    layout = batches.layout
-    (steps, captions), (_, rows) = layout.spoken, layout.read
-    pictures = inputs["features"][inputs["pictures"][rows[inputs["spoken"][: layout.captions[0]]]]]
-    apart = np.full((layout.captions[0], len(layout.captions)), PAD, np.int32)
+    step_widths = batches.step_widths
+    (steps, captions), (_, rows) = step_widths.target_rows, step_widths.input_rows
+    pictures = inputs["features"][inputs["pictures"][rows[inputs["target_rows"][: step_widths.captions[0]]]]]
+    apart = np.full((step_widths.captions[0], len(step_widths.captions)), PAD, np.int32)
     apart[captions, steps] = targets
-    teacher = TeacherForcing(decoder, layout)
+    teacher = TeacherForcing(decoder, step_widths)
     losses: list[Callable[[], Any]] = [
         lambda: textbook.cost(targets, teacher(inputs, training=False)),
-        lambda: textbook.loss(pictures, heard(apart), apart, False),
+        lambda: textbook.loss(pictures, decoder_inputs(apart), apart, False),
     ]
     found = []
     for loss in losses:
@@ -147,7 +147,7 @@ def agreement(decoder: Decoder, textbook: Textbook, batches: CaptionBatches) -> 
 def measure(attention: str, directory: Path) -> None:
     """Measure a row and write it."""
     settings = params.load(CHECKOUT / "params.yaml")
-    recipe: Recipe = settings.train.photographs
+    recipe: Recipe = settings.train.flickr8k
     features, vocabulary = synthetic.features(PICTURES, directory), synthetic.vocabulary()
     captions = synthetic.captions(PICTURES).assign(split="train")
     ours = fit.batches(features, captions, "train", vocabulary, recipe, 1)
@@ -158,20 +158,20 @@ def measure(attention: str, directory: Path) -> None:
         fit.build(settings.model, recipe, attention, len(vocabulary), features.channels, features.positions)
         for _ in range(2)
     )
-    teacher = fit.teacher(own, ours, recipe)
+    teacher = fit.compile_for_training(own, ours, recipe)
     textbook = Textbook(other, recipe, len(ours))
     agreed = agreement(other, textbook, whole)
-    examples = one_caption_an_example(features, whole, recipe.batch_size * recipe.captions_a_picture)
+    examples = one_caption_an_example(features, whole, recipe.batch_size * recipe.captions_per_picture)
 
     def run_ours() -> float:
         return len(captions) / seconds(lambda: teacher.fit(ours, epochs=1, verbose=0))
 
     def run_textbook(steps: int = REFERENCE_STEPS) -> float:
-        each = recipe.batch_size * recipe.captions_a_picture
+        each = recipe.batch_size * recipe.captions_per_picture
         return steps * each / seconds(lambda: [textbook.step(*x).numpy() for x in itertools.islice(examples, steps)])
 
     tokens = float((ours.targets != PAD).sum(1).mean())
-    rows = sum(map(sum, ours.layout.stretches)) * len(ours) / len(captions)
+    rows = sum(map(sum, ours.step_widths.phases)) * len(ours) / len(captions)
     shared = flop_of_a_picture(attention, settings.model, features.channels, training=True)
     flop = 3 * flop_of_a_token(attention, settings.model, len(vocabulary)) * tokens + shared / synthetic.CAPTIONS
     compiling = [seconds(run_ours), seconds(lambda: run_textbook(1))]

@@ -43,7 +43,7 @@ ACCELERATOR = "accelerator"
 INTRODUCTION = """\
 # Benchmarks
 
-`make bench` measures every row anew and writes this page; `make bench ROWS=start,memory` measures some. It wants the
+`make bench` measures every row again and writes this page; `make bench ROWS=start,memory` measures some. It wants the
 machine for itself: what else runs is measured too.
 
 Our path and the reference's run in turn (A, B, A, B …) in one process, on the same input, and have to give the same

@@ -59,9 +59,9 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-from captioner.common.startup import lean
+from captioner.common.startup import fast_start
 
-with lean():  # TensorFlow has much to say when it starts, and much to load
+with fast_start():  # TensorFlow has much to say when it starts, and much to load
     from captioner.common.keras import keras, ops
 
 import matplotlib.pyplot as plt
@@ -85,7 +85,7 @@ from captioner.params import ModelParams, Recipe
 from captioner.reports.attention_figure import attention_figure
 from captioner.reports.curves import COLOURS
 from captioner.reports.wording import decimal, digits, probability
-from captioner.scoring.statistics import Statistics, mean
+from captioner.scoring.statistics import SufficientStatistics, mean
 from captioner.search.generators import Generator
 from captioner.text.vocabulary import SPECIAL_TOKENS, START, Vocabulary
 from captioner.training import fit as training
@@ -98,7 +98,7 @@ from captioner.training.teacher_forcing import TeacherForcing
 # runs: read nothing into what models of so few pictures say.
 
 # %%
-keep_freed_memory()  # measured once, getting memory anew took a third of each training step
+keep_freed_memory()  # measured once, getting memory again took a third of each training step
 logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it counts the models that a lesson compiles, and warns
 PICTURES = int(os.environ.get("CAPTIONER_NOTEBOOK_PICTURES", "1200"))
 SEED = 1
@@ -138,7 +138,7 @@ encoded = dict(data.pictures)  # name: PNG
 pixels = {name: images.decode(picture, images.IMAGE_SIZE) for name, picture in encoded.items()}
 names = {split: rows["image"].unique().tolist() for split, rows in data.captions.groupby("split")}
 references = captions_by_image(data.captions)
-things = grammar.things_by_image(data.objects)
+things = grammar.objects_by_image(data.objects)
 
 figure, panels = plt.subplots(1, 3, figsize=(10, 4), layout="constrained")
 for panel, name in zip(panels, names["train"], strict=False):
@@ -249,10 +249,10 @@ weights = softmax(scores)
 agree("multiplicative", found, (np.einsum("bp,bpe->be", weights, x), weights))
 
 # %% [markdown]
-# ### What `prepare` is for
+# ### What `project_keys` is for
 #
-# $V x_j + b$ and $K x_j$ do not depend on the state: they are the same for each word of a caption. `prepare` computes
-# them once, and the call takes them as `keys`. The result is the same; what that saves is measured here:
+# $V x_j + b$ and $K x_j$ do not depend on the state: they are the same for each word of a caption. `project_keys`
+# computes them once, and the call takes them as `keys`. The result is the same; what that saves is measured here:
 
 # %%
 many_places = rng.normal(size=(32, 49, 256)).astype("float32")
@@ -276,7 +276,7 @@ for layer in (BahdanauAttention(256), DotProductAttention(256)):
 
     def with_prepare(layer=layer):
         """Look 20 times with keys computed once."""
-        keys = layer.prepare(many_places)
+        keys = layer.project_keys(many_places)
         return [layer(many_places, state, keys=keys)[1] for state in states]
 
     def without(layer=layer):
@@ -318,7 +318,7 @@ for name, share in moved.items():
 # ## 4. Training
 #
 # The same decoder, an LSTM, three times, with the attention as the only difference. It learns under *teacher forcing*:
-# it reads the true words before $t$, and is to foretell word $t$; the loss is the mean of $-\log p$, in nats a word.
+# it reads the true words before $t$, and is to predict word $t$; the loss is the mean of $-\log p$, in nats per word.
 
 # %%
 vocabulary = Vocabulary.build(data.captions["caption"][data.captions["split"] == "train"])
@@ -328,7 +328,7 @@ recipe = Recipe(
     blind_epochs=1,
     patience=4,
     batch_size=8,
-    captions_a_picture=3,
+    captions_per_picture=3,
     maximum_words=13,
     learning_rate=0.0015,
     schedule="cosine",
@@ -374,8 +374,8 @@ def untrained(attention, of=features, sizes=sizes):
 def fit(decoder, of=features, recipe=recipe, passes=recipe.epochs):
     """Train a decoder in place, and return its curve."""
     curve = Curve(passes)
-    learnt_from = batches("train", of, recipe, SEED)
-    training.train(decoder, learnt_from, batches("validation", of), recipe, [curve], "val_nll")
+    training_batches = batches("train", of, recipe, SEED)
+    training.train(decoder, training_batches, batches("validation", of), recipe, [curve], "val_nll")
     return curve
 
 
@@ -412,7 +412,7 @@ nll = {
     **{name: nll_of_decoder(decoder, batches("test")).scores()["nll"] for name, decoder in decoders.items()},
 }
 for name, value in nll.items():
-    print(f"{value:.3f} nats a word: {name}")
+    print(f"{value:.3f} nats per word: {name}")
 
 # %% [markdown]
 # Now let each model write: greedily, the most probable word each time, until it says that the sentence ends. Then hold
@@ -446,12 +446,14 @@ def tested(one, other, decimals, unit):
 
 
 def verdict(name, one, other_name, other):
-    """Say how many true captions two models wrote, and whether the difference could be the luck of the pictures."""
-    found, told = tested(*(Statistics(names["test"], {"true": mean(100 * each)}) for each in (one, other)), 1, "points")
-    luck = "" if found.nothing else ", which the choice of pictures may explain"
+    """Say how many true captions two models wrote, and whether the choice of pictures may explain the difference."""
+    found, told = tested(
+        *(SufficientStatistics(names["test"], {"true": mean(100 * each)}) for each in (one, other)), 1, "points"
+    )
+    chance = "" if found.nothing else ", which the choice of pictures may explain"
     print(
         f"{name} {one.mean():.1%}, {other_name} {other.mean():.1%} of {len(one)} captions true: a difference of {told}"
-        f"{', more than the choice of pictures explains' if found.p < LEVEL else luck}."
+        f"{', more than the choice of pictures explains' if found.p < LEVEL else chance}."
     )
 
 
@@ -478,8 +480,8 @@ for name in decoders:
 verdict("dot", true["dot"], "uniform", true["uniform"])
 verdict("dot", true["dot"], "bahdanau", true["bahdanau"])
 print(
-    f"From uniform to dot the likelihood goes from {nll['uniform']:.3f} to {nll['dot']:.3f} nats a word, and the share "
-    f"of true captions from {true['uniform'].mean():.1%} to {true['dot'].mean():.1%}."
+    f"From uniform to dot the likelihood goes from {nll['uniform']:.3f} to {nll['dot']:.3f} nats per word, and the "
+    f"share of true captions from {true['uniform'].mean():.1%} to {true['dot'].mean():.1%}."
 )
 
 # %%
@@ -490,7 +492,7 @@ for (name, curve), colour in zip(curves.items(), COLOURS, strict=False):
 left.axhline(
     nll["never sees the picture"], color="#444444", linestyle="--", linewidth=1, label="never sees the picture (test)"
 )
-left.set(xlabel="passes over the training captions", ylabel="nats a word, validation", xticks=passes)
+left.set(xlabel="passes over the training captions", ylabel="nats per word, validation", xticks=passes)
 left.legend(frameon=False, fontsize="small", loc="upper right", bbox_to_anchor=(1, 0.93))
 kinds = {
     "true captions": [100 * true[name].mean() for name in decoders],
@@ -585,7 +587,7 @@ class EndToEnd(keras.Model):
         # batch normalization keeps the statistics of ImageNet: eight pictures are too few for new ones
         grid = self.encoder(inputs["features"], training=False)
         grid = ops.reshape(grid, (-1, features.positions, features.channels))
-        return self.teacher({**inputs, "features": grid}, training=training)
+        return self.compile_for_training({**inputs, "features": grid}, training=training)
 
 
 class Until(keras.callbacks.Callback):
@@ -611,12 +613,12 @@ def copy_of(decoder):
     return copy
 
 
-def train_for(limit, model, learnt_from):
+def train_for(limit, model, training_batches):
     """Train for some seconds, and return what a step took."""
     until = Until(limit)
     optimizer = keras.optimizers.Adam(1e-4, global_clipnorm=recipe.gradient_norm)
     model.compile(optimizer, TokenCrossEntropy(), metrics=[TokenNegativeLogLikelihood()], jit_compile=False)
-    model.fit(learnt_from, epochs=10_000, verbose=0, callbacks=[until])
+    model.fit(training_batches, epochs=10_000, verbose=0, callbacks=[until])
     return (time.perf_counter() - until.began) / max(until.steps, 1), until.steps
 
 
@@ -635,8 +637,8 @@ LIMIT = 12 if PICTURES >= 300 else 1  # seconds
 few = names["train"][:300]
 
 fixed = copy_of(decoders["dot"])
-learnt_from = some(features, few)
-step_fixed, steps_fixed = train_for(LIMIT, TeacherForcing(fixed, learnt_from.layout), learnt_from)
+training_batches = some(features, few)
+step_fixed, steps_fixed = train_for(LIMIT, TeacherForcing(fixed, training_batches.step_widths), training_batches)
 
 tuned = copy_of(decoders["dot"])
 encoder = networks.build("efficientnet_lite0")
@@ -644,8 +646,10 @@ encoder.trainable = True
 for layer in encoder.layers:
     layer.trainable = layer.name.startswith(("blocks15", "conv_head", "bn1"))
 # to the batches anything is a map that has a row for each picture, pixels too
-learnt_from = some(with_grid(np.stack([pixels[name] for name in few]), few), few)
-step_tuned, steps_tuned = train_for(LIMIT, EndToEnd(encoder, TeacherForcing(tuned, learnt_from.layout)), learnt_from)
+training_batches = some(with_grid(np.stack([pixels[name] for name in few]), few), few)
+step_tuned, steps_tuned = train_for(
+    LIMIT, EndToEnd(encoder, TeacherForcing(tuned, training_batches.step_widths)), training_batches
+)
 seen = encoder.predict(np.stack([pixels[name] for name in names["validation"]]), batch_size=20, verbose=0)
 seen = with_grid(seen.reshape(len(seen), features.positions, features.channels), names["validation"])
 
@@ -667,7 +671,7 @@ print(
 #
 # ### Random or pretrained word vectors?
 #
-# Vectors such as GloVe, learned on a whole language, are too large to fetch here. The idea can be had small: vectors
+# Vectors such as GloVe, learned on a whole language, are too large to fetch here. The idea works in small: vectors
 # learned from our own captions, by counting. Words that stand near each other more often than chance have positive
 # pointwise mutual information,
 #
@@ -712,7 +716,7 @@ figure, panel = plt.subplots(figsize=(6, 3.4), layout="constrained")
 for (name, each), colour in zip({"random": curves["dot"], "pretrained": curve}.items(), COLOURS, strict=False):
     style = "-" if name == "random" else "--"
     panel.plot(np.arange(len(each.first_pass)) + 1, each.first_pass, style, color=colour, label=name)
-panel.set(xlabel="steps of the first pass", ylabel="nats a word, mean since the first step")
+panel.set(xlabel="steps of the first pass", ylabel="nats per word, mean since the first step")
 panel.spines[["top", "right"]].set_visible(False)
 panel.legend(frameon=False)
 show("word-vectors", figure)
@@ -743,13 +747,13 @@ print(
 class OwnWords(TeacherForcing):
     """Reads, in training, about half of the words as it guesses them itself."""
 
-    def __init__(self, decoder, layout):
-        super().__init__(decoder, layout)
+    def __init__(self, decoder, step_widths):
+        super().__init__(decoder, step_widths)
         self.coin = keras.random.SeedGenerator(SEED)
-        # captions stand word by word: the guess made at a step is read at the next one, by the captions that go on
-        step, caption = layout.spoken
+        # captions stand word by word: the guess made at a step is read at the next one, by the captions that continue
+        step, caption = step_widths.target_rows
         self.is_first = step == 0
-        starts = np.cumsum([0, *layout.captions])
+        starts = np.cumsum([0, *step_widths.captions])
         self.guessed_at = np.where(self.is_first, 0, starts[step - 1] + caption)
 
     def call(self, inputs, training=False):
@@ -767,13 +771,13 @@ forced = copy_of(decoders["dot"])
 fit(forced, recipe=one_pass, passes=1)
 
 free = copy_of(decoders["dot"])
-learnt_from = batches("train", recipe=one_pass, seed=SEED)
+training_batches = batches("train", recipe=one_pass, seed=SEED)
 # captions that begin alike are computed together; here each goes its own way from the start
-learnt_from.layout = replace(learnt_from.layout, together=0)
-model = OwnWords(free, learnt_from.layout)
-optimizer = training.optimizer(one_pass, len(learnt_from))
+training_batches.step_widths = replace(training_batches.step_widths, together=0)
+model = OwnWords(free, training_batches.step_widths)
+optimizer = training.optimizer(one_pass, len(training_batches))
 model.compile(optimizer, TokenCrossEntropy(), metrics=[TokenNegativeLogLikelihood()], jit_compile=True)
-model.fit(learnt_from, verbose=0)
+model.fit(training_batches, verbose=0)
 
 losses = [nll_of_decoder(each, batches("validation")) for each in (forced, free)]
 verdict("One more pass under teacher forcing", truth(write(forced)), "with its own words", truth(write(free)))
@@ -797,15 +801,15 @@ print(
 
 # %%
 name = names["test"][0]
-heard = np.array([[START, *vocabulary.encode(references[name][0])]], np.int32)  # [1, T]
+decoder_inputs = np.array([[START, *vocabulary.encode(references[name][0])]], np.int32)  # [1, T]
 grid = features.grid[rows_of(features, [name])]
 
 
 def step_by_step(decoder):
     """Return logits `[1, T, V]`, computed a word at a time, as when captions are written."""
-    picture, state = decoder.look(grid)
+    picture, state = decoder.initialize(grid)
     logits = []
-    for word in heard[0]:
+    for word in decoder_inputs[0]:
         now, state, _ = decoder.next_word(np.array([word]), state, picture)
         logits.append(now)
     return ops.stack(logits, axis=1)
@@ -813,10 +817,10 @@ def step_by_step(decoder):
 
 def keras_layer(decoder):
     """Return the same from Keras's LSTM layer with the decoder's weights, its context being that of the first word."""
-    picture, state = decoder.look(grid)
+    picture, state = decoder.initialize(grid)
     context = decoder.attention(picture.feature_vectors, state.output, keys=picture.keys)[0]
-    embedded = decoder.embedding(heard)
-    contexts = ops.repeat(context[:, None], heard.shape[1], axis=1)
+    embedded = decoder.embedding(decoder_inputs)
+    contexts = ops.repeat(context[:, None], decoder_inputs.shape[1], axis=1)
     recurrent = decoder.recurrent_gates.kernel  # [E + H, 4H]: of the context, then of the state
     lstm = keras.layers.LSTM(sizes.state_size, return_sequences=True)
     lstm.build((None, None, 2 * sizes.embedding_size))
@@ -832,7 +836,7 @@ def farthest(one, other):
 
 
 for attention, decoder in decoders.items():
-    whole = decoder({"features": grid, "words": heard[:, None]})[:, 0]
+    whole = decoder({"features": grid, "words": decoder_inputs[:, None]})[:, 0]
     apart = {
         "of the cell, word by word,": farthest(step_by_step(decoder), whole),
         "of Keras's LSTM layer, which keeps its first look,": farthest(keras_layer(decoder), whole),
@@ -869,16 +873,16 @@ class Step(keras.Model):
 
 decoder = decoders["dot"]
 many = np.repeat(grid, 64, axis=0)
-sentences = np.repeat(heard[None], 64, axis=0)  # [64, 1, T]
+sentences = np.repeat(decoder_inputs[None], 64, axis=0)  # [64, 1, T]
 step = Step(decoder)
-looked_at, first_state = keras.tree.map_structure(ops.convert_to_numpy, decoder.look(many))
+looked_at, first_state = keras.tree.map_structure(ops.convert_to_numpy, decoder.initialize(many))
 decoder.compile(jit_compile=True)
 
 
 def by_cell():
     """Run 64 captions word by word."""
     state = first_state
-    for place in range(heard.shape[1]):
+    for place in range(decoder_inputs.shape[1]):
         _, state, _ = step.predict_on_batch((sentences[:, 0, place], state, looked_at))
 
 
@@ -889,7 +893,7 @@ def by_sentence():
 
 cell_time, sentence_time = seconds(by_cell), seconds(by_sentence)
 print(
-    f"{heard.shape[1]} words of 64 captions take {1000 * cell_time:.0f} ms in single steps and "
+    f"{decoder_inputs.shape[1]} words of 64 captions take {1000 * cell_time:.0f} ms in single steps and "
     f"{1000 * sentence_time:.0f} ms as whole sentences, a factor of {cell_time / sentence_time:.1f}."
 )
 

@@ -1,9 +1,10 @@
 """Score what a model has to beat, and what people reach, on the test captions."""
 
-from stage import BASELINES, DATA, VOCABULARY, run
+from stage import run
 
 from captioner.common import files
 from captioner.common.errors import CaptionerError
+from captioner.common.workspace import BASELINES, DATA, VOCABULARY
 from captioner.data import store
 from captioner.data.dataset import captions_by_image
 from captioner.evaluation.baselines import best_constant, nll_of_frequencies

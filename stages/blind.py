@@ -1,10 +1,11 @@
 """Train a decoder that never sees a picture: what a model has to beat to show that it looks."""
 
-from stage import BLIND, DATA, VOCABULARY, run
+from stage import run
 
-from captioner.common.startup import lean
+from captioner.common.startup import fast_start
+from captioner.common.workspace import BLIND, DATA, VOCABULARY
 
-with lean():
+with fast_start():
     from captioner.common.keras import keras
 
 from captioner.common import files
@@ -21,11 +22,12 @@ from captioner.training.likelihood import nll_of_decoder
 def blind(params: Params) -> None:
     """Write `results/blind/`: the history of training, and the likelihood of the test captions."""
     keras.utils.set_random_seed(params.seed)
-    recipe = params.recipe.model_copy(update={"epochs": params.recipe.blind_epochs})
+    own = params.recipe
+    recipe = own.model_copy(update={"epochs": own.blind_epochs, "learning_rate": own.blind_learning_rate})
     vocabulary = Vocabulary.load(VOCABULARY)
     captions = store.read_captions(DATA)
     blank = Features.blank(captions["image"])
-    learnt_from = fit.batches(blank, captions, "train", vocabulary, recipe, params.seed)
+    training_batches = fit.batches(blank, captions, "train", vocabulary, recipe, params.seed)
     validation = fit.batches(blank, captions, "validation", vocabulary, recipe)
     test = fit.batches(blank, captions, "test", vocabulary, recipe)
     sizes = params.model.model_copy(update={"spatial_encoding": "none"})
@@ -34,7 +36,7 @@ def blind(params: Params) -> None:
         results.mkdir()
         history = keras.callbacks.CSVLogger(results / HISTORY)
         section = section_of(params.dataset)
-        fit.train(decoder, learnt_from, validation, recipe, [history], LIKELIHOOD, section)
+        fit.train(decoder, training_batches, validation, recipe, [history], LIKELIHOOD, section)
         nll_of_decoder(decoder, test, "nll-picture-blind").write(results / STATISTICS)
 
 

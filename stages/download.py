@@ -2,8 +2,9 @@
 
 import sys
 
-from stage import DATA, from_environment, main_checkout, run
+from stage import from_environment, main_checkout, run
 
+from captioner.common.workspace import DATA
 from captioner.data import store
 from captioner.data.dataset import SPLITS, Dataset
 from captioner.datasets import flickr8k, folder
@@ -25,7 +26,7 @@ def _load(params: Params) -> Dataset:
         drawn = params.download.scenes
         return drawing.load(
             {"train": drawn.train, "validation": drawn.validation, "test": drawn.test},
-            (drawn.fewest_objects, drawn.most_objects),
+            (drawn.min_objects, drawn.max_objects),
             drawn.captions,
             drawn.seed,
         )

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from stage import BASELINES, BLIND, DATA, FEATURES, MODEL, RESULTS, from_environment, main_checkout, run
+from stage import from_environment, main_checkout, run
 
-from captioner.common.startup import lean
+from captioner.common.startup import fast_start
+from captioner.common.workspace import BASELINES, BLIND, DATA, EVALUATED, FEATURES, MODEL, TRAINED
 
-with lean():
+with fast_start():
     from captioner.common.keras import keras  # noqa: F401
 
 from captioner.common.errors import CaptionerError
@@ -26,7 +27,7 @@ from captioner.scoring import SPICE
 from captioner.scoring.scorer import Scorer
 from captioner.scoring.shares import shares
 from captioner.scoring.spice import JARS, Spice
-from captioner.scoring.statistics import STATISTICS, Statistics
+from captioner.scoring.statistics import STATISTICS, SufficientStatistics
 from captioner.search.caption import Caption, captions_of
 from captioner.search.generators import Generator
 from captioner.tracking import runs
@@ -34,7 +35,7 @@ from captioner.training.batches import CaptionBatches
 from captioner.training.history import HISTORY
 from captioner.training.likelihood import nll_of_decoder
 
-NLL_BATCH = (16, 5)  # pictures, captions a picture
+NLL_BATCH = (16, 5)  # pictures, captions per picture
 
 
 def evaluate(params: Params) -> None:
@@ -79,10 +80,10 @@ def evaluate(params: Params) -> None:
             | attention_metrics.entropy(found, objects)
             | leave_one_out.suffixed("leave-one-out")
         )
-        baselines = Statistics.read(BASELINES / STATISTICS) | Statistics.read(BLIND / STATISTICS)
+        baselines = SufficientStatistics.read(BASELINES / STATISTICS) | SufficientStatistics.read(BLIND / STATISTICS)
         remarks = results.remarks(own, baselines, scorer.copies_in_words())
 
-        directory = RESULTS / "evaluate"
+        directory = EVALUATED
         shown = np.random.default_rng(params.seed).permutation(len(names))[: settings.attention_pictures]
         drawn = [names[number] for number in sorted(shown)]
         pictures = dict(zip(drawn, store.read_pictures(DATA, drawn), strict=True))
@@ -90,7 +91,7 @@ def evaluate(params: Params) -> None:
         results.write_captions(found, references, scores.by_image, directory / "captions.jsonl")
         written = results.write_scores(own, baselines, setting, directory)
         dropout = any(value for name, value in model.decoder.config.items() if name.endswith("_dropout"))
-        results.write_curves(RESULTS / "train" / HISTORY, written, directory, dropout)
+        results.write_curves(TRAINED / HISTORY, written, directory, dropout)
         title = f"{model.decoder.config['attention_name']} attention, {counted(len(names), 'test picture')}"
         every = store.read_pictures(DATA, names)
         page = directory / "report.html"
@@ -101,7 +102,7 @@ def evaluate(params: Params) -> None:
     print(*remarks, sep="\n")
 
 
-def likelihood(model: SavedModel, features: Features, captions: pd.DataFrame) -> Statistics:
+def likelihood(model: SavedModel, features: Features, captions: pd.DataFrame) -> SufficientStatistics:
     """Return how surprised the model is by the references of the test pictures."""
     test = captions[captions["split"] == "test"]
     return nll_of_decoder(
@@ -109,7 +110,7 @@ def likelihood(model: SavedModel, features: Features, captions: pd.DataFrame) ->
     )
 
 
-def novelty(model: SavedModel, captions: pd.DataFrame, found: Mapping[str, Caption]) -> Statistics:
+def novelty(model: SavedModel, captions: pd.DataFrame, found: Mapping[str, Caption]) -> SufficientStatistics:
     """Return how often the model says what no training caption says."""
     training = captions[captions["split"] == "train"]["caption"]
     seen = TrainingGrams(model.vocabulary.split(caption) for caption in training)

@@ -2,9 +2,10 @@
 
 import os
 
-from stage import DATA, FEATURES, from_environment, main_checkout, run
+from stage import from_environment, main_checkout, run
 
-from captioner.common.startup import lean
+from captioner.common.startup import fast_start
+from captioner.common.workspace import DATA, FEATURES
 from captioner.data import store
 from captioner.encoders import networks
 from captioner.features.extract import extract
@@ -15,7 +16,7 @@ def features(params: Params) -> None:
     """Write `data/features/`."""
     if keras_home := from_environment("KERAS_HOME"):
         os.environ["KERAS_HOME"] = str(keras_home)
-    with lean():
+    with fast_start():
         from captioner.common.keras import keras  # noqa: F401 - here, since Keras asks for its home when it is imported
     encoder, weights = params.features.encoder, params.features.weights
     file = networks.weights_file(encoder, weights, main_checkout())

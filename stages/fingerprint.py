@@ -6,10 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from stage import FINGERPRINTS, main_checkout, run
+from stage import main_checkout, run
 
 from captioner.common import files
 from captioner.common.fingerprints import FileHashes
+from captioner.common.workspace import FINGERPRINTS
 from captioner.encoders import networks
 from captioner.params import Params
 

@@ -14,16 +14,8 @@ from captioner import params
 from captioner.common.errors import CaptionerError
 from captioner.common.files import json_of, replacing
 from captioner.common.startup import keep_freed_memory
+from captioner.common.workspace import SECONDS
 from captioner.params import Params
-
-DATA = Path("data")
-FINGERPRINTS = DATA / "fingerprints"
-VOCABULARY = DATA / "vocabulary.json"
-FEATURES = DATA / "features"
-MODEL = Path("models/captioner")
-RESULTS = Path("results")
-BLIND = RESULTS / "blind"
-BASELINES = RESULTS / "baselines"
 
 
 def _in_one_line(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -63,5 +55,5 @@ def run(stage: Callable[[Params], None], timed: bool = True) -> None:
     except KeyboardInterrupt:
         sys.exit(f"{stage.__name__}: interrupted; nothing was written.")
     if timed:
-        with replacing(RESULTS / "seconds" / f"{stage.__name__}.json") as beside:
+        with replacing(SECONDS / f"{stage.__name__}.json") as beside:
             beside.write_text(json_of({stage.__name__: round(time.perf_counter() - began, 1)}) + "\n")

@@ -1,11 +1,12 @@
 """Train a decoder with one attention on the features."""
 
 import numpy as np
-from stage import DATA, FEATURES, MODEL, RESULTS, VOCABULARY, main_checkout, run
+from stage import main_checkout, run
 
-from captioner.common.startup import lean
+from captioner.common.startup import fast_start
+from captioner.common.workspace import DATA, FEATURES, MODEL, SECONDS, TRAINED, VOCABULARY
 
-with lean():
+with fast_start():
     from captioner.common.keras import keras
 
 from captioner.common import files
@@ -31,7 +32,7 @@ def train(params: Params) -> None:
     recipe = params.recipe
     features, vocabulary = Features.open(FEATURES), Vocabulary.load(VOCABULARY)
     captions, objects = store.read_captions(DATA), store.read_objects(DATA)
-    learnt_from = fit.batches(features, captions, "train", vocabulary, recipe, params.seed)
+    training_batches = fit.batches(features, captions, "train", vocabulary, recipe, params.seed)
     validation = fit.batches(features, captions, "validation", vocabulary, recipe)
     references = captions_by_image(captions[captions["split"] == "validation"])
     scorer = Scorer(references)
@@ -53,21 +54,23 @@ def train(params: Params) -> None:
         "encoder_sha256": features.weights_sha256,
     }
     with (
-        files.replacing(RESULTS / "train") as results,
-        runs.training(main_checkout(), params, RESULTS / "seconds", identity) as tracked,
+        files.replacing(TRAINED) as results,
+        runs.training(main_checkout(), params, SECONDS, identity) as tracked,
     ):
         results.mkdir()
         kept = fit.train(
             decoder,
-            learnt_from,
+            training_batches,
             validation,
             recipe,
             [
-                callbacks.Pace(learnt_from.passes * len(learnt_from.lengths)),
+                callbacks.Throughput(training_batches.passes * len(training_batches.lengths)),
                 callbacks.GeneratedValidation(greedy, features.grid, rows, names, vocabulary, judge),
                 keras.callbacks.CSVLogger(results / HISTORY),
                 keras.callbacks.LambdaCallback(on_epoch_end=tracked.log_epoch),
-                tensorboard.Summaries(results / "tensorboard", greedy, vocabulary, features.grid[rows[:SHOWN]], shown),
+                tensorboard.TensorBoardLogger(
+                    results / "tensorboard", greedy, vocabulary, features.grid[rows[:SHOWN]], shown
+                ),
             ],
             callbacks.chosen_by(len(names)),
             section_of(params.dataset),

@@ -1,7 +1,8 @@
 """Collect the words of the training captions."""
 
-from stage import DATA, VOCABULARY, run
+from stage import run
 
+from captioner.common.workspace import DATA, VOCABULARY
 from captioner.data import store
 from captioner.params import Params
 from captioner.text.vocabulary import Vocabulary, usable_count

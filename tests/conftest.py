@@ -8,9 +8,9 @@ from typing import Any
 import isolation  # noqa: F401 - before Keras, which reads its settings when it is imported
 import pytest
 
-from captioner.common.startup import lean
+from captioner.common.startup import fast_start
 
-with lean():
+with fast_start():
     import keras
 import numpy as np
 import tiny

@@ -114,8 +114,8 @@ def test_comments_list_every_name(committed: str) -> None:
         ("train.scenes.blind_epochs", 2**31, ["less than or equal to 100000"]),
         ("train.scenes.patience", 2**31, ["less than or equal to 100000"]),
         ("train.scenes.batch_size", 2**31, ["less than or equal to 4096"]),
-        ("train.photographs.captions_a_picture", 2**31, ["less than or equal to 1000"]),
-        ("train.photographs.maximum_words", 2**31, ["less than or equal to 1000"]),
+        ("train.flickr8k.captions_per_picture", 2**31, ["less than or equal to 1000"]),
+        ("train.flickr8k.maximum_words", 2**31, ["less than or equal to 1000"]),
         ("train.scenes.learning_rate", 1e20, ["train.scenes.learning_rate is 1e+20", "from 1e-10 to 1000"]),
         ("train.scenes.learning_rate", 1e-46, ["train.scenes.learning_rate is 1e-46", "from 1e-10 to 1000"]),
         ("train.scenes.gradient_norm", 1e39, ["train.scenes.gradient_norm is 1e+39", "from 1e-06 to 1e+30"]),
@@ -126,7 +126,7 @@ def test_comments_list_every_name(committed: str) -> None:
         ("evaluate.length_normalization", 1e20, ["less than or equal to 10"]),
         ("vocabulary.minimum_count", 0, ["vocabulary.minimum_count is 0", "greater than or equal to 1"]),
         ("train.scenes.label_smoothing", 1, ["train.scenes.label_smoothing is 1", "less than 1"]),
-        ("train.photographs.word_dropout", -0.1, ["train.photographs.word_dropout is -0.1"]),
+        ("train.flickr8k.word_dropout", -0.1, ["train.flickr8k.word_dropout is -0.1"]),
         ("train.scenes.learning_rate", 0, ["train.scenes.learning_rate is 0", "greater than 0"]),
         ("train.scenes.learning_rate", float("nan"), ["train.scenes.learning_rate is nan"]),
         ("train.scenes.learning_rate", float("inf"), ["train.scenes.learning_rate is inf", "finite"]),
@@ -138,8 +138,8 @@ def test_comments_list_every_name(committed: str) -> None:
         ("evaluate.metrics", ["CIDEr", "CIDEr"], ["['CIDEr', 'CIDEr']", "each once"]),
         ("evaluate.metrics", "CIDEr", ["evaluate.metrics is 'CIDEr'", "list"]),
         ("evaluate.metrics", [5], ["evaluate.metrics.0 is 5", "string"]),
-        ("download.scenes.fewest_objects", 1, ["download.scenes.fewest_objects is 1", "2"]),
-        ("download.scenes.most_objects", 99, ["download.scenes.most_objects is 99"]),
+        ("download.scenes.min_objects", 1, ["download.scenes.min_objects is 1", "2"]),
+        ("download.scenes.max_objects", 99, ["download.scenes.max_objects is 99"]),
         ("model", 5, ["model is 5", "dictionary"]),
         ("download.scenes", None, ["download.scenes is None", "dictionary"]),
     ],
@@ -150,17 +150,17 @@ def test_a_value_that_is_not_allowed(key: str, value: object, named: list[str], 
 
 
 def test_fewest_objects_above_most(tmp_path: Path) -> None:
-    content = changed("download.scenes.fewest_objects", 5)
-    content["download"]["scenes"]["most_objects"] = 4
+    content = changed("download.scenes.min_objects", 5)
+    content["download"]["scenes"]["max_objects"] = 4
     message = complaint(content, tmp_path)
-    assert "download.scenes.most_objects is 4" in message and "fewest_objects" in message and "5" in message
+    assert "download.scenes.max_objects is 4" in message and "min_objects" in message and "5" in message
 
 
 def test_batches_that_no_memory_holds(tmp_path: Path) -> None:
     content = changed("train.scenes.batch_size", 4096)
-    content["train"]["scenes"] |= {"captions_a_picture": 1000, "maximum_words": 13}
+    content["train"]["scenes"] |= {"captions_per_picture": 1000, "maximum_words": 13}
     message = complaint(content, tmp_path)
-    assert "train.scenes: batch_size × captions_a_picture × (maximum_words + 1) is 57,344,000 words" in message
+    assert "train.scenes: batch_size × captions_per_picture × (maximum_words + 1) is 57,344,000 words" in message
     content = changed("evaluate.beam", 50)
     content["evaluate"]["batch_size"] = 4096
     assert "evaluate: beam × batch_size is 204,800 captions" in complaint(content, tmp_path)
@@ -180,7 +180,7 @@ def test_an_unknown_key(key: str, named: list[str], tmp_path: Path) -> None:
     assert [part for part in named if part not in message] == [], message
 
 
-@pytest.mark.parametrize("key", ["attention", "model.state_size", "train.photographs", "download.scenes.seed"])
+@pytest.mark.parametrize("key", ["attention", "model.state_size", "train.flickr8k", "download.scenes.seed"])
 def test_a_missing_key(key: str, tmp_path: Path) -> None:
     content = changed(key, None)
     section: Any = content
@@ -350,10 +350,24 @@ def test_byte_order_mark_and_carriage_returns(tmp_path: Path) -> None:
     assert params.load(tmp_path / "params.yaml") == parameters.params()
 
 
+@pytest.mark.parametrize(
+    ("old", "now"),
+    [
+        ("download.scenes.fewest_objects", "min_objects"),
+        ("download.scenes.most_objects", "max_objects"),
+        ("train.folder.captions_a_picture", "captions_per_picture"),
+        ("train.photographs", "flickr8k, or folder"),
+    ],
+)
+def test_a_key_of_an_older_version_is_refused_with_its_name_now(old: str, now: str, tmp_path: Path) -> None:
+    message = complaint(changed(old, 5), tmp_path)
+    assert f"the key {old} is called {now} now: docs/upgrading.md" in message
+
+
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_recipe_is_that_of_the_data(dataset: str, tmp_path: Path) -> None:
     loaded = load(changed("dataset", dataset), tmp_path)
-    assert loaded.recipe == (loaded.train.scenes if dataset == "scenes" else loaded.train.photographs)
+    assert loaded.recipe == getattr(loaded.train, dataset)
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
@@ -361,7 +375,7 @@ def test_flat_has_what_has_a_say_and_nothing_else(dataset: str, tmp_path: Path) 
     content = changed("dataset", dataset)
     flat = load(content, tmp_path).flat()
     assert flat["dataset"] == dataset and flat["evaluate.beam"] == content["evaluate"]["beam"]
-    recipe = content["train"]["scenes" if dataset == "scenes" else "photographs"]
+    recipe = content["train"][dataset]
     assert {key: value for key, value in flat.items() if key.startswith("train.")} == {
         f"train.{key}": value for key, value in recipe.items()
     }

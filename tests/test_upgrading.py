@@ -24,7 +24,7 @@ DOCUMENTED = {
     "bootstrap": ["LEVEL", "differences", "mean"],
     "configured": ["keras", "ops"],
     "datasets.dataset": ["CAPTION_COLUMNS", "Dataset", "captions_by_image"],
-    "datasets.scenes": ["is_true", "load", "things_by_image"],
+    "datasets.scenes": ["is_true", "load"],
     "decoder": ["Decoder", "TeacherForcing", "TokenCrossEntropy", "TokenNegativeLogLikelihood"],
     "encoders": ["build"],
     "errors": ["CaptionerError"],

@@ -36,7 +36,7 @@ def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     # Each name a module loads only what that needs, and without TensorFlow's notes to its developers.
-    with import_module("captioner.common.startup").quiet():
+    with import_module("captioner.common.startup").silence_stderr():
         return getattr(import_module(_MODULES[name]), name)
 
 

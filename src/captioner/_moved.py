@@ -22,7 +22,6 @@ MODULES: dict[str, tuple[str, ...]] = {
     "files": ("common.files",),
     "generation": ("search.generators",),
     "images": ("data.images",),
-    "lean": ("common.startup",),
     "likelihood": ("training.likelihood",),
     "looking": ("evaluation.attention_metrics",),
     "pyfunc": ("serving.pyfunc",),  # in models that were logged to MLflow
@@ -35,7 +34,6 @@ NAMES: dict[str, dict[str, str]] = {
     "datasets.scenes": {
         "is_true": "datasets.scenes.grammar",
         "load": "datasets.scenes.drawing",
-        "things_by_image": "datasets.scenes.grammar",
     },
     "encoders": {"build": "encoders.networks"},
     "features": {"Extractor": "features.extract", "Features": "features.store"},

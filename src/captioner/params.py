@@ -58,6 +58,7 @@ Drawn = Annotated[int, Field(ge=1, le=100_000)]
 Passes = Annotated[int, Field(ge=1, le=100_000)]
 Size = Annotated[int, Field(ge=1, le=4096)]
 Pictures = Annotated[int, Field(ge=1, le=4096)]
+LearningRate = Annotated[float, Field(gt=0), _within(1e-10, 1000)]
 Share = Annotated[float, Field(ge=0, lt=1), _within(0, 0.99)]
 PathText = Annotated[str, Field(min_length=1, max_length=4000), AfterValidator(_path)]
 
@@ -67,6 +68,14 @@ ROWS_OF_A_SEARCH = 2**16
 LARGEST = 1 << 20  # bytes of the file
 ALIASES = 50
 PROBLEMS = 10  # said at once
+
+RENAMED = {
+    "captions_a_picture": "captions_per_picture",
+    "fewest_objects": "min_objects",
+    "most_objects": "max_objects",
+    "photographs": "flickr8k, or folder",
+}
+"""Keys of version 0.1, and their names now."""
 
 
 class _Section(BaseModel):
@@ -80,16 +89,16 @@ class Scenes(_Section):
     train: Drawn
     validation: Drawn
     test: Drawn
-    fewest_objects: Annotated[int, Field(ge=2)]
-    most_objects: Annotated[int, Field(ge=2, le=6)]
+    min_objects: Annotated[int, Field(ge=2)]
+    max_objects: Annotated[int, Field(ge=2, le=6)]
     captions: Annotated[int, Field(ge=1, le=16)]
 
-    @field_validator("most_objects")
+    @field_validator("max_objects")
     @classmethod
-    def _not_fewer_than_the_fewest(cls, most: int, info: ValidationInfo) -> int:
-        fewest = info.data.get("fewest_objects", most)
+    def _at_least_the_minimum(cls, most: int, info: ValidationInfo) -> int:
+        fewest = info.data.get("min_objects", most)
         if most < fewest:
-            raise ValueError(f"allowed are numbers from fewest_objects ({fewest}) on")
+            raise ValueError(f"allowed are numbers from min_objects ({fewest}) on")
         return most
 
 
@@ -131,16 +140,17 @@ class ModelParams(_Section):
 
 
 class Recipe(_Section):
-    """How a decoder is trained on one kind of data."""
+    """How a decoder is trained on one data set."""
 
     epochs: Passes
     blind_epochs: Passes
     patience: Passes
     minimum_steps: Annotated[int, Field(ge=1, le=10_000)] = 1
     batch_size: Pictures
-    captions_a_picture: Annotated[int, Field(ge=1, le=1000)]
+    captions_per_picture: Annotated[int, Field(ge=1, le=1000)]
     maximum_words: Annotated[int, Field(ge=1, le=1000)]
-    learning_rate: Annotated[float, Field(gt=0), _within(1e-10, 1000)]
+    learning_rate: LearningRate
+    blind_learning_rate: LearningRate = 0.001
     schedule: Literal["cosine", "constant"]
     gradient_norm: Annotated[float, Field(gt=0), _within(1e-6, 1e30)]
     label_smoothing: Share
@@ -150,20 +160,21 @@ class Recipe(_Section):
 
     @model_validator(mode="after")
     def _batches_that_memory_holds(self) -> "Recipe":
-        words = self.batch_size * self.captions_a_picture * (self.maximum_words + 1)
+        words = self.batch_size * self.captions_per_picture * (self.maximum_words + 1)
         if words > WORDS_A_BATCH:
             raise ValueError(
-                f"batch_size × captions_a_picture × (maximum_words + 1) is {words:,} words a batch, allowed are "
+                f"batch_size × captions_per_picture × (maximum_words + 1) is {words:,} words a batch, allowed are "
                 f"{WORDS_A_BATCH:,}: lower one of them"
             )
         return self
 
 
 class Train(_Section):
-    """Stage `train`: a recipe for each kind of data."""
+    """Stages `train` and `blind`: a recipe for each data set."""
 
     scenes: Recipe
-    photographs: Recipe
+    flickr8k: Recipe
+    folder: Recipe
 
 
 class Evaluate(_Section):
@@ -208,24 +219,20 @@ class Params(_Section):
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe for the data set's kind of data."""
-        return getattr(self.train, _recipe(self.dataset))
+        """The recipe for the data set."""
+        return getattr(self.train, self.dataset)
 
     def flat(self) -> dict[str, Any]:
         """Return every value that has a say in this experiment, by its dotted name; a list as its items in one line."""
         values = self.model_dump()
-        values["train"] = values["train"][_recipe(self.dataset)]
+        values["train"] = values["train"][self.dataset]
         values["download"] = values["download"].get(self.dataset, {})
         return _flat(values)
 
 
 def section_of(dataset: str) -> str:
     """Return the dotted name of the section that holds the recipe for a data set."""
-    return f"train.{_recipe(dataset)}"
-
-
-def _recipe(dataset: str) -> str:
-    return "scenes" if dataset == "scenes" else "photographs"
+    return f"train.{dataset}"
 
 
 def load(path: Path) -> Params:
@@ -245,6 +252,8 @@ def load(path: Path) -> Params:
         return Params.model_validate(values)
     except ValidationError as error:
         problems = error.errors()
+        if any(str(name) in RENAMED for details in problems for name in details["loc"]):
+            problems = [details for details in problems if details["type"] != "missing"]  # they are there by old names
         said = "; ".join(_problem(details) for details in problems[:PROBLEMS])
         more = f"; and {len(problems) - PROBLEMS:,} more" if len(problems) > PROBLEMS else ""
         raise CaptionerError(f"{path.name}: {said}{more}.") from None
@@ -278,6 +287,8 @@ def parse(text: str, name: str) -> Any:
 def _problem(details: Any) -> str:
     key, received = quoted(".".join(map(str, details["loc"]))).strip("'\""), details["input"]
     if details["type"] == "extra_forbidden":
+        if renamed := RENAMED.get(str(details["loc"][-1])):
+            return f"the key {key} is called {renamed} now: docs/upgrading.md"
         allowed = _section(details["loc"][:-1]).model_fields
         near = difflib.get_close_matches(str(details["loc"][-1])[:100], allowed, 1)
         hint = f"; did you mean {near[0]}?" if near else ""

@@ -457,3 +457,23 @@ def test_help_gives_each_example_a_line(command: str, example: str) -> None:
     code, out, _ = call(command, "--help")
     assert code == 0
     assert any(line.strip().startswith(example) for line in out.splitlines())
+
+
+@pytest.mark.parametrize("seeds", [str(2**32), "-1", "1.5", "1e3", "9" * 5001, "one", ","])
+def test_a_study_takes_the_seeds_that_a_training_takes(seeds: str) -> None:
+    code, _, err = call("study", "--seeds", seeds)
+    assert code == 1 and err.startswith("study: --seeds is '") and len(err) < 300
+    assert err.endswith("give whole numbers from 0 to 4294967295, as in --seeds 1,2,3.\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--attentions", "dot,additive"], "--attentions has 'additive': allowed are uniform, bahdanau, dot."),
+        (["--attentions", "dot"], "--attentions is 'dot': a study needs two or more."),
+        (["--dataset", "coco"], "--dataset has 'coco': allowed are scenes, flickr8k, folder."),
+        (["--dataset", "scenes,folder"], "--dataset is 'scenes,folder': a study has one; start one for each."),
+    ],
+)
+def test_what_a_study_refuses(arguments: list[str], message: str) -> None:
+    assert call("study", *arguments) == (1, "", f"study: {message}\n")

@@ -61,5 +61,5 @@ def test_a_librarys_error_is_one_short_line() -> None:
 
 def test_a_message_is_one_line_that_ends_with_how_to_mend_it() -> None:
     message = str(CaptionerError(f"received {'x' * 100_000}\nand  two spaces: mend\r\nthat"))
-    assert message.startswith("received xxx") and message.endswith("and  two spaces: mend that")
+    assert message.startswith("received xxx") and message.endswith("and  two spaces: fix that")
     assert len(message) <= LONGEST

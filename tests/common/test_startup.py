@@ -9,14 +9,14 @@ import pytest
 from checkout import ROOT
 
 from captioner.common.errors import CaptionerError
-from captioner.common.startup import LESS, backend, lean
+from captioner.common.startup import LESS, backend, fast_start
 
 HIDDEN = ("matplotlib", "pandas", "sklearn", "jax")
 
 IMPORT = """
 import sys
-from captioner.common.startup import lean
-with lean():
+from captioner.common.startup import fast_start
+with fast_start():
     from captioner.common.keras import keras
 print(keras.backend.backend(), *[name for name in ("matplotlib", "pandas", "sklearn", "jax") if name in sys.modules])
 import matplotlib, pandas, sklearn, jax
@@ -65,7 +65,7 @@ def test_all_is_as_before_when_the_import_fails(collects: bool, monkeypatch: pyt
     if not collects:
         gc.disable()
     try:
-        with pytest.raises(ModuleNotFoundError, match="pandas"), lean():
+        with pytest.raises(ModuleNotFoundError, match="pandas"), fast_start():
             assert not gc.isenabled()
             import pandas  # noqa: F401
         assert gc.isenabled() == collects

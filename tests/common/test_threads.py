@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captioner.common.threads import ahead
+from captioner.common.threads import prefetch
 
 
 @given(st.lists(st.integers(), max_size=20), st.integers(0, 8), st.integers(1, 4))
 def test_order_is_that_of_the_items(items: list[int], most: int, workers: int) -> None:
-    assert list(ahead(lambda item: 2 * item, items, most, workers)) == [2 * item for item in items]
+    assert list(prefetch(lambda item: 2 * item, items, most, workers)) == [2 * item for item in items]
 
 
 def test_items_are_taken_as_they_are_needed() -> None:
@@ -23,7 +23,7 @@ def test_items_are_taken_as_they_are_needed() -> None:
             taken += 1
             yield taken
 
-    with closing(ahead(str, endless(), 3, 2)) as made:
+    with closing(prefetch(str, endless(), 3, 2)) as made:
         for number in range(1, 10):
             assert next(made) == str(number)
             assert taken == number + 3
@@ -31,11 +31,11 @@ def test_items_are_taken_as_they_are_needed() -> None:
 
 def test_several_threads_work() -> None:
     both = threading.Barrier(2, timeout=10)
-    assert sorted(ahead(lambda _: both.wait(), range(2), 2, 2)) == [0, 1]
+    assert sorted(prefetch(lambda _: both.wait(), range(2), 2, 2)) == [0, 1]
 
 
 def test_an_error_of_the_work_ends_it() -> None:
-    made = ahead(lambda item: 1 // item, [2, 1, 0, 1, 1], 2, 1)
+    made = prefetch(lambda item: 1 // item, [2, 1, 0, 1, 1], 2, 1)
     assert [next(made), next(made)] == [0, 1]
     with pytest.raises(ZeroDivisionError):
         next(made)
@@ -51,7 +51,7 @@ def test_who_stops_waits_for_nothing_more() -> None:
             go_on.wait(10)
         return item
 
-    with closing(ahead(work, range(1000), 500, 1)) as made:
+    with closing(prefetch(work, range(1000), 500, 1)) as made:
         assert next(made) == 0
         threading.Timer(0.1, go_on.set).start()
     assert len(begun) < 500
@@ -63,4 +63,4 @@ def test_an_error_of_the_items_is_passed_on() -> None:
         raise OSError("torn")
 
     with pytest.raises(OSError, match="torn"):
-        list(ahead(str, broken(), 1, 1))
+        list(prefetch(str, broken(), 1, 1))

@@ -17,7 +17,7 @@ from captioner.comparison import views
 from captioner.comparison.compare import Comparison, Pair, compare, interval, number, probability
 from captioner.comparison.runs import Run
 from captioner.evaluation.bootstrap import Difference, differences
-from captioner.scoring.statistics import Statistics
+from captioner.scoring.statistics import SufficientStatistics
 
 
 def three() -> list[Run]:
@@ -55,8 +55,8 @@ class TestCompare:
 
     def test_noise_is_not_found_and_a_gain_is(self, found: Comparison) -> None:
         noise, gain = pair(found, "CIDEr", 0, 1), pair(found, "CIDEr", 0, 2)
-        assert not noise.stands and noise.better is None and noise.difference.low < 0 < noise.difference.high
-        assert gain.stands and gain.better == 2 and gain.difference.value == pytest.approx(-5)
+        assert not noise.significant and noise.better is None and noise.difference.low < 0 < noise.difference.high
+        assert gain.significant and gain.better == 2 and gain.difference.value == pytest.approx(-5)
 
     def test_of_nll_less_is_better(self, found: Comparison) -> None:
         assert pair(found, "nll", 0, 2).difference.value > 0
@@ -85,11 +85,11 @@ class TestCompare:
             sign = 1 if one < other else -1
             assert sign * same.difference.value == pytest.approx(each.difference.value)
             assert same.p == pytest.approx(each.p)
-            assert same.stands == each.stands
+            assert same.significant == each.significant
 
     def test_pictures_are_paired_by_name(self, found: Comparison) -> None:
         one, _, better = three()
-        turned = Statistics(
+        turned = SufficientStatistics(
             better.statistics.images[::-1], {name: rows[::-1] for name, rows in better.statistics.rows.items()}
         )
         again = compare([one, Run("d", "dot", turned, better.signatures)], 400)
@@ -122,7 +122,7 @@ class TestCompare:
         found = compare([one, other], 100)
         assert found.names == ["a", "a (2)"]
         assert found.pairs[0].difference == Difference(0, 0, 0, 1)
-        assert found.words() == ["a and a (2) are equal by CIDEr."]
+        assert found.sentences() == ["a and a (2) are equal by CIDEr."]
         assert "a and a (2) are the same model, searched alike: they can only be equal." in found.notes
 
     def test_another_search_is_allowed_and_said(self) -> None:
@@ -158,16 +158,16 @@ class TestCompare:
     def test_few_pictures_find_nothing_and_that_is_said(self, pictures: int) -> None:
         numbers = list(np.arange(pictures) + 3.0)
         found = compare([run(name, {"ROUGE-L": [gain + x for x in numbers]}) for name, gain in [("a", 0), ("b", 9)]])
-        assert not found.pairs[0].stands and found.pairs[0].better is None
+        assert not found.pairs[0].significant and found.pairs[0].better is None
         assert (
             f"So few pictures give no p below {2 / 2**pictures:.2f}, and so no finding: it takes 6 or" in found.notes[0]
         )
 
     def test_pictures_enough_for_one_pair_may_be_too_few_for_three(self) -> None:
         runs = [run(name, {"ROUGE-L": list(np.arange(6) + gain)}) for name, gain in [("a", 0.0), ("b", 9), ("c", 20)]]
-        assert compare(runs[:2]).pairs[0].stands
+        assert compare(runs[:2]).pairs[0].significant
         found = compare(runs)
-        assert not any(each.stands for each in found.pairs)
+        assert not any(each.significant for each in found.pairs)
         assert (
             "So few pictures give no corrected p below 0.09, and so no finding: it takes 7 or more." in found.notes[0]
         )
@@ -190,10 +190,10 @@ class TestOnePicture:
         assert list(one_picture.scores) == ["ROUGE-L", "nll"]
         assert all(np.isnan([each.low, each.high]).all() for many in one_picture.scores.values() for each in many)
         assert all(np.isnan([each.p, each.difference.p, each.difference.low]).all() for each in one_picture.pairs)
-        assert not any(each.stands or each.better is not None for each in one_picture.pairs)
+        assert not any(each.significant or each.better is not None for each in one_picture.pairs)
 
     def test_that_is_said(self, one_picture: Comparison) -> None:
-        assert one_picture.words() == [
+        assert one_picture.sentences() == [
             "By ROUGE-L b has 2.5 more than u; of one picture nothing can be tested.",
             "By ROUGE-L d has 0.04 more than u; of one picture nothing can be tested.",
             "By ROUGE-L b has 2.5 more than d; of one picture nothing can be tested.",
@@ -227,7 +227,7 @@ class TestOnePicture:
         assert "nan" not in page.lower() and "class=span" not in page
         assert "3 runs on the same 1 test picture." in parsed.text and "Scores, with" not in parsed.text
         assert len([tag for tag, _ in parsed.seen if tag == "circle"]) == len(one_picture.pairs)
-        for sentence in [*one_picture.words(), *one_picture.notes]:
+        for sentence in [*one_picture.sentences(), *one_picture.notes]:
             assert sentence in parsed.text
 
 
@@ -265,7 +265,7 @@ class TestRefused:
 
 def single(score: str, difference: Difference, p: float) -> list[str]:
     pairs = [Pair(score, 0, 1, difference, p)]
-    return Comparison(["x", "y"], ["bahdanau", "uniform"], 9, 9, {}, {}, pairs, []).words()
+    return Comparison(["x", "y"], ["bahdanau", "uniform"], 9, 9, {}, {}, pairs, []).sentences()
 
 
 class TestWords:
@@ -276,13 +276,14 @@ class TestWords:
                 "CIDEr",
                 Difference(1.1, -1.2, 3.3, 0.41),
                 0.41,
-                "bahdanau and uniform cannot be told apart by CIDEr: the difference is 1.1, −1.2 to 3.3 (p = 0.41).",
+                "bahdanau and uniform are not significantly different in CIDEr: "
+                "the difference is 1.1, −1.2 to 3.3 (p = 0.41).",
             ),
             (
                 "CIDEr",
                 Difference(-2, -3.9, -0.4, 0.028),
                 0.056,
-                "uniform and bahdanau cannot be told apart by CIDEr: the difference is 2.0, 0.4 to 3.9 "
+                "uniform and bahdanau are not significantly different in CIDEr: the difference is 2.0, 0.4 to 3.9 "
                 "(p = 0.056; 0.028 before correction).",
             ),
             (
@@ -314,7 +315,8 @@ class TestWords:
                 "CIDEr",
                 Difference(-0.04, -1.21, 1.3, 0.93),
                 0.93,
-                "uniform and bahdanau cannot be told apart by CIDEr: the difference is 0.04, −1.30 to 1.21 (p = 0.93).",
+                "uniform and bahdanau are not significantly different in CIDEr: "
+                "the difference is 0.04, −1.30 to 1.21 (p = 0.93).",
             ),
             (
                 "nll",
@@ -326,7 +328,8 @@ class TestWords:
                 "CIDEr",
                 Difference(0, -1.2, 1.3, 1),
                 1,
-                "bahdanau and uniform cannot be told apart by CIDEr: the difference is 0.0, −1.2 to 1.3 (p = 1.00).",
+                "bahdanau and uniform are not significantly different in CIDEr: "
+                "the difference is 0.0, −1.2 to 1.3 (p = 1.00).",
             ),
             (
                 "CIDEr",
@@ -338,7 +341,7 @@ class TestWords:
                 "CIDEr",
                 Difference(3, np.nan, np.nan, 0.25),
                 0.25,
-                "bahdanau and uniform cannot be told apart by CIDEr: the difference is 3.0 (p = 0.25).",
+                "bahdanau and uniform are not significantly different in CIDEr: the difference is 3.0 (p = 0.25).",
             ),
             (
                 "nll",
@@ -393,7 +396,7 @@ class TestText:
             r"u · uniform +50\.0 \[\d\d\.\d, \d\d\.\d\] +2\.500 \[2\.\d{3}, 2\.\d{3}\]",
             next(line for line in lines if line.startswith("u · uniform")),
         )
-        assert set(found.words()) <= set(lines)
+        assert set(found.sentences()) <= set(lines)
         assert set(found.notes) <= set(lines)
         assert all(line == line.rstrip() for line in lines)
 
@@ -465,7 +468,7 @@ class Parsed(HTMLParser):
 class TestPage:
     def test_says_what_the_terminal_says(self, found: Comparison) -> None:
         parsed = Parsed(views.page(found))
-        for sentence in [*found.words(), *found.notes]:
+        for sentence in [*found.sentences(), *found.notes]:
             assert sentence in parsed.text
         circles = [attributes for tag, attributes in parsed.seen if tag == "circle"]
         assert len(circles) == len(found.pairs)
@@ -502,7 +505,7 @@ class TestPage:
         ]
         found = compare(runs, 400)
         assert found.pairs[0].better == 1
-        for text in (views.page(found), printed(found), *found.words()):
+        for text in (views.page(found), printed(found), *found.sentences()):
             assert re.search(r"[−-]?0\.04\b", text)
 
     def test_equal_runs_can_be_drawn(self) -> None:

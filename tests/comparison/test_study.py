@@ -14,6 +14,7 @@ from captioner.common.errors import CaptionerError
 from captioner.comparison import study
 from captioner.comparison.runs import Run
 from captioner.comparison.study import Trained
+from captioner.evaluation.signature import Signature
 
 MEANS = {
     "uniform": {1: 40.0, 2: 44.0},
@@ -26,7 +27,7 @@ def trained(attention: str, seed: int, cider: float, **more: float) -> Trained:
     noise = 100 * seed + len(attention)
     scores = {"CIDEr": measured.values(cider, 10, noise), "nll": [3 - cider / 100] * measured.PICTURES}
     scores |= {name.replace("_", "-"): [value] * measured.PICTURES for name, value in more.items()}
-    signatures = {name: dict(each.split(":") for each in measured.signature(name).split("|")[1:]) for name in scores}
+    signatures = {name: Signature.parse(measured.signature(name)).parts for name in scores}
     run = Run(f"{attention}-{seed}", attention, measured.statistics(scores), signatures)
     history = pd.DataFrame({"epoch": [0, 1], "val_nll": [4, 3], "val_CIDEr": [cider / 2, cider]})
     return Trained(attention, seed, run, history)
@@ -58,8 +59,8 @@ def test_what_is_said() -> None:
     assert f"the same {measured.PICTURES} test pictures" in said[0]
     assert said[1].startswith("By CIDEr: dot 82.0 ± 2.8, bahdanau 81.7 ± 1.8 and uniform 42.0 ± 2.8.")
     assert "ot is better than uniform, with every seed (p" in said[1]
-    assert "ot and bahdanau cannot be told apart (p = " in said[1]
-    assert "needs 2.90 nats a token. Seeing it saves uniform 0.32, dot 0.72 and bahdanau 0.72 nats" in said[3]
+    assert "ot and bahdanau are not significantly different (p = " in said[1]
+    assert "needs 2.90 nats per token. Seeing it saves uniform 0.32, dot 0.72 and bahdanau 0.72 nats" in said[3]
     assert (
         "uniform in 50.0 %, dot in 50.0 % and bahdanau in 50.0 % of the cases; by chance it would in 7.5 %." in said[4]
     )
@@ -75,11 +76,11 @@ def test_a_difference_that_not_every_seed_shows() -> None:
 def test_seeing_may_cost() -> None:
     said = study.paragraphs(study.analyse(everything(nll_picture_blind=2.4)), "scenes")
     assert (
-        "needs 2.40 nats a token. Seeing it saves dot 0.22 and bahdanau 0.22 nats a token. Seeing it costs uniform "
-        "0.18 nats a token more." in said[3]
+        "needs 2.40 nats per token. Seeing it saves dot 0.22 and bahdanau 0.22 nats per token. Seeing it costs uniform "
+        "0.18 nats per token more." in said[3]
     )
     said = study.paragraphs(study.analyse(everything(nll_picture_blind=2.0)), "scenes")
-    assert "needs 2.00 nats a token. Seeing it costs uniform 0.58, dot 0.18 and" in said[3]
+    assert "needs 2.00 nats per token. Seeing it costs uniform 0.58, dot 0.18 and" in said[3]
 
 
 def test_what_seeing_is_worth_follows_from_its_test() -> None:
@@ -91,7 +92,7 @@ def test_what_seeing_is_worth_follows_from_its_test() -> None:
     for each in found:
         each.measured.signatures["nll-picture-blind"] = {}
     said = study.paragraphs(study.analyse(found), "scenes")
-    assert "Seeing it costs uniform 0.40 nats a token more." in said[3] and "saves" not in said[3]
+    assert "Seeing it costs uniform 0.40 nats per token more." in said[3] and "saves" not in said[3]
     others = r"By likelihood nothing tells these from it: dot \(0\.002 less, p = 1\.00\) and bahdanau \(0\.001 more, p"
     assert re.search(others, said[3]), said[3]
 
@@ -105,7 +106,7 @@ def test_names_keep_their_letters() -> None:
 def test_one_seed_has_no_deviations_to_speak_of() -> None:
     said = study.paragraphs(study.analyse([each for each in everything() if each.seed == 1]), "scenes")
     assert "with the seed 1," in said[0] and "Scores are those of one seed; the interval says" in said[0]
-    assert said[-1].startswith("With one seed the luck of training is unknown")
+    assert said[-1].startswith("With one seed the variation over seeds is unknown")
 
 
 def test_one_picture_tells_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

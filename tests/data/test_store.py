@@ -180,7 +180,7 @@ def test_a_full_disk_leaves_what_was_there(place: str, tmp_path: Path, monkeypat
     store.write(dataset(), tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     monkeypatch.setattr(place, full)
-    with pytest.raises(CaptionerError, match=r"cannot write to .* \(No space left on device\): mend that"):
+    with pytest.raises(CaptionerError, match=r"cannot write to .* \(No space left on device\): fix that"):
         store.write(dataset(9), tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from captioner.data.dataset import SPLITS, Dataset
 from captioner.datasets.scenes import drawing, grammar
-from captioner.datasets.scenes.grammar import COLOURS, RELATIONS, SHAPES, SIZE, Thing
+from captioner.datasets.scenes.grammar import COLOURS, RELATIONS, SHAPES, SIZE, SceneObject
 from captioner.text.vocabulary import Vocabulary
 
 COUNTS = {"train": 30, "validation": 4, "test": 4}
@@ -22,10 +22,10 @@ WORDS = dict(zip(("red", "blue", "orange", "green"), COLOURS, strict=False)) | d
     zip(("circle", "square", "star", "heart"), SHAPES, strict=False)
 )
 SCENE = [
-    Thing(WORDS["circle"], WORDS["red"], "large", (80, 80, 140, 140)),
-    Thing(WORDS["square"], WORDS["blue"], "small", (10, 100, 42, 132)),  # to the left
-    Thing(WORDS["star"], WORDS["orange"], "small", (90, 10, 122, 42)),  # above
-    Thing(WORDS["heart"], WORDS["blue"], "small", (170, 170, 202, 202)),  # below and to the right
+    SceneObject(WORDS["circle"], WORDS["red"], "large", (80, 80, 140, 140)),
+    SceneObject(WORDS["square"], WORDS["blue"], "small", (10, 100, 42, 132)),  # to the left
+    SceneObject(WORDS["star"], WORDS["orange"], "small", (90, 10, 122, 42)),  # above
+    SceneObject(WORDS["heart"], WORDS["blue"], "small", (170, 170, 202, 202)),  # below and to the right
 ]
 
 
@@ -65,7 +65,7 @@ def test_every_caption_is_different_and_true(seed: int, fewest: int, more: int, 
 
 
 def test_captions_are_true_of_their_own_picture_and_seldom_of_another(dataset: Dataset) -> None:
-    things = grammar.things_by_image(dataset.objects)
+    things = grammar.objects_by_image(dataset.objects)
     images = list(things)
     assert all(grammar.is_true(text, things[image]) for image, text in _texts(dataset))
     another = dict(zip(images, images[1:] + images[:1], strict=True))
@@ -154,7 +154,7 @@ def test_any_text_is_true_or_false(text: str) -> None:
 
 def test_captions_survive_the_vocabulary(dataset: Dataset) -> None:
     vocabulary = Vocabulary.build(dataset.captions["caption"])
-    things = grammar.things_by_image(dataset.objects)
+    things = grammar.objects_by_image(dataset.objects)
     for image, text in _texts(dataset):
         assert vocabulary.decode(vocabulary.encode(text)) == text
         assert grammar.is_true(vocabulary.decode(vocabulary.encode(text.upper() + " .")), things[image])
@@ -180,7 +180,7 @@ def test_splits_and_tables(dataset: Dataset) -> None:
 def test_things_survive_the_table(dataset: Dataset) -> None:
     generator = np.random.default_rng([1, 0])
     first = dataset.captions["image"][0]
-    assert grammar.things_by_image(dataset.objects)[first] == drawing.compose(generator, (2, 4))
+    assert grammar.objects_by_image(dataset.objects)[first] == drawing.compose(generator, (2, 4))
 
 
 def test_equal_seeds_give_equal_bytes(dataset: Dataset) -> None:
@@ -230,7 +230,7 @@ def test_boxes_lie_in_the_picture_and_apart(seed: int) -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("colour", COLOURS)
 def test_an_object_fills_its_box_to_the_sides(shape: str, colour: str) -> None:
-    thing = Thing(shape, colour, "large", (60, 90, 121, 150))
+    thing = SceneObject(shape, colour, "large", (60, 90, 121, 150))
     ground, drawn = (pixels(drawing.draw(things, np.random.default_rng(5))) for things in ([], [thing]))
     rows, columns = np.nonzero(np.abs(drawn - ground).max(axis=2) > 4)
     found = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
@@ -252,7 +252,7 @@ def test_all_pixels_outside_the_boxes_are_ground(seed: int) -> None:
 
 def test_objects_have_their_colours() -> None:
     for name, colour in COLOURS.items():
-        thing = Thing("square", name, "large", (60, 90, 120, 150))
+        thing = SceneObject("square", name, "large", (60, 90, 120, 150))
         middle = pixels(drawing.draw([thing], np.random.default_rng(0)))[120, 90]
         distances = {other: np.abs(middle - value).sum() for other, value in COLOURS.items()}
         assert min(distances, key=distances.__getitem__) == name

@@ -12,12 +12,12 @@ from checkout import ROOT
 from captioner import encoders
 from captioner.common import weights as weights_module
 from captioner.common.errors import CaptionerError
-from captioner.common.startup import quiet
+from captioner.common.startup import silence_stderr
 from captioner.data import images
 from captioner.encoders import efficientnet_lite, networks
 from captioner.encoders import torch_file as torch_file_module
 
-with quiet():
+with silence_stderr():
     import keras
 
 

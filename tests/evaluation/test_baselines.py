@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from captioner.evaluation.baselines import WordFrequencies, best_constant, nll_of_frequencies
 from captioner.evaluation.diversity import TrainingGrams
-from captioner.scoring.statistics import Statistics
+from captioner.scoring.statistics import SufficientStatistics
 from captioner.text.vocabulary import END, PAD, Vocabulary
 
 TRAINING = ["a dog runs", "a dog", "a cat", "the dog runs"]
@@ -27,8 +27,8 @@ def test_word_frequencies_by_hand() -> None:
     first = 6 * frequencies.everywhere
     first[4] += 2
     assert frequencies.by_position[0] == pytest.approx(first / 8)
-    surprise = frequencies.surprise(np.array([[4, END, PAD]]))
-    assert surprise["unigram"] == pytest.approx([-math.log(3 / 11) * 2])
+    nll = frequencies.nll(np.array([[4, END, PAD]]))
+    assert nll["unigram"] == pytest.approx([-math.log(3 / 11) * 2])
 
 
 @given(st.lists(st.lists(st.integers(4, 9), min_size=1, max_size=4), min_size=1, max_size=6))
@@ -40,7 +40,7 @@ def test_frequencies_are_distributions_in_which_nothing_is_impossible(captions: 
     assert frequencies.everywhere.sum() == pytest.approx(1) and frequencies.everywhere.min() > 0
     assert frequencies.by_position.sum(axis=1) == pytest.approx(np.ones(5)) and frequencies.by_position.min() > 0
     # where each caption is long, the words it was counted from surprise no more than unseen ones
-    assert (frequencies.surprise(targets)["unigram"] > 0).all()
+    assert (frequencies.nll(targets)["unigram"] > 0).all()
 
 
 def test_position_helps_where_words_have_their_places() -> None:
@@ -83,4 +83,4 @@ def test_runs_of_words_that_training_never_showed(caption: str, unseen: list[flo
 def test_statistics_can_be_kept(tmp_path: Path) -> None:
     found = nll_of_frequencies(TRAINING, {"x.png": ["a dog"]}, VOCABULARY, 4)
     found.write(tmp_path / "statistics.parquet")
-    assert Statistics.read(tmp_path / "statistics.parquet").scores() == found.scores()
+    assert SufficientStatistics.read(tmp_path / "statistics.parquet").scores() == found.scores()

@@ -13,7 +13,7 @@ from captioner.evaluation import bootstrap
 from captioner.evaluation.bootstrap import differences, holm, intervals, resampled
 from captioner.scoring import statistics as statistics_module
 from captioner.scoring.scorer import Scorer, Scores
-from captioner.scoring.statistics import Statistics, mean
+from captioner.scoring.statistics import SufficientStatistics, mean
 
 REFERENCES = {
     "dog.jpg": ["A brown dog runs across the grass .", "The dog is running."],
@@ -29,8 +29,8 @@ CAPTIONS = {
 }
 
 
-def means(values: list[float], counts: list[float] | None = None, name: str = "CIDEr") -> Statistics:
-    return Statistics([f"{n}.png" for n in range(len(values))], {name: mean(values, counts)})
+def means(values: list[float], counts: list[float] | None = None, name: str = "CIDEr") -> SufficientStatistics:
+    return SufficientStatistics([f"{n}.png" for n in range(len(values))], {name: mean(values, counts)})
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,9 @@ def test_resamples_that_are_all_the_same_give_no_interval(values: list[float], c
 
 def test_how_many_pictures_count(scored: Scores) -> None:
     rows = {"CIDEr": mean([1, 0, 0], [1, 1, 0]), "BLEU-person": np.array([[0.0] * 10, [1] * 10, [1] * 10])}
-    assert Statistics(["a", "b", "c"], rows).counted() == {"CIDEr": 2} | {f"BLEU-{n}-person": 2 for n in range(1, 5)}
+    assert SufficientStatistics(["a", "b", "c"], rows).counted() == {"CIDEr": 2} | {
+        f"BLEU-{n}-person": 2 for n in range(1, 5)
+    }
     assert scored.statistics.counted().keys() == scored.statistics.scores().keys()
 
 
@@ -173,7 +175,7 @@ def test_no_p_is_less_than_the_pictures_allow(pictures: int, rng: np.random.Gene
 
 def test_pictures_are_paired_by_name_and_must_be_the_same() -> None:
     one = means([1, 2, 3])
-    turned = Statistics(one.images[::-1], {"CIDEr": one.rows["CIDEr"][::-1]})
+    turned = SufficientStatistics(one.images[::-1], {"CIDEr": one.rows["CIDEr"][::-1]})
     assert differences(one, turned)["CIDEr"].value == 0
     assert differences(one, turned)["CIDEr"].high == 0
     with pytest.raises(CaptionerError, match=r"different pictures \(3 and 2, 2 in common\)"):
@@ -181,7 +183,7 @@ def test_pictures_are_paired_by_name_and_must_be_the_same() -> None:
 
 
 def test_suffixes_and_unions(scored: Scores) -> None:
-    statistics = Statistics(
+    statistics = SufficientStatistics(
         scored.statistics.images, {name: scored.statistics.rows[name] for name in ("BLEU", "ROUGE-L")}
     )
     both = statistics | statistics.suffixed("constant")
@@ -208,7 +210,7 @@ def test_holm(p_values: list[float], expected: list[float]) -> None:
 def test_what_is_written_is_read(scored: Scores, tmp_path: Path) -> None:
     statistics = scored.statistics | scored.statistics.suffixed("constant")
     statistics.write(tmp_path / "statistics.parquet")
-    read = Statistics.read(tmp_path / "statistics.parquet")
+    read = SufficientStatistics.read(tmp_path / "statistics.parquet")
     assert read.images == statistics.images and read.scores() == statistics.scores()
 
 
@@ -218,7 +220,7 @@ def test_a_damaged_table_is_one_line(content: bytes | None, tmp_path: Path) -> N
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(CaptionerError, match="missing or damaged: make it with `dvc repro`"):
-        Statistics.read(path)
+        SufficientStatistics.read(path)
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
@@ -226,13 +228,13 @@ def test_a_damaged_table_is_one_line(content: bytes | None, tmp_path: Path) -> N
 def test_numbers_that_are_not_finite_are_never_skipped(name: str, wrong: float, tmp_path: Path) -> None:
     rows = np.ones((3, len(statistics_module.columns(name))))
     rows[1, 0] = wrong
-    statistics = Statistics(["a", "b", "c"], {name: rows})
+    statistics = SufficientStatistics(["a", "b", "c"], {name: rows})
     assert np.isnan(list(statistics.scores().values())).all()
     assert np.isnan(list(intervals(statistics, 20).values())).all()
-    better = differences(statistics, Statistics(["a", "b", "c"], {name: np.ones_like(rows)}), 20)
+    better = differences(statistics, SufficientStatistics(["a", "b", "c"], {name: np.ones_like(rows)}), 20)
     assert better and all(np.isnan(each.p) for each in better.values())
     statistics.write(tmp_path / "statistics.parquet")
-    for refused in (statistics.checked, lambda: Statistics.read(tmp_path / "statistics.parquet")):
+    for refused in (statistics.checked, lambda: SufficientStatistics.read(tmp_path / "statistics.parquet")):
         with pytest.raises(
             statistics_module.NotFiniteError, match=rf"{name} is not finite on 1 of 3 pictures, such as 'b'"
         ):
@@ -242,5 +244,5 @@ def test_numbers_that_are_not_finite_are_never_skipped(name: str, wrong: float, 
 def test_a_likelihood_of_exactly_1_was_nan_once() -> None:
     nothing = mean([0, 0], [3, 0])
     with pytest.raises(statistics_module.NotFiniteError, match="nll is not finite on 1 of 2 pictures, such as 'a'"):
-        Statistics(["a", "b"], {"nll": nothing}).checked()
-    Statistics(["a", "b"], {"nll": mean([0, 1]), "CIDEr": nothing}).checked()
+        SufficientStatistics(["a", "b"], {"nll": nothing}).checked()
+    SufficientStatistics(["a", "b"], {"nll": mean([0, 1]), "CIDEr": nothing}).checked()

@@ -19,9 +19,9 @@ from PIL import Image
 from captioner.common.errors import CaptionerError
 from captioner.datasets.scenes.grammar import RELATIONS
 from captioner.evaluation import results, signature
-from captioner.evaluation.signature import Setting
+from captioner.evaluation.signature import Setting, Signature
 from captioner.scoring.scorer import Scorer, Scores
-from captioner.scoring.statistics import Statistics, mean
+from captioner.scoring.statistics import SufficientStatistics, mean
 from captioner.search.caption import Caption
 
 LEFT, RIGHT = RELATIONS["left"][0], RELATIONS["right"][0]
@@ -54,11 +54,11 @@ def scores(scorer_of: Callable[..., Scorer]) -> Scores:
     return scorer_of(REFERENCES).score(CAPTIONS)
 
 
-OWN = Statistics(
+OWN = SufficientStatistics(
     ["one.png", "two.png", "three.png"],
     {"CIDEr": mean([50, 60, 70]), "nll": mean([4.0, 9.0, 2.0], [2, 3, 1]), "distinct-captions": mean([100, 100, 0])},
 )
-BASELINES = Statistics(
+BASELINES = SufficientStatistics(
     ["two.png", "one.png", "three.png"],
     {"CIDEr-constant": mean([1, 2, 3]), "nll-picture-blind": mean([12.0, 6.0, 4.0], [3, 2, 1])},
 )
@@ -78,7 +78,7 @@ def test_scores_carry_how_they_were_made_and_how_sure_they_are(tmp_path: Path) -
     assert written["CIDEr"]["signature"] == f"CIDEr|{made}|beam:5|length-normalization:0.5|weights:0123456789ab"
     assert written["CIDEr-constant"]["signature"] == f"CIDEr-constant|{made}"
     assert written["nll"]["signature"].endswith("|references:4-6|split:test|pictures:3|weights:0123456789ab")
-    assert Statistics.read(tmp_path / "results/statistics.parquet").scores()["CIDEr-constant"] == 2
+    assert SufficientStatistics.read(tmp_path / "results/statistics.parquet").scores()["CIDEr-constant"] == 2
 
 
 def test_number_of_references() -> None:
@@ -87,17 +87,17 @@ def test_number_of_references() -> None:
 
 
 def test_people_are_held_against_one_reference_less() -> None:
-    assert "|references:4-6,one-left-out|" in SETTING.signature("CIDEr-person", of_model=False)
-    assert "|references:4-6,one-left-out|" in SETTING.signature("BLEU-4-leave-one-out")
+    assert "|references:4-6,one-left-out|" in str(SETTING.signature("CIDEr-person", of_model=False))
+    assert "|references:4-6,one-left-out|" in str(SETTING.signature("BLEU-4-leave-one-out"))
     copied = replace(SETTING, copies=True)
-    assert "|references:4-6,one-left-out,copies-left-out|" in copied.signature("CIDEr-person", of_model=False)
-    assert "|references:4-6|" in copied.signature("CIDEr")
-    assert "|references:4-6|" in SETTING.signature("unseen-2-grams-person", of_model=False)
+    assert "|references:4-6,one-left-out,copies-left-out|" in str(copied.signature("CIDEr-person", of_model=False))
+    assert "|references:4-6|" in str(copied.signature("CIDEr"))
+    assert "|references:4-6|" in str(SETTING.signature("unseen-2-grams-person", of_model=False))
 
 
 def test_how_far_people_are() -> None:
-    own = Statistics(OWN.images, {"CIDEr-leave-one-out": mean([40, 50, 60])})
-    people = Statistics(OWN.images, {"CIDEr-person": mean([240, 240, 246], [3, 3, 3])})
+    own = SufficientStatistics(OWN.images, {"CIDEr-leave-one-out": mean([40, 50, 60])})
+    people = SufficientStatistics(OWN.images, {"CIDEr-person": mean([240, 240, 246], [3, 3, 3])})
     assert results.remarks(own, people) == [
         "Held against all references of a picture but one, the model reaches 50.0 CIDEr, "
         "and the reference left out 80.7."
@@ -105,16 +105,16 @@ def test_how_far_people_are() -> None:
 
 
 def test_copies_are_said() -> None:
-    own = Statistics(OWN.images, {"CIDEr-leave-one-out": mean([40, 50, 60])})
-    people = Statistics(OWN.images, {"CIDEr-person": mean([240, 240, 246], [3, 3, 3])})
+    own = SufficientStatistics(OWN.images, {"CIDEr-leave-one-out": mean([40, 50, 60])})
+    people = SufficientStatistics(OWN.images, {"CIDEr-person": mean([240, 240, 246], [3, 3, 3])})
     first, second = results.remarks(own, people, "2 of the 9 references repeat another.")
     assert first.startswith("Held against all references of a picture but one and its copies, the model")
     assert second == "2 of the 9 references repeat another."
 
 
-def many(values: dict[str, list[float]]) -> Statistics:
+def many(values: dict[str, list[float]]) -> SufficientStatistics:
     images = [f"{number}.png" for number in range(len(next(iter(values.values()))))]
-    return Statistics(images, {name: mean(each) for name, each in values.items()})
+    return SufficientStatistics(images, {name: mean(each) for name, each in values.items()})
 
 
 SPREAD = np.random.default_rng(1).normal(0, 1, 40)
@@ -135,16 +135,20 @@ SPREAD -= SPREAD.mean()
         ),
         (
             0.05 + SPREAD,
-            r"The model and one constant .* cannot be told apart: .* is better by 0\.05 CIDEr .*−.*, p = 0\.\d+",
+            r"The model and one constant .* are not significantly different: .* is better by 0\.05 CIDEr "
+            r".*−.*, p = 0\.\d+",
         ),
-        (-0.05 + SPREAD, r"cannot be told apart: on these pictures the model is worse by 0\.05 CIDEr"),
-        (-0.001 + SPREAD, r"cannot be told apart: on these pictures the model is worse by 0\.001 CIDEr"),
+        (-0.05 + SPREAD, r"are not significantly different: on these pictures the model is worse by 0\.05 CIDEr"),
+        (-0.001 + SPREAD, r"are not significantly different: on these pictures the model is worse by 0\.001 CIDEr"),
         (
             0.001 + SPREAD / 1000,
             r"The model beats .*: better by 0\.001 CIDEr \(95 % interval 0\.00\d to 0\.00\d, p = 0\.001",
         ),
         (np.full(40, 3.0), r"The model beats .*: better by 3\.00 CIDEr \(p = 0\.001\)\."),
-        (np.tile([1.0, -1.0], 20), r"cannot be told apart: .* the model is as good \(95 % interval −.*, p = 1\.00\)"),
+        (
+            np.tile([1.0, -1.0], 20),
+            r"are not significantly different: .* the model is as good \(95 % interval −.*, p = 1\.00\)",
+        ),
         (np.tile([0.1, -0.1 + 1e-12], 20), r"on these pictures the model is as good \(95 % interval −"),
         (np.zeros(40), r"The model and one constant caption for all pictures are equal: the difference is 0 CIDEr\."),
     ],
@@ -158,7 +162,7 @@ def test_a_verdict_follows_from_its_test(gains: np.ndarray, said: str) -> None:
     own, baseline = many({"nll": list(hard - gains)}), many({"nll-picture-blind": list(hard)})
     (remark,) = results.remarks(own, baseline)
     told = said.replace("one constant caption for all pictures", "the decoder that never sees a picture")
-    assert re.search(told.replace("one constant", "the decoder").replace("CIDEr", "nats a token"), remark), remark
+    assert re.search(told.replace("one constant", "the decoder").replace("CIDEr", "nats per token"), remark), remark
 
 
 @pytest.mark.parametrize("pictures", [2, 3, 5])
@@ -167,7 +171,7 @@ def test_few_pictures_allow_no_verdict(pictures: int) -> None:
     own = many({"CIDEr": [200 + number for number in numbers], "nll": [number / 9 for number in numbers]})
     remarks = results.remarks(own, many({"CIDEr-constant": numbers, "nll-picture-blind": numbers}))
     assert remarks.pop() == f"On {pictures} test pictures no difference can be significant: it takes 6 or more."
-    assert len(remarks) == 2 and all("cannot be told apart" in remark for remark in remarks)
+    assert len(remarks) == 2 and all("are not significantly different" in remark for remark in remarks)
 
 
 def test_one_picture_allows_neither_interval_nor_verdict(tmp_path: Path) -> None:
@@ -175,7 +179,7 @@ def test_one_picture_allows_neither_interval_nor_verdict(tmp_path: Path) -> None
     baselines = many({"CIDEr-constant": [0.0], "nll-picture-blind": [2.5], "CIDEr-person": [0.0]})
     assert results.remarks(own, baselines) == [
         "On one picture, which allows no test, the model is worse than the decoder that never sees a picture by 0.50 "
-        "nats a token.",
+        "nats per token.",
         "One test picture allows neither intervals nor verdicts, and CIDEr is 0 on a single picture, whatever the "
         "caption.",
     ]
@@ -291,8 +295,18 @@ def test_a_likelihood_beyond_any_perplexity(tmp_path: Path) -> None:
 @pytest.mark.parametrize("broken", ["model", "baselines"])
 def test_scores_that_are_not_finite_are_not_written(broken: str, tmp_path: Path) -> None:
     images, wrong = OWN.images, mean([1, np.nan, 2])
-    own = Statistics(images, {"nll": wrong}) if broken == "model" else OWN
-    baselines = Statistics(images, {"nll-picture-blind": wrong}) if broken == "baselines" else BASELINES
+    own = SufficientStatistics(images, {"nll": wrong}) if broken == "model" else OWN
+    baselines = SufficientStatistics(images, {"nll-picture-blind": wrong}) if broken == "baselines" else BASELINES
     with pytest.raises(CaptionerError, match=r"nll.* is not finite on 1 of 3 pictures, such as 'two.png'"):
         results.write_scores(own, baselines, SETTING, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "name", ["CIDEr", "CIDEr-person", "BLEU-4-leave-one-out", "nll", "perplexity", "true-captions"]
+)
+def test_a_signature_is_what_its_text_says(name: str) -> None:
+    made = SETTING.signature(name)
+    assert Signature.parse(str(made)) == made and made.score == name
+    assert made.is_of(SETTING.weights_sha256) and not made.is_of("f" * 64)
+    assert not SETTING.signature(name, of_model=False).is_of(SETTING.weights_sha256)

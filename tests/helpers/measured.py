@@ -8,7 +8,8 @@ import numpy as np
 
 from captioner.comparison.runs import Run
 from captioner.evaluation.bootstrap import intervals
-from captioner.scoring.statistics import Statistics, mean
+from captioner.evaluation.signature import Signature
+from captioner.scoring.statistics import SufficientStatistics, mean
 
 PICTURES = 60
 
@@ -19,9 +20,9 @@ def values(average: float, spread: float = 0.0, seed: int = 0) -> list[float]:
     return list(average + spread * (drawn - drawn.mean()))
 
 
-def statistics(scores: Mapping[str, Sequence[float]]) -> Statistics:
+def statistics(scores: Mapping[str, Sequence[float]]) -> SufficientStatistics:
     images = [f"test-{number:04}.png" for number in range(len(next(iter(scores.values()))))]
-    return Statistics(images, {name: mean(each) for name, each in scores.items()})
+    return SufficientStatistics(images, {name: mean(each) for name, each in scores.items()})
 
 
 def signature(name: str, **parts: str) -> str:
@@ -53,6 +54,5 @@ def run(name: str, scores: Mapping[str, Sequence[float]], attention: str = "", *
     parts.setdefault("weights", f"weights of {name}")
     signatures = {}
     for score in scores:
-        split = (each.partition(":") for each in signature(score, **parts).split("|")[1:])
-        signatures[score] = {part: value for part, _, value in split}
+        signatures[score] = Signature.parse(signature(score, **parts)).parts
     return Run(name, attention, statistics(scores), signatures)

@@ -14,9 +14,10 @@ _RECIPE: dict[str, Any] = {
     "patience": 3,
     "minimum_steps": 1,
     "batch_size": 16,
-    "captions_a_picture": 5,
+    "captions_per_picture": 5,
     "maximum_words": 13,
     "learning_rate": 0.001,
+    "blind_learning_rate": 0.001,
     "schedule": "cosine",
     "gradient_norm": 5.0,
     "label_smoothing": 0.0,
@@ -24,6 +25,7 @@ _RECIPE: dict[str, Any] = {
     "word_dropout": 0.0,
     "output_dropout": 0.0,
 }
+_PHOTOGRAPHS: dict[str, Any] = {"epochs": 8, "maximum_words": 18, "word_dropout": 0.5, "output_dropout": 0.5}
 _VALUES: dict[str, Any] = {
     "dataset": "scenes",
     "attention": "dot",
@@ -34,8 +36,8 @@ _VALUES: dict[str, Any] = {
             "train": 40,
             "validation": 6,
             "test": 6,
-            "fewest_objects": 2,
-            "most_objects": 3,
+            "min_objects": 2,
+            "max_objects": 3,
             "captions": 5,
         },
         "folder": {"path": "pictures", "captions": "captions.csv"},
@@ -45,7 +47,8 @@ _VALUES: dict[str, Any] = {
     "model": {"embedding_size": 256, "state_size": 512, "attention_size": 256, "spatial_encoding": "learned"},
     "train": {
         "scenes": _RECIPE,
-        "photographs": _RECIPE | {"epochs": 8, "maximum_words": 18, "word_dropout": 0.5, "output_dropout": 0.5},
+        "flickr8k": _RECIPE | _PHOTOGRAPHS,
+        "folder": _RECIPE | _PHOTOGRAPHS,
     },
     "evaluate": {
         "beam": 3,

@@ -16,7 +16,7 @@ from captioner.params import ModelParams, Recipe
 from captioner.text.vocabulary import Vocabulary
 from captioner.training import fit
 from captioner.training.batches import CaptionBatches
-from captioner.training.prefix_sharing import Layout
+from captioner.training.prefix_sharing import StepWidths
 
 POSITIONS, CHANNELS = 4, 6
 # what is added up on the way to a caption's probability: in each of four steps what the gates, the attention, the
@@ -38,7 +38,7 @@ def recipe(**changes: Any) -> Recipe:
         "blind_epochs": 1,
         "patience": 10,
         "batch_size": 5,
-        "captions_a_picture": 2,
+        "captions_per_picture": 2,
         "maximum_words": 3,
         "learning_rate": 0.05,
         "schedule": "constant",
@@ -99,26 +99,28 @@ def batches(used: Recipe, seed: int | None = 1, by_image: dict[str, list[str]] =
         captions(by_image),
         vocabulary(),
         used.batch_size,
-        used.captions_a_picture,
+        used.captions_per_picture,
         used.maximum_words,
         seed,
     )
 
 
-def histories(layout: Layout, inputs: dict[str, np.ndarray]) -> list[list[tuple[int, int]]]:
+def histories(step_widths: StepWidths, inputs: dict[str, np.ndarray]) -> list[list[tuple[int, int]]]:
     """Return what a decoder knows after each row of a batch: step by step, which picture it saw and what it read."""
     known: list[list[tuple[int, int]]] = []
     before: list[list[tuple[int, int]]] = []
     words = iter(inputs["words"].tolist())
     start = 0
-    for stretch in filter(None, layout.stretches):
-        pictures, origins = (inputs[name][start : start + max(stretch)].tolist() for name in ("pictures", "origins"))
-        before = [before[origin] if start else [] for origin in origins[: stretch[0]]]
-        for width in stretch:
-            before = [*before[:width], *(before[origin] for origin in origins[len(before) : width])]
+    for phase in filter(None, step_widths.phases):
+        pictures, parent_rows = (
+            inputs[name][start : start + max(phase)].tolist() for name in ("pictures", "parent_rows")
+        )
+        before = [before[parent_row] if start else [] for parent_row in parent_rows[: phase[0]]]
+        for width in phase:
+            before = [*before[:width], *(before[parent_row] for parent_row in parent_rows[len(before) : width])]
             before = [[*history, (picture, next(words))] for history, picture in zip(before, pictures, strict=False)]
             known += before
-        start += max(stretch)
+        start += max(phase)
     return known
 
 

@@ -109,7 +109,7 @@ def consumed() -> dict[str, np.ndarray]:
     losses = Losses()
     fit.train(decoder, data, validation, used, [losses, tiny.Scores(range(used.epochs))])
 
-    teacher, loss = TeacherForcing(decoder, data.layout), TokenCrossEntropy()
+    teacher, loss = TeacherForcing(decoder, data.step_widths), TokenCrossEntropy()
 
     def of_batches(batches: CaptionBatches) -> list[float]:
         return [float(loss(targets, teacher(inputs))) for inputs, targets in (batches[n] for n in range(len(batches)))]

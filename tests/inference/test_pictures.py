@@ -112,9 +112,9 @@ def test_a_picture_in_every_form(tmp_path: Path) -> None:
     path.write_bytes(PNG)
     with Image.open(path) as opened:
         for form in (str(path), path, PNG, opened, np.asarray(opened)):
-            assert not pictures.many(form)
+            assert not pictures.is_batch(form)
             np.testing.assert_array_equal(pictures.pixels(form), PIXELS)
-    assert pictures.many([path]) and pictures.many(iter([path])) and pictures.many(())
+    assert pictures.is_batch([path]) and pictures.is_batch(iter([path])) and pictures.is_batch(())
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_what_places_mean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).touch()
     Path("empty/deeper").mkdir(parents=True)
-    found = list(pictures.found(["odd.name", "b", "http://x/y", "empty", "none.png", "b/a"]))
+    found = list(pictures.expand(["odd.name", "b", "http://x/y", "empty", "none.png", "b/a"]))
     assert [str(each) for each in found] == [
         "odd.name",
         "b/10.heic",
@@ -249,7 +249,7 @@ def test_every_format_has_a_suffix() -> None:
 def test_batches_are_in_order_and_the_first_has_one() -> None:
     given = [tiny.photograph(number % 4) for number in range(12)]
     given[5] = b"%PDF"
-    batches = list(pictures.ahead(given, 4))
+    batches = list(pictures.prefetch(given, 4))
     assert [len(batch) for batch in batches] == [1, 4, 4, 3]
     flat = [each for batch in batches for each in batch]
     for number, each in enumerate(flat):
@@ -260,9 +260,9 @@ def test_batches_are_in_order_and_the_first_has_one() -> None:
 
 
 def test_errors_are_passed_on() -> None:
-    [[found]] = pictures.ahead([UnreadableImage("why")], 4)
+    [[found]] = pictures.prefetch([UnreadableImage("why")], 4)
     assert str(found) == "why"
-    assert list(pictures.ahead([], 4)) == []
+    assert list(pictures.prefetch([], 4)) == []
 
 
 def test_pictures_are_asked_for_as_they_are_needed() -> None:
@@ -274,7 +274,7 @@ def test_pictures_are_asked_for_as_they_are_needed() -> None:
             asked += 1
             yield PNG
 
-    with closing(pictures.ahead(endless(), 4)) as batches:
+    with closing(pictures.prefetch(endless(), 4)) as batches:
         taken = 0
         for _ in range(20):
             taken += len(next(batches))
@@ -283,7 +283,7 @@ def test_pictures_are_asked_for_as_they_are_needed() -> None:
 
 def test_one_picture_given_many_times() -> None:
     picture = Image.open(io.BytesIO(PNG))
-    for batch in pictures.ahead([picture] * 40, 16):
+    for batch in pictures.prefetch([picture] * 40, 16):
         for each in batch:
             np.testing.assert_array_equal(each, PIXELS)
 
@@ -297,6 +297,6 @@ def test_who_stops_early_waits_for_nothing(monkeypatch: pytest.MonkeyPatch) -> N
         return PIXELS
 
     monkeypatch.setattr(pictures, "pixels", slow)
-    with closing(pictures.ahead([PNG] * 1000, 200)) as batches:
+    with closing(pictures.prefetch([PNG] * 1000, 200)) as batches:
         next(batches)
     assert len(begun) < 400

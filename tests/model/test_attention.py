@@ -165,7 +165,7 @@ def test_the_order_of_the_positions_is_no_information(
 @DOUBLE
 def test_keys_change_nothing(name: str, x: np.ndarray, s: np.ndarray, rng: np.random.Generator) -> None:
     layer = built(name, rng)
-    keys = layer.prepare(x)
+    keys = layer.project_keys(x)
     for one, other in zip(results(layer, x, s), results(layer, x, s, keys=keys), strict=True):
         assert_same(one, other, TERMS)
 
@@ -176,7 +176,7 @@ def test_keys_of_a_picture_serve_each_of_its_captions(
     name: str, x: np.ndarray, s: np.ndarray, rng: np.random.Generator
 ) -> None:
     layer = built(name, rng)
-    keys = np.repeat(np.asarray(layer.prepare(x[:1])), B, axis=0)
+    keys = np.repeat(np.asarray(layer.project_keys(x[:1])), B, axis=0)
     repeated = np.repeat(x[:1], B, axis=0)
     for one, other in zip(results(layer, repeated, s), results(layer, repeated, s, keys=keys), strict=True):
         assert_same(one, other, TERMS)

@@ -17,9 +17,9 @@ from captioner.model.attention.base import Attention
 from captioner.model.attention.dot import DotProductAttention
 from captioner.model.attention.uniform import UniformAttention
 from captioner.model.decoder import Decoder, State
-from captioner.text.vocabulary import END, PAD, START, heard
+from captioner.text.vocabulary import END, PAD, START, decoder_inputs
 from captioner.training.losses import TokenCrossEntropy
-from captioner.training.prefix_sharing import Layout
+from captioner.training.prefix_sharing import StepWidths
 from captioner.training.teacher_forcing import TeacherForcing
 
 EVERY = pytest.mark.parametrize("attention", ATTENTIONS)
@@ -78,22 +78,22 @@ def loss_and_gradients(
     return _differentiated(lambda: TokenCrossEntropy(0.1)(targets, model(inputs, training=True)), model)
 
 
-def inputs_of_rows(layout: Layout, features: np.ndarray, pictures: np.ndarray, words: np.ndarray) -> dict:
+def inputs_of_rows(step_widths: StepWidths, features: np.ndarray, pictures: np.ndarray, words: np.ndarray) -> dict:
     """What `TeacherForcing` takes, of captions `[captions, T]` of which none shares a row."""
-    count = layout.captions[0]
+    count = step_widths.captions[0]
     return {
         "features": features,
         "pictures": pictures,
-        "origins": np.arange(count),
-        "words": np.concatenate([words[:width, step] for step, width in enumerate(layout.captions)]),
-        "spoken": np.arange(sum(layout.captions)),
+        "parent_rows": np.arange(count),
+        "words": np.concatenate([words[:width, step] for step, width in enumerate(step_widths.captions)]),
+        "target_rows": np.arange(sum(step_widths.captions)),
     }
 
 
 def taught(
-    model: Decoder, layout: Layout, inputs: dict[str, np.ndarray], targets: np.ndarray
+    model: Decoder, step_widths: StepWidths, inputs: dict[str, np.ndarray], targets: np.ndarray
 ) -> tuple[float, list[np.ndarray]]:
-    teacher = TeacherForcing(model, layout)
+    teacher = TeacherForcing(model, step_widths)
     return _differentiated(lambda: TokenCrossEntropy(0.1)(targets, teacher(inputs, training=True)), model)
 
 
@@ -122,7 +122,7 @@ def test_stepped_form_gives_the_logits_of_the_whole_sequence(
 ) -> None:
     model = decoder(attention)
     whole = logits_of(model, features, words)
-    picture, state = model.look(features, captions=N)
+    picture, state = model.initialize(features, captions=N)
     for step in range(T):
         logits, state, weights = model.next_word(words[:, :, step].reshape(-1), state, picture)
         assert_same(np.asarray(logits).reshape(G, N, V), whole[:, :, step], TERMS)
@@ -134,7 +134,7 @@ def test_the_cell_is_keras_own(rng: np.random.Generator) -> None:
     model = decoder()
     word, output, cell = (rng.normal(size=(2, size)).astype(np.float32) for size in (E, H, H))
     features = rng.normal(size=(2, P, C)).astype(np.float32)
-    picture, _ = model.look(features)
+    picture, _ = model.initialize(features)
     after, looked, _ = model.step(model.word_gates(word), State(output, cell), picture)
 
     reference = keras.layers.LSTMCell(H)
@@ -183,37 +183,41 @@ def test_computing_captions_only_as_far_as_they_go_changes_neither_loss_nor_grad
     longest_first = np.argsort(-(targets != PAD).sum(axis=2).ravel(), kind="stable")
     more = ((0, 0), (0, len(widths) - T))
     read, said = (np.pad(x.reshape(-1, T)[longest_first], more, constant_values=PAD) for x in (words, targets))
-    layout = Layout(widths)
-    inputs = inputs_of_rows(layout, features, longest_first // N, read)
+    step_widths = StepWidths(widths)
+    inputs = inputs_of_rows(step_widths, features, longest_first // N, read)
     wanted = np.concatenate([said[:width, step] for step, width in enumerate(widths)])
-    loss, gradients = taught(model, layout, inputs, wanted)
+    loss, gradients = taught(model, step_widths, inputs, wanted)
     assert_same_gradients((loss, gradients), expected)
 
 
 @pytest.mark.parametrize(
-    ("attention", "together", "more", "embedding_size"),
+    ("attention", "shared_steps", "more", "embedding_size"),
     [
         *((attention, None, 0, E) for attention in ATTENTIONS),
-        # as many steps together as the fewest rows want, fewer, and as many as there can be; then with room to spare
-        *(("dot", together, more, E) for together, more in ((0, 0), (1, 0), (3, 0), (None, 2), (3, 2))),
-        *(("dot", together, more, 10 * E) for together, more in ((None, 0), (0, 0), (3, 2))),
+        # as many shared steps as give the fewest rows, fewer, and as many as there can be; then with room to spare
+        *(("dot", shared_steps, more, E) for shared_steps, more in ((0, 0), (1, 0), (3, 0), (None, 2), (3, 2))),
+        *(("dot", shared_steps, more, 10 * E) for shared_steps, more in ((None, 0), (0, 0), (3, 2))),
     ],
 )
 @DOUBLE
 def test_computing_together_what_captions_share_changes_neither_loss_nor_gradients(
-    attention: str, together: int | None, more: int, embedding_size: int
+    attention: str, shared_steps: int | None, more: int, embedding_size: int
 ) -> None:
     texts = {
         "sun.png": ["a red circle", "a red square", "a"],
         "sea.png": ["the blue square", "the blue square", "a blue square"],
         "sky.png": ["two stars", "two small stars"],
     }
-    used = tiny.recipe(batch_size=3, captions_a_picture=3)
+    used = tiny.recipe(batch_size=3, captions_per_picture=3)
     batches = tiny.batches(used, None, texts)
-    layout = batches.layout
-    assert layout.together and sum(sum(stretch) for stretch in layout.stretches) < sum(layout.captions)
-    captions, prefixes = (tuple(width + more for width in widths) for widths in (layout.captions, layout.prefixes))
-    batches.layout = Layout(captions, prefixes, layout.together if together is None else together)
+    step_widths = batches.step_widths
+    assert step_widths.shared_steps and sum(sum(phase) for phase in step_widths.phases) < sum(step_widths.captions)
+    captions, prefixes = (
+        tuple(width + more for width in widths) for widths in (step_widths.captions, step_widths.prefixes)
+    )
+    batches.step_widths = StepWidths(
+        captions, prefixes, step_widths.shared_steps if shared_steps is None else shared_steps
+    )
     inputs, targets = batches[0]
     sizes = tiny.SIZES.model_copy(update={"embedding_size": embedding_size})
     model = with_random_weights(tiny.decoder(attention, sizes=sizes), 0.3)
@@ -222,9 +226,9 @@ def test_computing_together_what_captions_share_changes_neither_loss_nor_gradien
     said = np.full((3, 3, 4), PAD, np.int32)
     for picture, own in enumerate(rows):
         said[picture, : len(own)] = tiny.vocabulary().encode_batch(own, 3)
-    read = heard(said.reshape(9, 4)).reshape(said.shape)
+    read = decoder_inputs(said.reshape(9, 4)).reshape(said.shape)
     expected = loss_and_gradients(model, inputs["features"].astype(np.float32), read, said)
-    loss, gradients = taught(model, batches.layout, inputs, targets)
+    loss, gradients = taught(model, batches.step_widths, inputs, targets)
     assert_same_gradients((loss, gradients), expected)
 
 
@@ -247,9 +251,9 @@ def test_the_gates_of_few_words_are_computed_once(
         return layer(embedded)
 
     monkeypatch.setattr(model, "word_gates", counted)
-    layout = Layout((G * N,) * T)
-    TeacherForcing(model, layout)(
-        inputs_of_rows(layout, features, np.arange(G * N) // N, words.reshape(-1, T)), training=True
+    step_widths = StepWidths((G * N,) * T)
+    TeacherForcing(model, step_widths)(
+        inputs_of_rows(step_widths, features, np.arange(G * N) // N, words.reshape(-1, T)), training=True
     )
     assert computed == [expected]
 
@@ -287,15 +291,15 @@ def test_an_attention_of_ones_own_is_trained_as_it_generates(
     model = decoder()
     whole = logits_of(model, features, words)
     assert np.abs(whole - plain).max() > 1e-2
-    layout = Layout((G * N,) * T)
-    inputs = inputs_of_rows(layout, features, np.arange(G * N) // N, words.reshape(-1, T))
-    step_by_step = np.asarray(TeacherForcing(model, layout)(inputs)).reshape(T, G, N, V)
+    step_widths = StepWidths((G * N,) * T)
+    inputs = inputs_of_rows(step_widths, features, np.arange(G * N) // N, words.reshape(-1, T))
+    step_by_step = np.asarray(TeacherForcing(model, step_widths)(inputs)).reshape(T, G, N, V)
     assert_same(step_by_step, np.moveaxis(whole, 2, 0), TERMS)
 
 
 def test_look_repeats_each_picture_for_its_captions(features: np.ndarray) -> None:
     model = decoder()
-    once, repeated = model.look(features), model.look(features, captions=3)
+    once, repeated = model.initialize(features), model.initialize(features, captions=3)
     for one, many in zip(keras.tree.flatten(once), keras.tree.flatten(repeated), strict=True):
         np.testing.assert_array_equal(np.repeat(np.asarray(one), 3, axis=0), np.asarray(many))
 
@@ -303,7 +307,7 @@ def test_look_repeats_each_picture_for_its_captions(features: np.ndarray) -> Non
 @DOUBLE
 def test_initial_state_is_that_of_the_mean_feature_vector(features: np.ndarray) -> None:
     model = decoder()
-    picture, state = model.look(features)
+    picture, state = model.initialize(features)
     mean = np.asarray(picture.feature_vectors).mean(axis=1)
     for layer, found in ((model.initial_output, state.output), (model.initial_cell, state.cell)):
         expected = np.tanh(mean @ np.asarray(layer.kernel) + np.asarray(layer.bias))
@@ -331,16 +335,16 @@ def test_an_untrained_decoder_hears_earlier_words_and_sees_the_picture(
     model = tiny.decoder(attention)
     words = words % len(tiny.vocabulary())
     logits = logits_of(model, features, words)
-    heard = words.copy()
-    heard[:, :, 1] = (heard[:, :, 1] + 1) % len(tiny.vocabulary())
-    assert np.abs(logits_of(model, features, heard) - logits)[:, :, 2:].max() > 1e-5
+    decoder_inputs = words.copy()
+    decoder_inputs[:, :, 1] = (decoder_inputs[:, :, 1] + 1) % len(tiny.vocabulary())
+    assert np.abs(logits_of(model, features, decoder_inputs) - logits)[:, :, 2:].max() > 1e-5
     assert np.abs(logits_of(model, features[::-1], words) - logits)[0].max() > 1e-5
 
 
 @pytest.mark.parametrize("attention", ["bahdanau", "dot"])
 def test_an_untrained_decoder_looks_elsewhere_in_another_state(attention: str, features: np.ndarray) -> None:
     model = tiny.decoder(attention)
-    picture, state = model.look(features)
+    picture, state = model.initialize(features)
     looks = [
         np.asarray(model.next_word(np.full(G, 5), State(output, state.cell), picture)[2])
         for output in (state.output, -state.output)

@@ -9,14 +9,14 @@ import tensorflow
 from keras import ops
 from rounding import assert_same
 
-from captioner.model.deferred_gradient import RecurrentProduct, multiply
+from captioner.model.deferred_gradient import DeferredGradientMatmul, multiply
 
 SIZE = 6
 
 
 def unrolled(matrix: Any, start: Any, rows: list[int], put_off: bool, transposed: bool) -> Any:
     """A recurrence whose rows end or are added, and a number made of all its states."""
-    product = RecurrentProduct(matrix, rows, transposed) if put_off else None
+    product = DeferredGradientMatmul(matrix, rows, transposed) if put_off else None
     state, total = start, 0.0
     for count in rows:
         plain = matrix if len(matrix.shape) == 2 else matrix[:count]
@@ -65,7 +65,7 @@ def test_multiply_is_the_product_that_it_says(rng: np.random.Generator) -> None:
 
 
 def test_one_step_more_than_announced_is_an_error() -> None:
-    product = RecurrentProduct(ops.ones((2, 2)), [1])
+    product = DeferredGradientMatmul(ops.ones((2, 2)), [1])
     product(ops.ones((1, 2)))
     with pytest.raises(StopIteration):
         product(ops.ones((1, 2)))

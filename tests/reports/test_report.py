@@ -1,6 +1,7 @@
 """The page holds what it is given, as text; a browser can search, order and look at it without a network."""
 
 import base64
+import hashlib
 import io
 import json
 import re
@@ -18,7 +19,7 @@ from PIL import ExifTags, Image
 
 from captioner.common.errors import CaptionerError
 from captioner.reports import attention_figure
-from captioner.reports.report import FULL_LIGHT, SIDE, Row, light, write
+from captioner.reports.report import FULL_LIGHT, SIDE, Row, quantized_light, write
 
 POSITIONS = 49
 EVEN = np.full(POSITIONS, 1 / POSITIONS)
@@ -245,6 +246,8 @@ def test_policy_forbids_the_network(tmp_path: Path) -> None:
     rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
     assert rules["default-src"] == "'none'" and rules["img-src"] == "data: blob:"
     assert set(rules) == {"default-src", "img-src", "style-src", "script-src", "base-uri", "form-action"}
+    program = made.scripts[-1][1]
+    assert f"'sha256-{base64.b64encode(hashlib.sha256(program.encode()).digest()).decode()}'" in rules["script-src"]
 
 
 # --- photographs -----------------------------------------------------------------------------------------------------
@@ -321,12 +324,12 @@ def test_light_is_kept_to_half_a_step(side: int, sharpness: float, seed: int) ->
     scores = np.exp(sharpness * np.random.default_rng(seed).normal(size=(3, side**2)))
     weights = scores / scores.sum(axis=1, keepdims=True)
     exact = weights / (weights + 1 / side**2)
-    assert np.abs(light(weights) / FULL_LIGHT - exact).max() <= 0.5 / FULL_LIGHT + 1e-12
+    assert np.abs(quantized_light(weights) / FULL_LIGHT - exact).max() <= 0.5 / FULL_LIGHT + 1e-12
 
 
 def test_even_weight_is_met_exactly_and_small_ones_survive() -> None:
     ratios = np.array([0, 1 / 500, 1 / 100, 1, 2])
-    found = light(np.concatenate([ratios, np.zeros(POSITIONS - 5)])[None] / POSITIONS)[0, :5]
+    found = quantized_light(np.concatenate([ratios, np.zeros(POSITIONS - 5)])[None] / POSITIONS)[0, :5]
     assert found.dtype == np.uint8 and found.tolist() == [0, 1, 3, FULL_LIGHT // 2, 169]
 
 

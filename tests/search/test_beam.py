@@ -13,7 +13,7 @@ from rounding import assert_same, tolerance
 
 from captioner.search.beam import BLOCK, beam_search, top_k
 from captioner.search.sampling import sample
-from captioner.search.steps import Found
+from captioner.search.steps import SearchResult
 from captioner.text.vocabulary import END, PAD, START, UNKNOWN
 
 SAYABLE = END + 1  # the first number that is a word
@@ -47,7 +47,7 @@ def markov(pictures: int, words: int, seed: int = 0, end: float = 0.0) -> np.nda
     return logits.astype(np.float32)
 
 
-def search(tables: np.ndarray, beam: int = 3, maximum: int = 4, length_normalization: float = 1.0) -> Found:
+def search(tables: np.ndarray, beam: int = 3, maximum: int = 4, length_normalization: float = 1.0) -> SearchResult:
     """Search in Markov models; the weights at a word are the one before it and the number of steps."""
 
     def step(last: Any, state: Any) -> tuple[Any, Any, Any]:
@@ -59,10 +59,10 @@ def search(tables: np.ndarray, beam: int = 3, maximum: int = 4, length_normaliza
     rows = np.repeat(np.arange(len(tables), dtype=np.int32), beam)
     state = (ops.convert_to_tensor(rows), ops.zeros(len(rows), "int32"))
     found = beam_search(step, state, len(tables), 2, beam, maximum, length_normalization)
-    return Found(*(np.asarray(values) for values in found))
+    return SearchResult(*(np.asarray(values) for values in found))
 
 
-def caption(found: Found, picture: int) -> Caption:
+def caption(found: SearchResult, picture: int) -> Caption:
     words = [int(word) for word in found.words[picture] if word != PAD]
     return Caption(tuple(words), float(found.log_probability[picture]))
 
@@ -341,7 +341,7 @@ def test_compiled_as_uncompiled() -> None:
 
 def draw(
     tables: np.ndarray, maximum: int = 4, temperature: float = 1.0, top_p: float = 1.0, times: int = 1, seed: int = 0
-) -> Found:
+) -> SearchResult:
     """Draw captions from Markov models, `times` from each; the weights at a word are the one before it and the step."""
 
     def step(last: Any, state: Any) -> tuple[Any, Any, Any]:
@@ -353,7 +353,7 @@ def draw(
     rows = np.repeat(np.arange(len(tables), dtype=np.int32), times)
     draws = np.random.default_rng(seed).random((len(rows), maximum + 1), np.float32)
     state = (ops.convert_to_tensor(rows), ops.zeros(len(rows), "int32"))
-    return Found(*map(np.asarray, sample(step, state, draws, 2, temperature, top_p)))
+    return SearchResult(*map(np.asarray, sample(step, state, draws, 2, temperature, top_p)))
 
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(1e-3, 1.0), (1e-30, 1.0), (1.0, 1e-6), (3.0, 1e-6)])

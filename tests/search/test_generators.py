@@ -7,7 +7,7 @@ from rounding import assert_same
 
 from captioner.model.decoder import Decoder
 from captioner.search.generators import Generator, Sampler
-from captioner.text.vocabulary import END, PAD, heard
+from captioner.text.vocabulary import END, PAD, decoder_inputs
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_log_probability_is_what_the_whole_sequence_form_gives(
 ) -> None:
     found = generator.generate(grid)
     targets = tiny.vocabulary().encode_batch([tiny.vocabulary().decode(row) for row in found.words], 4)
-    words = heard(targets)
+    words = decoder_inputs(targets)
     logits = np.asarray(overfit({"features": grid, "words": words[:, None]}))[:, 0]  # [G, T, V]
     log_probabilities = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
     chosen = np.take_along_axis(log_probabilities, targets[..., None], axis=-1)[..., 0]

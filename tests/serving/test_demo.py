@@ -34,12 +34,13 @@ from typer.testing import CliRunner
 
 from captioner.cli import app as cli
 from captioner.common.errors import CaptionerError
+from captioner.common.ports import reserve
 from captioner.data import store
 from captioner.data.dataset import Dataset
 from captioner.inference.captioner import Alternative, Captioner
 from captioner.search.caption import Caption
 from captioner.serving import demo
-from captioner.serving.demo import Settings, answer, application, named, reserve, to_try
+from captioner.serving.demo import Settings, answer, application, named, sample_pictures
 
 
 class Fake:
@@ -270,12 +271,12 @@ def test_test_pictures_are_given_as_they_are() -> None:
 
 
 def test_test_pictures_are_those_of_the_test_split(tmp_path: Path) -> None:
-    assert to_try(tmp_path) == []
+    assert sample_pictures(tmp_path) == []
     by_name = {f"{split}-{number:03d}.png": split for split in ("train", "test") for number in range(40)}
     data = {name: picture(number) for number, name in enumerate(by_name)}
     captions = pd.DataFrame([(name, split, "a picture") for name, split in by_name.items()])
     store.write(Dataset(captions.set_axis(["image", "split", "caption"], axis=1), data.items()), tmp_path)
-    found = dict(to_try(tmp_path))
+    found = dict(sample_pictures(tmp_path))
     assert len(found) == demo.PICTURES
     assert all(by_name[name] == "test" and data[name] == given for name, given in found.items())
 
@@ -421,7 +422,7 @@ def test_models_and_pictures_of_the_checkout_are_served(
 ) -> None:
     given: list[Any] = []
     monkeypatch.setattr(demo, "serve", lambda *arguments: given.extend(arguments))
-    monkeypatch.setattr(demo, "reserve", nullcontext)
+    monkeypatch.setattr("captioner.common.ports.reserve", nullcontext)
     monkeypatch.chdir(tmp_path)
     assert call("--model", "captioner", "--model", str(saved), "--port", "7999") == (0, "")
     models, pictures, taken = given
@@ -432,13 +433,14 @@ def test_models_and_pictures_of_the_checkout_are_served(
 def test_it_tells_its_address_serves_and_ends_with_ctrl_c() -> None:
     script = """
 import types, numpy, captioner.serving.demo as demo
+from captioner.common.ports import reserve
 class Model:
     def caption(self, pixels, beam):
         weights = numpy.full((1, 7, 7), 1 / 49)
         return types.SimpleNamespace(words=[str(pixels[0, 0, 0])], log_probability=-1.0, attention=weights)
     def alternatives(self, pixels, words, most=5):
         return [[], []]
-demo.serve({"model": Model()}, [], demo.reserve(0))
+demo.serve({"model": Model()}, [], reserve(0))
 print("ended")
 """
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}

@@ -64,7 +64,7 @@ def root(environment: pytest.MonkeyPatch, pictures: Path, tmp_path_factory: pyte
     features = Features(grid, by_name, "efficientnet_lite0", "imagenet", extractor.weights_sha256)
     used = tiny.recipe(epochs=6, learning_rate=0.01)
     words = tiny.vocabulary()
-    batches = partial(CaptionBatches, features, vocabulary=words, batch_size=5, captions_a_picture=2, maximum_words=3)
+    batches = partial(CaptionBatches, features, vocabulary=words, batch_size=5, captions_per_picture=2, maximum_words=3)
     decoder = fit.build(tiny.SIZES, used, "dot", len(words), extractor.channels, extractor.positions)
     fit.train(
         decoder,
@@ -81,7 +81,7 @@ def root(environment: pytest.MonkeyPatch, pictures: Path, tmp_path_factory: pyte
     with runs.training(root, parameters.params(), results, {}) as run:
         run.log_epoch(0, {"val_CIDEr": 10.0})
         run.log_training(results, root / "models/captioner", model.weights_sha256)
-    assert run.whole
+    assert run.complete
     environment.chdir(root)
     result = CliRunner().invoke(app, ["promote"])
     assert result.exit_code == 0, result.stderr
@@ -210,7 +210,7 @@ class TestServer:
         assert (status, told["message"]) == (400, "received 10,000 pictures: give at most 1,000 at a time")
 
     def test_one_that_is_long_makes_no_others_long(self, server: str) -> None:
-        """Not a tenth of what an array of equally long strings would take can be had."""
+        """Not a tenth of what an array of equally long strings would take can be obtained."""
         status, told = ask(server, {"inputs": ["A" * (4 << 20)] + [""] * 9_999})
         assert (status, told["message"]) == (400, "received 10,000 pictures: give at most 1,000 at a time")
 

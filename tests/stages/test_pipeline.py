@@ -19,6 +19,7 @@ from PIL import Image
 
 from captioner.data import store
 from captioner.data.dataset import CAPTION_COLUMNS, SPLITS, Dataset
+from captioner.params import Recipe
 
 SOURCE = ROOT / "src"
 PIPELINE: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text("utf-8"))
@@ -57,6 +58,16 @@ def test_dependencies_are_sorted_and_each_there_once(stage: str) -> None:
 def test_parameters_are_what_the_script_reads(stage: str) -> None:
     listed = {name.split(".")[0] for name in STAGES[stage].get("params", [])}
     assert listed == parameters_read(ROOT / f"stages/{stage}.py")
+
+
+def test_of_a_recipe_each_stage_names_the_keys_that_concern_it() -> None:
+    def listed(stage: str) -> set[str]:
+        names = STAGES[stage]["params"]
+        return {name.rpartition(".")[2] for name in names if name.startswith("train.${dataset}.")}
+
+    blind, trained, every = {"blind_epochs", "blind_learning_rate"}, {"epochs", "learning_rate"}, {*Recipe.model_fields}
+    assert listed("blind") == every - trained and listed("train") == every - blind
+    assert listed("baselines") == {"maximum_words"}
 
 
 @EVERY
@@ -132,14 +143,6 @@ def test_a_stage_writes_its_output_and_its_time(workspace: Path) -> None:
     written = json.loads((workspace / "data/vocabulary.json").read_text("utf-8"))
     assert list(written["model"]["vocab"])[4:] == ["a", "dog"]  # "cat" stands in no training caption
     assert json.loads((workspace / "results/seconds/vocabulary.json").read_text("utf-8"))["vocabulary"] >= 0
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seeds", [str(2**32), "-1", "1.5", "1e3", "9" * 5001, "one", ","])
-def test_a_study_takes_the_seeds_that_a_training_takes(seeds: str, workspace: Path) -> None:
-    done = run(str(ROOT / "stages/study.py"), directory=workspace, SEEDS=seeds)
-    assert done.returncode == 1 and done.stderr.startswith("study: SEEDS is '") and len(done.stderr) < 300
-    assert done.stderr.endswith("give whole numbers from 0 to 4294967295, as in SEEDS=1,2,3.\n")
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from captioner.text.vocabulary import (
     START,
     UNKNOWN,
     Vocabulary,
-    heard,
+    decoder_inputs,
     says_something,
     split,
     usable_count,
@@ -198,7 +198,7 @@ def test_a_caption_of_ten_thousand_characters(vocabulary: Vocabulary) -> None:
     assert vocabulary.encode("dog " * 2500) == vocabulary.encode("dog") * 2500
     assert vocabulary.encode("x" * 10_000) == [UNKNOWN]
     targets = vocabulary.encode_batch(["dog " * 2500], 5)
-    words = heard(targets)
+    words = decoder_inputs(targets)
     assert words.shape == targets.shape == (1, 6)
 
 
@@ -208,7 +208,7 @@ def test_a_caption_of_ten_thousand_characters(vocabulary: Vocabulary) -> None:
 def test_a_batch_reads_each_word_and_must_say_the_next(vocabulary: Vocabulary) -> None:
     a, dog, runs = vocabulary.encode("a dog runs")
     targets = vocabulary.encode_batch(["a dog", "a dog runs", "purple", ""], 3)
-    words = heard(targets)
+    words = decoder_inputs(targets)
     assert words.dtype == targets.dtype == np.int32
     assert words.tolist() == [
         [START, a, dog, PAD],
@@ -227,7 +227,7 @@ def test_a_batch_reads_each_word_and_must_say_the_next(vocabulary: Vocabulary) -
 def test_a_cut_caption_has_the_maximum_of_words_and_no_end(vocabulary: Vocabulary) -> None:
     a, dog = vocabulary.encode("a dog")
     targets = vocabulary.encode_batch(["a dog runs"], 2)
-    words = heard(targets)
+    words = decoder_inputs(targets)
     assert words.tolist() == [[START, a, PAD]]
     assert targets.tolist() == [[a, dog, PAD]]
 
@@ -235,7 +235,7 @@ def test_a_cut_caption_has_the_maximum_of_words_and_no_end(vocabulary: Vocabular
 @given(captions=st.lists(WORDS.map(" ".join), min_size=1, max_size=4), maximum=st.integers(1, 12))
 def test_what_is_read_is_what_was_to_be_said_before(vocabulary: Vocabulary, captions: list[str], maximum: int) -> None:
     targets = vocabulary.encode_batch(captions, maximum)
-    words = heard(targets)
+    words = decoder_inputs(targets)
     assert words.shape == targets.shape == (len(captions), maximum + 1)
     for caption, read, said in zip(captions, words, targets, strict=True):
         count = int((said != PAD).sum())

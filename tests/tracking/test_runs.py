@@ -611,9 +611,7 @@ class TestServe:
             taken.bind(("127.0.0.1", 0))
             taken.listen()
             port = taken.getsockname()[1]
-            with pytest.raises(
-                CaptionerError, match=f"Port {port} is in use: choose another, as in `make ui PORT=5001`"
-            ):
+            with pytest.raises(CaptionerError, match=f"Port {port} is in use: choose another, as in --port"):
                 ui.serve(root, port)
 
     def test_becomes_the_ui(

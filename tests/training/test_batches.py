@@ -12,26 +12,26 @@ from captioner.common.errors import CaptionerError
 from captioner.features.store import rows_of
 from captioner.text.vocabulary import PAD, START
 from captioner.training.batches import VECTOR, CaptionBatches, balanced_order
-from captioner.training.prefix_sharing import Layout
+from captioner.training.prefix_sharing import StepWidths
 
 Seen = list[tuple[int, str]]  # row of the picture's features, and caption
 
 
 def batches(
-    by_image: dict[str, list[str]], size: int = 2, together: int = 2, seed: int | None = None
+    by_image: dict[str, list[str]], size: int = 2, shared_steps: int = 2, seed: int | None = None
 ) -> CaptionBatches:
     return CaptionBatches(
-        tiny.features(list(tiny.CAPTIONS)), tiny.captions(by_image), tiny.vocabulary(), size, together, 4, seed, 4
+        tiny.features(list(tiny.CAPTIONS)), tiny.captions(by_image), tiny.vocabulary(), size, shared_steps, 4, seed, 4
     )
 
 
 def captions_of(epoch: CaptionBatches, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A batch put together again: the map of each caption's picture, its words and targets, `[captions, T]`."""
     inputs, targets = epoch[index]
-    known = tiny.histories(epoch.layout, inputs)
-    words, said = (np.full((epoch.layout.captions[0], len(epoch.layout.captions)), PAD) for _ in range(2))
+    known = tiny.histories(epoch.step_widths, inputs)
+    words, said = (np.full((epoch.step_widths.captions[0], len(epoch.step_widths.captions)), PAD) for _ in range(2))
     pictures = np.zeros(len(words), int)
-    for step, caption, row, target in zip(*epoch.layout.spoken, inputs["spoken"], targets, strict=True):
+    for step, caption, row, target in zip(*epoch.step_widths.target_rows, inputs["target_rows"], targets, strict=True):
         said[caption, step] = target
         if target != PAD:
             seen, read = zip(*known[row], strict=True)
@@ -64,11 +64,11 @@ def expected(by_image: dict[str, list[str]]) -> Seen:
 @given(
     counts=st.lists(st.integers(0, 7), min_size=4, max_size=4).filter(any),
     size=st.integers(1, 5),
-    together=st.integers(1, 5),
+    shared_steps=st.integers(1, 5),
     seed=st.none() | st.integers(0, 9),
 )
 def test_each_caption_once_an_epoch_with_its_picture(
-    counts: list[int], size: int, together: int, seed: int | None
+    counts: list[int], size: int, shared_steps: int, seed: int | None
 ) -> None:
     words = tiny.vocabulary().words[4:]
     by_image = {
@@ -76,33 +76,33 @@ def test_each_caption_once_an_epoch_with_its_picture(
         for image, count in zip(tiny.CAPTIONS, counts, strict=True)
         if count
     }
-    epoch = batches(by_image, size, together, seed)
+    epoch = batches(by_image, size, shared_steps, seed)
     for _ in range(2):
         assert Counter(seen(epoch)) == Counter(expected(by_image))
         epoch.on_epoch_end()
 
 
-@pytest.mark.parametrize("together", [1, 2, 5])
-def test_all_shapes_are_equal(together: int) -> None:
-    epoch = batches(tiny.CAPTIONS, size=3, together=together)
+@pytest.mark.parametrize("shared_steps", [1, 2, 5])
+def test_all_shapes_are_equal(shared_steps: int) -> None:
+    epoch = batches(tiny.CAPTIONS, size=3, shared_steps=shared_steps)
     for index in range(len(epoch)):
         inputs, targets = epoch[index]
         assert inputs["features"].shape == (3, tiny.POSITIONS, tiny.CHANNELS)
-        first, second = epoch.layout.stretches
-        assert inputs["pictures"].shape == inputs["origins"].shape == (max(first, default=0) + second[0],)
+        first, second = epoch.step_widths.phases
+        assert inputs["pictures"].shape == inputs["parent_rows"].shape == (max(first, default=0) + second[0],)
         assert inputs["words"].shape == (sum(first) + sum(second),)
-        assert inputs["spoken"].shape == targets.shape == (sum(epoch.layout.captions),)
+        assert inputs["target_rows"].shape == targets.shape == (sum(epoch.step_widths.captions),)
         assert inputs.pop("features").dtype == np.float16
         assert {each.dtype for each in (*inputs.values(), targets)} == {np.dtype(np.int32)}
 
 
 def test_captions_of_a_picture_stand_together() -> None:
-    epoch = batches(tiny.CAPTIONS, size=10, together=2)
+    epoch = batches(tiny.CAPTIONS, size=10, shared_steps=2)
     assert len(epoch) == 1
     inputs, _ = epoch[0]
-    known = tiny.histories(epoch.layout, inputs)
+    known = tiny.histories(epoch.step_widths, inputs)
     targets = captions_of(epoch, 0)[2]
-    pictures = [known[row][0][0] for row in inputs["spoken"][: len(targets)][targets.any(axis=1)]]
+    pictures = [known[row][0][0] for row in inputs["target_rows"][: len(targets)][targets.any(axis=1)]]
     # "two stars" and two more of the same picture are three captions, in two examples
     assert Counter(pictures) == {0: 1, 1: 2, 2: 2, 3: 1, 4: 1}
 
@@ -120,8 +120,8 @@ def test_as_many_captions_are_computed_as_go_on(captions: int, size: int) -> Non
     epoch = batches(dict.fromkeys(tiny.CAPTIONS, texts), size, captions)
     ends = [min(len(text.split()) + 1, 5) for text in texts]
     going_on = [size * sum(end > place for end in ends) for place in range(max(ends))]
-    assert len(epoch.layout.captions) == len(going_on) and epoch.layout.captions[0] == going_on[0]
-    for width, least in zip(epoch.layout.captions, going_on, strict=True):
+    assert len(epoch.step_widths.captions) == len(going_on) and epoch.step_widths.captions[0] == going_on[0]
+    for width, least in zip(epoch.step_widths.captions, going_on, strict=True):
         assert least <= width <= min(least + VECTOR - 1, going_on[0])
 
 
@@ -129,9 +129,9 @@ def test_words_that_captions_share_are_computed_once() -> None:
     """Of three captions that begin with the same two words, and two of them with the same three."""
     a, b, c, d, e, f = tiny.vocabulary().words[4:10]
     texts = [f"{a} {b} {c} {d}", f"{a} {b} {c} {e}", f"{a} {b} {f}"]
-    epoch = batches(dict.fromkeys(tiny.CAPTIONS, texts), size=4, together=3)
+    epoch = batches(dict.fromkeys(tiny.CAPTIONS, texts), size=4, shared_steps=3)
     # what is read: START, a, b, then c or f, then d, e or nothing
-    assert epoch.layout.together == 4 and epoch.layout.stretches == ((4, 4, 4, 8), (8,))
+    assert epoch.step_widths.shared_steps == 4 and epoch.step_widths.phases == ((4, 4, 4, 8), (8,))
     assert Counter(seen(epoch)) == Counter(expected(dict.fromkeys(tiny.CAPTIONS, texts)))
 
 
@@ -139,12 +139,12 @@ def test_words_that_captions_share_are_computed_once() -> None:
 @given(
     texts=st.lists(st.lists(st.lists(st.integers(4, 6), max_size=5), min_size=1, max_size=6), min_size=1, max_size=4),
     size=st.integers(1, 3),
-    together=st.integers(1, 6),
+    shared_steps=st.integers(1, 6),
     seed=st.none() | st.integers(0, 9),
     wider=st.lists(st.lists(st.integers(4, 6), max_size=5), min_size=1, max_size=6),
 )
 def test_captions_that_begin_alike_are_each_said_whole(
-    texts: list[list[list[int]]], size: int, together: int, seed: int | None, wider: list[list[int]]
+    texts: list[list[list[int]]], size: int, shared_steps: int, seed: int | None, wider: list[list[int]]
 ) -> None:
     words = tiny.vocabulary().words
 
@@ -152,11 +152,15 @@ def test_captions_that_begin_alike_are_each_said_whole(
         return [" ".join(words[number] for number in caption) for caption in captions]
 
     by_image = {image: said(captions) for image, captions in zip(tiny.CAPTIONS, texts, strict=False)}
-    epoch = batches(by_image, size, together, seed)
-    other = batches({"sun.png": said(wider)}, size, together)
+    epoch = batches(by_image, size, shared_steps, seed)
+    other = batches({"sun.png": said(wider)}, size, shared_steps)
     wanted = Counter((row, " ".join(text.split()[:4])) for row, text in expected(by_image))
-    for layout in (epoch.layout, epoch.layout.wider(other.layout), other.layout.wider(epoch.layout)):
-        epoch.layout = layout
+    for step_widths in (
+        epoch.step_widths,
+        epoch.step_widths.wider(other.step_widths),
+        other.step_widths.wider(epoch.step_widths),
+    ):
+        epoch.step_widths = step_widths
         assert Counter(seen(epoch)) == wanted
 
 
@@ -194,8 +198,8 @@ def test_batches_have_about_as_many_captions_going_on_at_each_place() -> None:
 def test_balanced_batches_stay_random() -> None:
     traits = going_on([[1, 2], [3, 4]] * 100)
     orders = [balanced_order(traits, 20, np.random.default_rng(seed)) for seed in range(200)]
-    together = np.mean([set(order[:20]) >= {0, 2} or set(order[20:40]) >= {0, 2} for order in orders])
-    assert 0.001 < together < 0.08  # by chance 2 x 0.1 x 0.095
+    shared_steps = np.mean([set(order[:20]) >= {0, 2} or set(order[20:40]) >= {0, 2} for order in orders])
+    assert 0.001 < shared_steps < 0.08  # by chance 2 x 0.1 x 0.095
 
 
 def going_on(lengths: list[list[int]]) -> np.ndarray:
@@ -206,9 +210,11 @@ def going_on(lengths: list[list[int]]) -> np.ndarray:
 def test_more_width_is_padding() -> None:
     epoch = batches(tiny.CAPTIONS, size=4, seed=3)
     before = seen(epoch)
-    layout = epoch.layout
-    captions, prefixes = (tuple(width + 3 for width in widths) for widths in (layout.captions, layout.prefixes))
-    epoch.layout = Layout(captions, prefixes, layout.together)
+    step_widths = epoch.step_widths
+    captions, prefixes = (
+        tuple(width + 3 for width in widths) for widths in (step_widths.captions, step_widths.prefixes)
+    )
+    epoch.step_widths = StepWidths(captions, prefixes, step_widths.shared_steps)
     assert seen(epoch) == before
 
 
@@ -228,7 +234,7 @@ def test_what_is_read_belongs_to_what_is_to_be_said() -> None:
 
 def test_order_differs_by_epoch_and_seed_and_is_equal_for_equal_seeds() -> None:
     def orders(seed: int | None) -> list[Seen]:
-        epoch = batches(tiny.CAPTIONS, size=1, together=1, seed=seed)
+        epoch = batches(tiny.CAPTIONS, size=1, shared_steps=1, seed=seed)
         found = []
         for _ in range(4):
             found.append(seen(epoch))

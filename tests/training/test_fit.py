@@ -190,11 +190,11 @@ def test_training_ends_at_the_first_value_that_is_not_finite(step: int, said: st
     assert len(data) == 2
     with pytest.raises(CaptionerError) as caught:
         fit_module.train(
-            tiny.decoder(used=recipe), data, tiny.batches(recipe, None), recipe, told, section="train.photographs"
+            tiny.decoder(used=recipe), data, tiny.batches(recipe, None), recipe, told, section="train.flickr8k"
         )
     line = str(caught.value)
     assert re.match(rf"training ended at {said}", line) and "\n" not in line
-    assert line.endswith("; no model is kept: lower train.photographs.learning_rate, which is 0.0625")
+    assert line.endswith("; no model is kept: lower train.flickr8k.learning_rate, which is 0.0625")
     assert len(recorder.logs) == 1
 
 
@@ -216,7 +216,7 @@ def test_an_epoch_of_little_data_has_steps_enough() -> None:
     assert len(of("validation", recipe, None)) == 3
     # where an epoch has enough anyway, nothing changes
     same = of("train", tiny.recipe(batch_size=2, minimum_steps=3), 1)
-    assert (len(same), same.layout) == (3, once.layout)
+    assert (len(same), same.step_widths) == (3, once.step_widths)
     np.testing.assert_array_equal(same.orders, once.orders)
 
 
@@ -290,12 +290,12 @@ def test_callbacks_of_an_epoch(tmp_path: Path) -> None:
         tiny.batches(recipe, None),
         recipe,
         [
-            callbacks_module.Pace(7),
+            callbacks_module.Throughput(7),
             callbacks_module.GeneratedValidation(
                 generator, features.grid, np.array([3, 0]), ["tree.png", "sun.png"], vocabulary, judge
             ),
             keras.callbacks.CSVLogger(tmp_path / "history.csv"),
-            tensorboard.Summaries(tmp_path / "tensorboard", generator, vocabulary, features.grid[:2], pictures),
+            tensorboard.TensorBoardLogger(tmp_path / "tensorboard", generator, vocabulary, features.grid[:2], pictures),
         ],
     )
 
@@ -335,7 +335,7 @@ def test_the_best_epoch_by_likelihood(eager: None) -> None:
     noting = keras.callbacks.LambdaCallback(on_epoch_end=note)
     fit_module.train(decoder, tiny.batches(recipe), tiny.batches(recipe, None), recipe, [noting], "val_nll")
     batches = tiny.batches(recipe, None)
-    (loss, nll) = fit_module.teacher(decoder, batches, recipe).evaluate(batches, verbose=0)
+    (loss, nll) = fit_module.compile_for_training(decoder, batches, recipe).evaluate(batches, verbose=0)
     assert min(history) < history[-1]
     assert nll == pytest.approx(min(history), rel=0, abs=tolerance(tiny.TERMS, tiny.LARGEST))
     assert loss == pytest.approx(nll, rel=0.1)

@@ -9,7 +9,7 @@ from rounding import assert_same, tolerance
 from captioner.common.errors import CaptionerError
 from captioner.features.store import Features
 from captioner.model.decoder import Decoder
-from captioner.text.vocabulary import PAD, heard
+from captioner.text.vocabulary import PAD, decoder_inputs
 from captioner.training import fit
 from captioner.training.likelihood import nll_of_decoder
 from captioner.training.losses import TokenNegativeLogLikelihood
@@ -22,7 +22,7 @@ def by_hand(decoder: Decoder, image: str) -> tuple[float, int]:
     total, tokens = 0.0, 0
     for caption in tiny.CAPTIONS[image]:
         targets = vocabulary.encode_batch([caption], 3)
-        words = heard(targets)
+        words = decoder_inputs(targets)
         length = int((targets != PAD).sum())
         grid = features.grid[[features.rows[image]]]
         logits = np.asarray(decoder({"features": grid, "words": words[:, None, :length]}), np.float64)[0, 0]
@@ -52,7 +52,7 @@ def test_the_metric_of_training_is_the_same_number(overfit: Decoder, eager: None
     metric = TokenNegativeLogLikelihood()
     for number in range(len(batches)):
         inputs, targets = batches[number]
-        metric.update_state(targets, TeacherForcing(overfit, batches.layout)(inputs))
+        metric.update_state(targets, TeacherForcing(overfit, batches.step_widths)(inputs))
     assert_same(metric.result(), nll_of_decoder(overfit, batches).scores()["nll"], tiny.TERMS, tiny.LARGEST)
 
 

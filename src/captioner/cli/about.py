@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from captioner.common.workspace import EVALUATED
+from captioner.evaluation.signature import Signature
 from captioner.model.description import VOCABULARY, Description, no_model
 from captioner.reports.wording import interval
 from captioner.text.vocabulary import SPECIAL_TOKENS, Vocabulary
 
-SCORES = Path("results/evaluate/scores.json")
+SCORES = EVALUATED / "scores.json"
 HEADINGS = ("BLEU-1", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr", "nll", "true-captions", "pointing-accuracy")
 """The scores that the table shows; `as_json` has all."""
 
@@ -44,8 +46,9 @@ def _scores(directory: Path, weights_sha256: str) -> dict[str, dict[str, Any]]:
     """Return the scores of these weights in the checkout that has the model as `models/captioner`."""
     try:
         scores = json.loads((directory.resolve().parents[1] / SCORES).read_text("utf-8"))
-        own = f"weights:{weights_sha256[:12]}"
-        return {name: entry for name, entry in scores.items() if own in entry["signature"].split("|")}
+        return {
+            name: entry for name, entry in scores.items() if Signature.parse(entry["signature"]).is_of(weights_sha256)
+        }
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
         return {}
 

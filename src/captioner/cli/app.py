@@ -3,7 +3,7 @@
 import os
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from captioner import __version__
-from captioner.common.errors import CaptionerError
+from captioner.common.errors import CaptionerError, quoted
+from captioner.common.workspace import DATA, MODEL, checkout_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -115,7 +116,7 @@ def caption(
     captioner caption holidays/ --json | jq .caption  with log-probability and attention
 
     The path stands before the caption unless a single picture was asked for. A picture that cannot be read is named
-    on the standard error stream, and the rest goes on.
+    on the standard error stream, and the rest continues.
 
     Exit code: 0 when every picture has its caption, 1 when one has none or on an error, 2 for wrong usage.
     """  # noqa: D301
@@ -128,7 +129,7 @@ def caption(
         from captioner.inference import pictures
 
         named = len(places) > 1 or Path(places[0]).is_dir()
-        given = list(pictures.found(places))
+        given = list(pictures.expand(places))
         if figure is not None:
             figure.mkdir(parents=True, exist_ok=True)
         # Where nothing can be captioned, nobody has to wait for a model.
@@ -196,7 +197,6 @@ def check() -> None:
     """
     with _in_one_line("check"):
         from captioner.cli.readiness import findings
-        from captioner.common.workspace import checkout_of
 
         ready = True
         for each in findings(checkout_of(Path.cwd())):
@@ -227,7 +227,6 @@ def promote(
     mlflow models serve -m models:/captioner-flickr8k@champion --env-manager local
     """  # noqa: D301
     with _in_one_line("promote"):
-        from captioner.common.workspace import checkout_of
         from captioner.comparison.compare import number
         from captioner.tracking.registry import CHAMPION
         from captioner.tracking.registry import promote as made
@@ -271,7 +270,6 @@ def compare(
         from rich.console import Console
 
         from captioner.common.files import json_of, replacing
-        from captioner.common.workspace import checkout_of
         from captioner.comparison import views
         from captioner.comparison.compare import compare
         from captioner.comparison.runs import find
@@ -287,6 +285,53 @@ def compare(
             views.show(found, Console())
         if html is not None:
             typer.echo(f"Wrote {html}.", err=True)
+
+
+@app.command()
+def study(
+    dataset: Annotated[str, typer.Option(metavar="NAME", help="What all are trained on.")] = "scenes",
+    attentions: Annotated[
+        str | None, typer.Option(metavar="NAME,NAME", help="Two or more. Without it: all that there are.")
+    ] = None,
+    seeds: Annotated[str, typer.Option(metavar="N,N", help="Of the trainings of each attention.")] = "1,2,3",
+) -> None:
+    """Train each attention with each seed, and say which differences are significant.
+
+    The trainings are DVC experiments, one after the other. Interrupted, the command continues where it stopped. It
+    writes results/study/index.html.
+    """
+    with _in_one_line("study"):
+        from captioner.comparison.trainings import train_all
+        from captioner.datasets import DATASETS
+        from captioner.model.attention import ATTENTIONS
+
+        datasets = _names_among("--dataset", dataset, DATASETS)
+        if len(datasets) != 1:
+            raise CaptionerError(f"--dataset is {quoted(dataset)}: a study has one; start one for each.")
+        chosen = _names_among("--attentions", ",".join(ATTENTIONS) if attentions is None else attentions, ATTENTIONS)
+        if len(chosen) < 2:
+            raise CaptionerError(f"--attentions is {quoted(attentions)}: a study needs two or more.")
+        train_all(checkout_of(Path.cwd()), datasets[0], chosen, _seeds(seeds))
+
+
+@app.command()
+def ui(
+    port: Annotated[int, typer.Option(min=1, max=65535, metavar="N", help="The port of 127.0.0.1.")] = 5000,
+) -> None:
+    """Show the runs in the MLflow UI, also the experiments that DVC restored from its cache."""
+    with _in_one_line("ui"):
+        from captioner.comparison import runs as measured
+        from captioner.tracking import runs
+        from captioner.tracking.ui import serve
+
+        checkout = checkout_of(Path.cwd())
+        runs.restore(checkout, checkout)
+        for name, commit in measured.experiments(checkout).items():
+            try:
+                measured.track(name, commit, checkout)
+            except CaptionerError as error:  # the others can be shown
+                typer.echo(f"ui: {error}", err=True)
+        serve(checkout, port)
 
 
 @app.command()
@@ -308,19 +353,38 @@ def demo(
     with _in_one_line("demo"):
         from importlib.util import find_spec
 
-        from captioner.common.workspace import checkout_of
-
         lacking = [package for package in ("fastapi", "uvicorn") if find_spec(package) is None]
         if lacking:
             raise CaptionerError(
                 f"{lacking[0]} is not installed: in the checkout, pip install -e '.[demo]' brings what this needs."
             )
+        from captioner.common.ports import reserve
         from captioner.serving import demo
 
         places: list[str | None] = [*models] if models else [None]
-        with demo.reserve(port) as taken:
-            loaded = [(place or "models/captioner", _captioner(place)) for place in places]
-            demo.serve(demo.named(loaded), demo.to_try(checkout_of(Path.cwd()) / "data"), taken)
+        with reserve(port) as taken:
+            loaded = [(place or str(MODEL), _captioner(place)) for place in places]
+            demo.serve(demo.named(loaded), demo.sample_pictures(checkout_of(Path.cwd()) / DATA), taken)
+
+
+def _names_among(option: str, given: str, allowed: Collection[str]) -> list[str]:
+    """Return the names in a list with commas, each once."""
+    names = list(dict.fromkeys(given.replace(",", " ").split()))
+    for name in names:
+        if name not in allowed:
+            raise CaptionerError(f"{option} has {quoted(name)}: allowed are {', '.join(allowed)}.")
+    return names
+
+
+def _seeds(given: str) -> list[int]:
+    from captioner.params import SEEDS
+
+    values = given.replace(",", " ").split()
+    if not values or not all(value.isdecimal() and len(value) <= 10 and int(value) < SEEDS for value in values):
+        raise CaptionerError(
+            f"--seeds is {quoted(given)}: give whole numbers from 0 to {SEEDS - 1}, as in --seeds 1,2,3."
+        )
+    return sorted({int(value) for value in values})
 
 
 @contextmanager
@@ -328,11 +392,9 @@ def _directory(model: str | None) -> Iterator[Path]:
     """Yield the folder of a model; one from MLflow is there only within the block."""
     from tempfile import TemporaryDirectory
 
-    from captioner.common.workspace import checkout_of
-
     checkout = checkout_of(Path.cwd())
     if model is None:
-        yield checkout / "models/captioner"
+        yield checkout / MODEL
     elif model.startswith(("models:", "runs:")):
         from captioner.tracking.registry import fetch_model
 
@@ -343,15 +405,14 @@ def _directory(model: str | None) -> Iterator[Path]:
 
 
 def _captioner(model: str | None) -> "Captioner":
-    from captioner.common.startup import lean
-    from captioner.common.workspace import checkout_of
+    from captioner.common.startup import fast_start
     from captioner.model.description import Description
 
     if os.environ.get("KERAS_HOME"):
         os.environ["KERAS_HOME"] = str(checkout_of(Path.cwd()) / os.environ["KERAS_HOME"])
     with _directory(model) as directory:
         Description.read(directory)  # says in no time that there is none
-        with lean():
+        with fast_start():
             from captioner import Captioner
         return Captioner.load(directory)
 

@@ -36,7 +36,7 @@ _DATA = {
         "in its training photographs; of other subjects it speaks as if they were people or dogs.",
     ),
     "folder": (
-        "pictures and captions of whoever trained it",
+        "pictures and captions of the person who trained it",
         "Pictures like those it was trained on. Whoever shares this model should say here what they are.",
     ),
 }
@@ -94,7 +94,7 @@ def _results(directory: Path, own: dict[str, dict[str, Any]]) -> list[str]:
     lines = [
         "## Scores",
         "",
-        "On pictures that it was not trained on, in percent (`nll`: nats a token, less is better)"
+        "On pictures that it was not trained on, in percent (`nll`: nats per token, less is better)"
         + (", with 95 % intervals over these pictures:" if sure else ":"),
         "",
         "| score | | held against | |",

@@ -1,4 +1,4 @@
-"""Is this machine ready? Each thing that Captioner needs, whether it is there, and how to mend it. Cheap looks only."""
+"""Is this machine ready? Each thing that Captioner needs, whether it is there, and how to fix it. Cheap looks only."""
 
 import os
 import shutil
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from captioner.common.errors import CaptionerError
 from captioner.common.startup import backend, keras_home
+from captioner.common.workspace import MODEL
 from captioner.datasets import flickr8k
 from captioner.encoders import efficientnet_lite
 from captioner.model.description import Description, other_keras
@@ -30,7 +31,7 @@ class Finding:
     Attributes:
         name: what was looked for.
         there: whether it is.
-        says: what was found, or what is missing and how to mend it.
+        says: what was found, or what is missing and how to fix it.
         needed: whether anything fails without it.
     """
 
@@ -132,7 +133,7 @@ def _disk(checkout: Path) -> Finding:
 
 
 def _model(checkout: Path) -> Finding:
-    directory = checkout / "models/captioner"
+    directory = checkout / MODEL
     try:
         params = Description.read(directory).params
     except CaptionerError as error:

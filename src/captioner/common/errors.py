@@ -1,4 +1,4 @@
-"""The one exception for what a user can cause and mend, and how its messages quote what was received."""
+"""The one exception for what a user can cause and fix, and how its messages quote what was received."""
 
 import reprlib
 
@@ -9,7 +9,7 @@ LONGEST = 4000
 
 
 class CaptionerError(Exception):
-    """Says in one line what was received, what is allowed and how to mend it.
+    """Says in one line what was received, what is allowed and how to fix it.
 
     Stages and commands print the message without a stack trace and exit with 1. Line breaks become spaces, and what
     would fill a screen loses its middle.

@@ -36,7 +36,7 @@ class FileHashes:
         """
         paths = list(dict.fromkeys(paths))
         cores = os.cpu_count() or 1
-        return dict(zip(paths, threads.ahead(self._hash, paths, 4 * cores, cores), strict=True))
+        return dict(zip(paths, threads.prefetch(self._hash, paths, 4 * cores, cores), strict=True))
 
     def save(self) -> None:
         """Write the hashes that were asked for to the cache."""

@@ -12,7 +12,7 @@ from captioner.common.errors import CaptionerError, quoted
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def silence_stderr() -> Iterator[None]:
     """Drop what C++ libraries write to the standard error stream meanwhile; Python's exceptions still pass.
 
     To wrap the first import of Keras, since TensorFlow writes several lines before it knows its log level. Whoever sets
@@ -56,12 +56,12 @@ def backend() -> str:
 
 
 @contextmanager
-def lean() -> Iterator[None]:
+def fast_start() -> Iterator[None]:
     """Import Keras in half the time, quietly, and to compile in two thirds: wraps the import in a process of ours.
 
     Packages seem not to be installed meanwhile that Keras and TensorFlow offer something for, if they are. They can be
     imported as ever afterwards; what is offered for them (wrappers for scikit-learn, data frames as inputs) is missing
-    in this process, so whoever imports Captioner as a library has it all.
+    in this process, so a program that imports Captioner as a library has it all.
 
     Nor is garbage looked for meanwhile, or ever after among the half a million objects that came: they stay, and the
     search at the process's end alone took longer than all else that is done there.
@@ -76,7 +76,7 @@ def lean() -> Iterator[None]:
     collected = gc.isenabled()
     gc.disable()
     try:
-        with quiet():
+        with silence_stderr():
             yield
             if on_tensorflow:
                 _compile_sooner()

@@ -1,4 +1,4 @@
-"""Work done in threads ahead of whoever wants it."""
+"""Work done in threads before their results are needed."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -9,7 +9,7 @@ Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 
-def ahead(
+def prefetch(
     work: Callable[[Item], Made], items: Iterable[Item], most: int, threads: int | None
 ) -> Generator[Made, None, None]:
     """Yield what `work` makes of items, in their order, while threads do the next ones.

@@ -20,10 +20,18 @@ import numpy as np
 from captioner.common.errors import CaptionerError
 from captioner.comparison.runs import Run
 from captioner.evaluation import BASELINES
-from captioner.evaluation.bootstrap import LEVEL, RESAMPLES, Difference, difference, ends, holm, resampled
+from captioner.evaluation.bootstrap import (
+    LEVEL,
+    RESAMPLES,
+    Difference,
+    difference,
+    holm,
+    percentile_interval,
+    resampled,
+)
 from captioner.reports import wording
 from captioner.reports.wording import decimal, digits, probability
-from captioner.scoring.statistics import NotFiniteError, Statistics
+from captioner.scoring.statistics import NotFiniteError, SufficientStatistics
 
 SCORES = (
     "CIDEr",
@@ -74,14 +82,14 @@ class Pair:
     p: float
 
     @property
-    def stands(self) -> bool:
+    def significant(self) -> bool:
         """Whether chance would give such a difference less than 1 time in 20, corrected."""
         return self.p < LEVEL
 
     @property
     def better(self) -> int | None:
         """The place of the better run, if the difference stands."""
-        if not self.stands:
+        if not self.significant:
             return None
         return self.one if (self.difference.value > 0) != (self.score in LOWER_IS_BETTER) else self.other
 
@@ -121,8 +129,8 @@ class Comparison:
         """What the runs are called in sentences: by attention, where each has its own."""
         return self.attentions if all(self.attentions) and _distinct(self.attentions) else self.names
 
-    def words(self) -> list[str]:
-        """Say of each pair and score which is better, or that they cannot be told apart; in the order of `pairs`."""
+    def sentences(self) -> list[str]:
+        """Say of each pair and score which run is better, if the difference is significant; in the order of `pairs`."""
         return [_sentence(pair, self.short[pair.one], self.short[pair.other]) for pair in self.pairs]
 
 
@@ -141,12 +149,12 @@ def compare(runs: Sequence[Run], resamples: int = RESAMPLES) -> Comparison:
         raise CaptionerError(f"received {len(runs)} run to compare; give two or more")
     for run in runs:
         _check_finite(run)
-    runs = [replace(run, name=name) for run, name in zip(runs, _told_apart([run.name for run in runs]), strict=True)]
+    runs = [replace(run, name=name) for run, name in zip(runs, _unique_names([run.name for run in runs]), strict=True)]
     for run in runs[1:]:
         _check_comparable(runs[0], run)
     first = runs[0].statistics
     # the same order of pictures, so that a resample holds the same pictures of every run
-    aligned = [first, *(Statistics(first.images, {}) | run.statistics for run in runs[1:])]
+    aligned = [first, *(SufficientStatistics(first.images, {}) | run.statistics for run in runs[1:])]
     values = [each.scores() for each in aligned]
     drawn = [resampled(each, resamples) for each in aligned]
     counts = [each.counted() for each in aligned]
@@ -181,12 +189,15 @@ def compare(runs: Sequence[Run], resamples: int = RESAMPLES) -> Comparison:
         pictures=len(first.images),
         resamples=resamples,
         scores={
-            score: [Score(value[score], *ends(draw[score])) for value, draw in zip(values, drawn, strict=True)]
+            score: [
+                Score(value[score], *percentile_interval(draw[score]))
+                for value, draw in zip(values, drawn, strict=True)
+            ]
             for score in scores
         },
         baselines=baselines,
         pairs=pairs,
-        notes=[_method(len(first.images), resamples, count), *_twins(runs), *_searches(runs), *notes, *differing],
+        notes=[_method(len(first.images), resamples, count), *_same_model(runs), *_searches(runs), *notes, *differing],
     )
 
 
@@ -227,15 +238,15 @@ def _sentence(pair: Pair, one: str, other: str) -> str:
     p = probability(pair.p, named=True)
     if found.p < LEVEL <= pair.p:
         p += f"; {probability(found.p)} before correction"
-    if not pair.stands:
-        return f"{one} and {other} cannot be told apart by {score}: the difference is {by}{spread} ({p})."
+    if not pair.significant:
+        return f"{one} and {other} are not significantly different in {score}: the difference is {by}{spread} ({p})."
     lower = score in LOWER_IS_BETTER
     better, worse = (other, one) if lower else (one, other)
     way = "lower" if lower else "higher"
     return f"{better} is better than {worse} by {score}: {by} {way}{spread} ({p})."
 
 
-def _told_apart(names: Sequence[str]) -> list[str]:
+def _unique_names(names: Sequence[str]) -> list[str]:
     told: list[str] = []
     for name in names:
         count, own = 1, name
@@ -274,7 +285,7 @@ def _check_comparable(one: Run, other: Run) -> None:
                         f"only runs measured with the same {part} can be compared: evaluate one of them again"
                     )
     # pictures drawn with other parameters bear the same names; what people reach shows that the captions are others
-    here = Statistics(one.statistics.images, {}) | other.statistics
+    here = SufficientStatistics(one.statistics.images, {}) | other.statistics
     for name, rows in one.statistics.rows.items():
         terms = [run.signatures.get(name, {}).get("references") for run in (one, other)]
         alike = name in _PEOPLE and name in here.rows and terms[0] == terms[1]
@@ -340,7 +351,7 @@ def _method(pictures: int, resamples: int, pairs: int) -> str:
     return " ".join(sentences)
 
 
-def _twins(runs: Sequence[Run]) -> list[str]:
+def _same_model(runs: Sequence[Run]) -> list[str]:
     notes = []
     for one, other in combinations(runs, 2):
         weights = [{parts.get(_WEIGHTS) for parts in run.signatures.values()} - {None} for run in (one, other)]
@@ -377,4 +388,6 @@ def _baselines(
     differing = [name for name in shared if name not in agreed]
     why = "other training captions, or another version?"
     note = f"Left out, since it is not the same for all runs ({why}): {', '.join(differing)}."
-    return {name: Score(values[0][name], *ends(drawn[0][name])) for name in agreed}, [note] if differing else []
+    return {name: Score(values[0][name], *percentile_interval(drawn[0][name])) for name in agreed}, [
+        note
+    ] if differing else []

@@ -8,13 +8,15 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from captioner.common.errors import CaptionerError, quoted
-from captioner.scoring.statistics import SCORES, STATISTICS, NotFiniteError, Statistics
+from captioner.common.workspace import EVALUATED, MODEL, RESULTS, TRAINED
+from captioner.evaluation.signature import Signature
+from captioner.scoring.statistics import SCORES, STATISTICS, NotFiniteError, SufficientStatistics
 from captioner.tracking import runs, store
 from captioner.tracking.record import RECORD
 
 WORKSPACE = "workspace"
 SHOWN = 5
-_EVALUATED, _TRAINED = Path("results/evaluate"), Path("results/train") / RECORD
+_RECORD = TRAINED / RECORD
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +32,7 @@ class Run:
 
     name: str
     attention: str
-    statistics: Statistics
+    statistics: SufficientStatistics
     signatures: dict[str, dict[str, str]]
 
 
@@ -49,7 +51,7 @@ def find(name: str, checkout: Path) -> Run:
     if name == WORKSPACE:
         found = _in_directory(checkout, name)
         if found is None:
-            raise CaptionerError(f"{checkout / _EVALUATED} lacks {STATISTICS} or {SCORES}: make them with `dvc repro`.")
+            raise CaptionerError(f"{checkout / EVALUATED} lacks {STATISTICS} or {SCORES}: make them with `dvc repro`.")
         return found
     found = _in_directory(Path(name), name)
     if found is not None:
@@ -66,9 +68,9 @@ def find(name: str, checkout: Path) -> Run:
 
 
 def _in_directory(directory: Path, name: str) -> Run | None:
-    for place in (directory, directory / "evaluate", directory / _EVALUATED):
+    for place in (directory, directory / "evaluate", directory / EVALUATED):
         if (place / STATISTICS).is_file() and (place / SCORES).is_file():
-            record = place.resolve().parent / _TRAINED.relative_to("results")
+            record = place.resolve().parent / _RECORD.relative_to(RESULTS)
             return _read(place, name, _attention(record.read_text("utf-8")) if record.is_file() else "")
     return None
 
@@ -127,14 +129,14 @@ def _in_dvc(name: str, checkout: Path) -> Run | None:
         directory = Path(temporary)
         try:
             for each in (STATISTICS, SCORES):
-                (directory / each).write_bytes(bytes_of(_EVALUATED / each))
+                (directory / each).write_bytes(bytes_of(EVALUATED / each))
         except (DvcException, DataIndexError, OSError):
             raise CaptionerError(
                 f"The results of {name!r} are not complete in DVC's cache: {STATISTICS} or {SCORES} is missing; fetch "
                 f"them with `dvc exp pull`, or make them with `dvc exp apply {name}` and `dvc repro`."
             ) from None
         try:
-            attention = _attention(bytes_of(_TRAINED).decode())
+            attention = _attention(bytes_of(_RECORD).decode())
         except (DvcException, DataIndexError, OSError):
             attention = ""
         return _read(directory, name, attention)
@@ -143,19 +145,14 @@ def _in_dvc(name: str, checkout: Path) -> Run | None:
 def _read(directory: Path, name: str, attention: str) -> Run:
     try:
         scores = json.loads((directory / SCORES).read_text("utf-8"))
-        signatures = {score: _parts(each["signature"]) for score, each in scores.items()}
-        return Run(name, attention, Statistics.read(directory / STATISTICS), signatures)
+        signatures = {score: Signature.parse(each["signature"]).parts for score, each in scores.items()}
+        return Run(name, attention, SufficientStatistics.read(directory / STATISTICS), signatures)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise CaptionerError(f"The {SCORES} of {name!r} is damaged: make it again with `dvc repro`.") from None
     except NotFiniteError as error:
         raise CaptionerError(f"{name!r} cannot be compared: {error}.") from None
     except CaptionerError:
         raise CaptionerError(f"The {STATISTICS} of {name!r} is damaged: make it again with `dvc repro`.") from None
-
-
-def _parts(signature: str) -> dict[str, str]:
-    """Return `{"references": "5", …}` of `CIDEr|references:5|…`."""
-    return {part: value for part, _, value in (each.partition(":") for each in signature.split("|")[1:])}
 
 
 def _attention(record: str) -> str:
@@ -228,9 +225,9 @@ def track(experiment: str, commit: str, checkout: Path) -> None:
     with TemporaryDirectory() as temporary:
         workspace = Path(temporary)
         try:
-            for place in ("models/captioner", "results/train", "results/evaluate"):
+            for place in (MODEL, TRAINED, EVALUATED):
                 (workspace / place).parent.mkdir(exist_ok=True)
-                files.get(place, str(workspace / place), recursive=True)
+                files.get(place.as_posix(), str(workspace / place), recursive=True)
         except (DvcException, DataIndexError, OSError):
             raise CaptionerError(
                 f"The results of {quoted(experiment)} are not complete in DVC's cache, so MLflow lacks them: fetch "

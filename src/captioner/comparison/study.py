@@ -1,7 +1,7 @@
 """A study of attentions: the same training with several seeds each, and what may be said of the differences.
 
-Scores are means over seeds. Their deviation over seeds says how much luck is in a training; their 95 % interval comes
-from resampling the test pictures, each with the captions of all seeds, and says how much luck is in the pictures. Both
+Scores are means over seeds. Their deviation over seeds says how much trainings vary; their 95 % interval comes
+from resampling the test pictures, each with the captions of all seeds, and says how much pictures vary. Both
 are needed before one attention is called better than another; `captioner.comparison.compare` has the tests.
 """
 
@@ -9,9 +9,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from html import escape
 from pathlib import Path
-from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -22,9 +20,9 @@ from captioner.comparison import compare, views
 from captioner.comparison.compare import Comparison
 from captioner.comparison.runs import Run
 from captioner.evaluation.bootstrap import LEVEL, Difference, differences, holm
-from captioner.reports import curves
+from captioner.reports import curves, pages
 from captioner.reports.wording import counted, decimal, digits, probability
-from captioner.scoring.statistics import Statistics
+from captioner.scoring.statistics import SufficientStatistics
 
 _BLIND = "nll-picture-blind"
 
@@ -81,7 +79,7 @@ class Study:
         compared: the attentions against each other, the captions of all seeds together.
         histories: by attention, of each seed a row an epoch.
         chance: in percent, how often a random position would lie on the object named; none but on scenes.
-        seeing: by attention, how many nats a token fewer it needs than the decoder that never sees the picture, the
+        seeing: by attention, how many nats per token fewer it needs than the decoder that never sees the picture, the
             p-values corrected for how many attentions there are (Holm); empty where that decoder was not measured.
     """
 
@@ -129,7 +127,7 @@ def _seeing(pooled: Sequence[Run]) -> dict[str, Difference]:
     found = {}
     for run in pooled:
         images, rows = run.statistics.images, run.statistics.rows
-        own, blind = (Statistics(images, {"nll": rows[name]}) for name in ("nll", _BLIND))
+        own, blind = (SufficientStatistics(images, {"nll": rows[name]}) for name in ("nll", _BLIND))
         found[run.name] = differences(blind, own)["nll"]
     corrected = holm({name: each.p for name, each in found.items()})
     return {name: replace(each, p=corrected[name]) for name, each in found.items()}
@@ -138,7 +136,7 @@ def _seeing(pooled: Sequence[Run]) -> dict[str, Difference]:
 def _pooled(attention: str, runs: Sequence[Run]) -> Run:
     """Return the runs of one attention as one, whose captions are those of all seeds."""
     first = runs[0].statistics
-    aligned = [first, *(Statistics(first.images, {}) | run.statistics for run in runs[1:])]
+    aligned = [first, *(SufficientStatistics(first.images, {}) | run.statistics for run in runs[1:])]
     shared = [name for name in first.rows if all(name in each.rows for each in aligned)]
     rows = {name: np.sum([each.rows[name] for each in aligned], axis=0) for name in shared}
     # which weights they are has no one answer
@@ -146,7 +144,7 @@ def _pooled(attention: str, runs: Sequence[Run]) -> Run:
         score: {part: value for part, value in parts.items() if part != "weights"}
         for score, parts in runs[0].signatures.items()
     }
-    return Run(attention, attention, Statistics(first.images, rows), signatures)
+    return Run(attention, attention, SufficientStatistics(first.images, rows), signatures)
 
 
 def write(study: Study, dataset: str, pictures: Mapping[str, Mapping[str, bytes]], directory: Path) -> None:
@@ -198,7 +196,7 @@ def paragraphs(study: Study, dataset: str) -> list[str]:
         few = (
             "fewer than three seeds the deviations say little"
             if several
-            else "one seed the luck of training is unknown"
+            else "one seed the variation over seeds is unknown"
         )
         said.append(f"With {few}: take more before drawing conclusions.")
     return said
@@ -210,9 +208,9 @@ def _of_seeing(study: Study) -> str:
     lost = [f"{name} {_size(each)}" for name, each in found.items() if each.value < 0]
     others = [f"{name} ({_needs(each)})" for name, each in study.seeing.items() if name not in found]
     return (
-        f"A decoder that never sees the picture needs {study.compared.baselines[_BLIND].value:.2f} nats a token."
-        + (f" Seeing it saves {_listed(saved)} nats a token." if saved else "")
-        + (f" Seeing it costs {_listed(lost)} nats a token more." if lost else "")
+        f"A decoder that never sees the picture needs {study.compared.baselines[_BLIND].value:.2f} nats per token."
+        + (f" Seeing it saves {_listed(saved)} nats per token." if saved else "")
+        + (f" Seeing it costs {_listed(lost)} nats per token more." if lost else "")
         + (f" By likelihood nothing tells these from it: {_listed(others)}." if others else "")
     )
 
@@ -236,7 +234,7 @@ def _of_score(study: Study, score: str) -> str:
         if math.isnan(pair.p):
             continue
         if pair.better is None:
-            found.append(f"{one} and {other} cannot be told apart ({probability(pair.p, named=True)})")
+            found.append(f"{one} and {other} are not significantly different ({probability(pair.p, named=True)})")
             continue
         better, worse = (one, other) if pair.better == pair.one else (other, one)
         ours, theirs = study.results[better][score].values, study.results[worse][score].values
@@ -245,10 +243,6 @@ def _of_score(study: Study, score: str) -> str:
         found.append(f"{better} is better than {worse}{seeds} ({probability(pair.p, named=True)})")
     verdicts = "; ".join(found)
     return f"By {score}: {_listed(means)}." + (f" {verdicts[0].upper()}{verdicts[1:]}." if found else "")
-
-
-def _small(interval: str) -> str:
-    return f" <small>{interval}</small>" if interval else ""
 
 
 def _mean(score: str, result: Result) -> str:
@@ -278,53 +272,19 @@ def _table(study: Study) -> pd.DataFrame:
 
 
 def _page(study: Study, dataset: str, pictures: Mapping[str, Mapping[str, bytes]]) -> str:
-    title = f"Attention on {dataset}: {_listed(list(study.results))}"
     scores = list(study.compared.scores)
-    head = "".join(f"<th scope=col>{escape(score)}</th>" for score in ["attention", *scores])
-    rows = "".join(
-        f"<tr><th scope=row>{escape(name)}</th>"
-        + "".join(
-            f'<td data-label="{escape(score)}"><span>{_mean(score, result[score])}</span>'
-            f"{_small(compare.interval(score, result[score].low, result[score].high))}</td>"
-            for score in scores
-        )
-        + "</tr>"
-        for name, result in study.results.items()
+    runs = []
+    for name, result in study.results.items():
+        ends = [compare.interval(score, result[score].low, result[score].high) for score in scores]
+        means = [_mean(score, result[score]) for score in scores]
+        runs.append((name, "", list(zip(scores, means, ends, strict=True))))
+    files = list(pictures.values())
+    return pages.template("comparison/study.html").render(
+        title=f"Attention on {dataset}: {_listed(list(study.results))}",
+        paragraphs=paragraphs(study, dataset),
+        header=["attention", *scores],
+        runs=runs,
+        seed=study.seeds[0],
+        attentions=list(pictures),
+        pictures=[name for name in next(iter(files), {}) if all(name in each for each in files)],
     )
-    text = "".join(f"<p>{escape(paragraph)}</p>" for paragraph in paragraphs(study, dataset))
-    shown = [name for name in next(iter(pictures.values()), {}) if all(name in files for files in pictures.values())]
-    figures_by_name = "".join(
-        "<div class=row>"
-        + "".join(
-            f'<figure><img loading=lazy src="attention/{quote(attention)}/{quote(name)}" '
-            f'alt="where {escape(attention)} looked in {escape(name)}"><figcaption>{escape(attention)}</figcaption>'
-            "</figure>"
-            for attention in pictures
-        )
-        + "</div>"
-        for name in shown
-    )
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{views.STYLE}{_STYLE}</style></head>\n<body><main>"
-        f"<header><h1>{escape(title)}</h1></header>\n"
-        f"<section class=notes><h2>What was found</h2>{text}"
-        '<p><a href="comparison.html">Every pair and score</a> · <a href="scores.csv">the table as CSV</a></p>'
-        "</section>\n"
-        f"<section><h2>Scores</h2><table class=runs><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-        "</section>\n"
-        '<section><h2>By epoch</h2><img class=wide src="curves.png" alt="likelihood and CIDEr on the validation '
-        'pictures by epoch, a thin line a seed"></section>\n'
-        f"<section><h2>Where they looked, seed {study.seeds[0]}</h2>{figures_by_name}</section>\n"
-        "</main></body></html>\n"
-    )
-
-
-_STYLE = """
-.row { display: grid; grid-template-columns: repeat(auto-fit, minmax(18rem, 1fr)); gap: 1rem; padding: 1rem 0;
-  border-top: 1px solid var(--line); align-items: start; }
-img { max-width: 100%; height: auto; background: #fff; border-radius: 6px; }
-figcaption { color: var(--quiet); font-size: .875rem; }
-a { color: var(--mark); }
-"""

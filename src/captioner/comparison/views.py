@@ -1,7 +1,6 @@
 """A comparison of runs on the terminal, as JSON, and as a page."""
 
-from collections.abc import Sequence
-from html import escape
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from math import isnan
 from typing import Any
@@ -23,6 +22,7 @@ from captioner.comparison.compare import (
 )
 from captioner.evaluation import BASELINES
 from captioner.evaluation.bootstrap import CONFIDENCE, Difference
+from captioner.reports import pages
 from captioner.reports.wording import NONE, counted, decimal, digits, probability
 
 _HEADINGS = {
@@ -87,11 +87,11 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
                 "other": names[pair.other],
                 **_plain(pair.difference),
                 "corrected_p": None if isnan(pair.p) else pair.p,
-                "stands": pair.stands,
+                "stands": pair.significant,
                 "better": None if pair.better is None else names[pair.better],
                 "words": words,
             }
-            for pair, words in zip(comparison.pairs, comparison.words(), strict=True)
+            for pair, words in zip(comparison.pairs, comparison.sentences(), strict=True)
         ],
         "notes": comparison.notes,
     }
@@ -99,21 +99,23 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
 
 def page(comparison: Comparison) -> str:
     """Return a self-contained HTML page: the table, the differences drawn as intervals, and the sentences."""
-    title = f"{', '.join(comparison.short[:-1])} and {comparison.short[-1]}, compared"
-    parts = [
-        f"<header><h1>{escape(title)}</h1><p class=quiet>{len(comparison.names)} runs on the same "
-        f"{counted(comparison.pictures, 'test picture')}{_resampled(comparison)}.</p></header>",
-        _section(_scores_key(comparison), _scores_table(comparison)),
-        _section("baselines", _baselines_table(comparison)) if comparison.baselines else "",
-        _section("differences", _drawn(comparison)),
-        _section("notes", "".join(f"<p>{escape(note)}</p>" for note in comparison.notes)),
-    ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body><main>\n"
-        + "\n".join(parts)
-        + "\n</main></body></html>\n"
+    resamples = f", {comparison.resamples:,} resamples" if comparison.pictures > 1 else ""
+    labels = [_titled(score) for score in comparison.scores]
+    runs = []
+    for place, (name, attention) in enumerate(zip(comparison.names, comparison.attentions, strict=True)):
+        cells = [_measured(score, many[place]) for score, many in comparison.scores.items()]
+        attention = "" if attention == name else attention
+        runs.append((name, attention, [(label, *cell) for label, cell in zip(labels, cells, strict=True)]))
+    return pages.template("comparison/comparison.html").render(
+        title=f"{', '.join(comparison.short[:-1])} and {comparison.short[-1]}, compared",
+        subtitle=f"{len(runs)} runs on the same {counted(comparison.pictures, 'test picture')}{resamples}.",
+        headings=_HEADINGS,
+        key=_scores_key(comparison),
+        header=["run", *labels],
+        runs=runs,
+        baselines=list(_baseline_rows(comparison)),
+        differences=list(_drawn(comparison)),
+        notes=comparison.notes,
     )
 
 
@@ -131,20 +133,15 @@ def _scores_key(comparison: Comparison) -> str:
     return "plain" if bare else "scores"
 
 
-def _resampled(comparison: Comparison) -> str:
-    return f", {comparison.resamples:,} resamples" if comparison.pictures > 1 else ""
+def _measured(score: str, each: Score) -> tuple[str, str]:
+    """Return a score's value and its interval, which may be empty."""
+    return number(score, each.value), interval(score, each.low, each.high)
 
 
-def _cell(score: str, each: Score) -> str:
-    return f"{number(score, each.value)} {interval(score, each.low, each.high)}".rstrip()
-
-
-def _baseline_rows(comparison: Comparison) -> list[tuple[str, str, str]]:
-    rows = []
+def _baseline_rows(comparison: Comparison) -> Iterator[tuple[str, tuple[str, str], str]]:
     for name, score in comparison.baselines.items():
         base, what = _baseline(name)
-        rows.append((name, _cell(base, score), what))
-    return rows
+        yield name, _measured(base, score), what
 
 
 def _difference(pair: Pair) -> tuple[str, str]:
@@ -158,7 +155,7 @@ def _difference(pair: Pair) -> tuple[str, str]:
 def _print(comparison: Comparison, console: Console, width: int) -> None:
     _heading(console, _scores_key(comparison))
     labels = comparison.labels
-    columns = {score: [_cell(score, each) for each in many] for score, many in comparison.scores.items()}
+    columns = {score: [_cell(_measured(score, each)) for each in many] for score, many in comparison.scores.items()}
     for place, block in enumerate(_blocks(columns, max(map(len, ["run", *labels])) + _GAP, width)):
         if place:
             console.print()
@@ -166,7 +163,8 @@ def _print(comparison: Comparison, console: Console, width: int) -> None:
         _table(console, header, zip(labels, *(columns[score] for score in block), strict=True))
     if comparison.baselines:
         _heading(console, "baselines")
-        _table(console, ["score", "value", "what it is"], _baseline_rows(comparison))
+        baselines = [(name, _cell(measured), what) for name, measured, what in _baseline_rows(comparison)]
+        _table(console, ["score", "value", "what it is"], baselines)
     _heading(console, "differences")
     rows = [
         (
@@ -182,14 +180,18 @@ def _print(comparison: Comparison, console: Console, width: int) -> None:
         console,
         ["score", "runs", "difference", "95 % interval", "p", "p (Holm)"],
         rows,
-        bold=[pair.stands for pair in comparison.pairs],
+        bold=[pair.significant for pair in comparison.pairs],
     )
     _heading(console, "words")
-    for sentence, pair in zip(comparison.words(), comparison.pairs, strict=True):
-        console.print(Text(sentence, style="bold" if pair.stands else ""))
+    for sentence, pair in zip(comparison.sentences(), comparison.pairs, strict=True):
+        console.print(Text(sentence, style="bold" if pair.significant else ""))
     _heading(console, "notes")
     for note in comparison.notes:
         console.print(Text(note))
+
+
+def _cell(measured: tuple[str, str]) -> str:
+    return " ".join(measured).rstrip()
 
 
 def _heading(console: Console, key: str) -> None:
@@ -230,68 +232,23 @@ def _table(console: Console, header: Sequence[str], rows: Any, bold: Sequence[bo
 # --- the page --------------------------------------------------------------------------------------------------------
 
 
-def _section(key: str, content: str) -> str:
-    return f"<section class={key}><h2>{escape(_HEADINGS[key])}</h2>{content}</section>"
-
-
-def _scores_table(comparison: Comparison) -> str:
-    head = "".join(f"<th scope=col>{escape(_titled(score))}</th>" for score in comparison.scores)
-    rows = []
-    for place, (name, attention) in enumerate(zip(comparison.names, comparison.attentions, strict=True)):
-        second = f"<small>{escape(attention)}</small>" if attention and attention != name else ""
-        cells = [
-            f'<td data-label="{escape(_titled(score))}">{_measured(score, many[place])}</td>'
-            for score, many in comparison.scores.items()
-        ]
-        rows.append(f"<tr><th scope=row>{_breakable(name)} {second}</th>{''.join(cells)}</tr>")
-    head = f"<thead><tr><th scope=col>run</th>{head}</tr></thead>"
-    return f"<table class=runs>{head}<tbody>{''.join(rows)}</tbody></table>"
-
-
-def _baselines_table(comparison: Comparison) -> str:
-    rows = []
-    for name, score in comparison.baselines.items():
-        base, what = _baseline(name)
-        rows.append(
-            f"<tr><th scope=row>{escape(name)}</th><td>{_measured(base, score)}</td><td>{escape(what)}</td></tr>"
-        )
-    head = "<thead><tr><th scope=col>score</th><th scope=col>value</th><th scope=col>what it is</th></tr></thead>"
-    return f"<table>{head}<tbody>{''.join(rows)}</tbody></table>"
-
-
-def _measured(score: str, each: Score) -> str:
-    ends = interval(score, each.low, each.high)
-    return f"<span>{number(score, each.value)}</span>" + (f" <small>{ends}</small>" if ends else "")
-
-
-def _breakable(name: str) -> str:
-    return escape(name).replace("/", "/<wbr>")
-
-
-def _drawn(comparison: Comparison) -> str:
-    sentences = dict(zip(comparison.pairs, comparison.words(), strict=True))
-    parts = [
-        "<p class=quiet>The circle is the difference, the line its 95 % interval. Filled: it stands at 0.05 after "
-        "correction. Hollow: the runs cannot be told apart, or there was no test.</p>"
-    ]
+def _drawn(comparison: Comparison) -> Iterator[dict[str, Any]]:
+    """Yield for each score how its differences are drawn."""
+    sentences = dict(zip(comparison.pairs, comparison.sentences(), strict=True))
     for score, many in groupby(comparison.pairs, key=lambda pair: pair.score):
         pairs = list(many)
         # 0 in the middle, so that the line of no difference runs through all scores
         reach = max(abs(end) for pair in pairs for end in _ends(pair)) * 1.1 or 1.0
         decimals = digits(reach / 1.1, decimals_of(score))
-        which = "lower is better" if score in LOWER_IS_BETTER else "higher is better"
-        ticks = "".join(
-            f"<text x={_across(end, reach)} y=80%>{decimal(end, decimals, signed=True) if end else 0}</text>"
-            for end in (-reach / 1.1, 0, reach / 1.1)
-        )
-        head = (
-            f"<div class=pair><h3>{escape(score)} <small>{which}</small></h3><svg aria-hidden=true>{ticks}</svg>"
-            "<div class='figures quiet'><small>difference</small><small>interval</small><small>corrected</small></div>"
-            "</div>"
-        )
-        rows = "".join(_pair(comparison, pair, sentences[pair], reach) for pair in pairs)
-        parts.append(f"<div class=score>{head}{rows}</div>")
-    return "".join(parts)
+        yield {
+            "score": score,
+            "which": "lower is better" if score in LOWER_IS_BETTER else "higher is better",
+            "ticks": [
+                (_across(end, reach), decimal(end, decimals, signed=True) if end else 0)
+                for end in (-reach / 1.1, 0, reach / 1.1)
+            ],
+            "pairs": [_pair(comparison, pair, sentences[pair], reach) for pair in pairs],
+        }
 
 
 def _ends(pair: Pair) -> tuple[float, ...]:
@@ -304,88 +261,16 @@ def _across(value: float, reach: float) -> str:
     return f"{50 + 50 * value / reach:.2f}%"
 
 
-def _pair(comparison: Comparison, pair: Pair, sentence: str, reach: float) -> str:
-    found = pair.difference
+def _pair(comparison: Comparison, pair: Pair, sentence: str, reach: float) -> dict[str, Any]:
     value, ends = _difference(pair)
-    runs = f"{_breakable(comparison.short[pair.one])} − {_breakable(comparison.short[pair.other])}"
-    span = f"x1={_across(found.low, reach)} x2={_across(found.high, reach)}"
-    svg = (
-        f'<svg role=img aria-label="{escape(f"{value} {ends}")}"><line class=zero x1=50% x2=50% y1=0 y2=100% />'
-        + ("" if isnan(found.low) else f"<line class=span {span} y1=50% y2=50% />")
-        + f"<circle cx={_across(found.value, reach)} cy=50% r=5 /></svg>"
-    )
-    return (
-        f'<div class="pair{" stands" if pair.stands else ""}"><div class=who>{runs}</div>{svg}'
-        f"<div class=figures><span>{value}</span> "
-        f"<small>{ends}</small> <small>{escape(probability(pair.p, named=True))}</small></div>"
-        f"<p>{escape(sentence)}</p></div>"
-    )
-
-
-STYLE = """
-:root { color-scheme: light dark; --page: #f7f5f1; --card: #fff; --ink: #1e1c19; --quiet: #625d55; --line: #e2ddd4;
-  --mark: #8c5000; --zero: #8a8479; }
-@media (prefers-color-scheme: dark) {
-  :root { --page: #151412; --card: #1e1c1a; --ink: #ece8e1; --quiet: #aaa397; --line: #35322d; --mark: #ffbe4d;
-    --zero: #7d766b; }
-}
-* { box-sizing: border-box; margin: 0; }
-body { background: var(--page); color: var(--ink);
-  font: 1rem/1.5 system-ui, "Segoe UI", Roboto, "Liberation Sans", sans-serif; }
-main { max-width: 88rem; margin: 0 auto; padding: clamp(1rem, 4vw, 3rem) clamp(.75rem, 3vw, 2rem);
-  display: grid; gap: 1.25rem; grid-template-columns: minmax(0, 1fr); }
-h1 { font-size: clamp(1.4rem, 1.1rem + 1.6vw, 2.1rem); line-height: 1.2; overflow-wrap: anywhere; text-wrap: balance; }
-h2 { font-size: 1.15rem; margin-bottom: .75rem; }
-h3 { font-size: 1rem; }
-section > .quiet { margin-bottom: 1rem; }
-.quiet, small, h3 small { color: var(--quiet); font-weight: 400; }
-small { font-size: .8125rem; }
-h3 small { white-space: nowrap; }
-section { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 1.1rem 1.25rem; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: .5rem .75rem .5rem 0; border-top: 1px solid var(--line); vertical-align: top; }
-thead th { border-top: 0; padding-top: 0; color: var(--quiet); font-size: .8125rem; font-weight: 400; }
-.runs th { overflow-wrap: anywhere; }
-td span { font-weight: 650; }
-td small, th small { white-space: nowrap; }
-.runs td span, .runs td small, .runs th small { display: block; }
-.runs thead th:first-child { width: 16%; }
-.score { border-top: 1px solid var(--line); padding: .9rem 0 .5rem; }
-.pair { display: grid; grid-template-columns: 13rem minmax(8rem, 1fr) 17rem; gap: .1rem 1.25rem; align-items: center;
-  padding: .35rem 0; }
-.pair svg { width: 100%; height: 1.6rem; overflow: visible; }
-.pair p { grid-column: 1 / -1; color: var(--quiet); font-size: .875rem; }
-.who, .pair p, section p { overflow-wrap: anywhere; }
-.figures { font-variant-numeric: tabular-nums; display: grid; grid-template-columns: 4rem 1fr auto; gap: .5rem;
-  align-items: baseline; }
-.figures > :first-child { text-align: right; }
-svg text { fill: var(--quiet); font-size: .75rem; text-anchor: middle; }
-.stands .figures span, .stands p { font-weight: 650; color: var(--ink); }
-.zero { stroke: var(--zero); stroke-dasharray: 2 3; }
-.span { stroke: var(--quiet); stroke-width: 2; }
-circle { fill: var(--card); stroke: var(--quiet); stroke-width: 2; }
-.stands .span { stroke: var(--mark); stroke-width: 3; }
-.stands circle { fill: var(--mark); stroke: var(--mark); }
-.notes p + p { margin-top: .5rem; }
-@media (max-width: 70rem) {
-  .runs thead { position: absolute; clip-path: inset(50%); width: 1px; height: 1px; overflow: hidden; }
-  .runs tbody, .runs tr, .runs th, .runs td { display: block; padding-right: 0; }
-  .runs tr { display: grid; grid-template-columns: repeat(auto-fill, minmax(7.5rem, 1fr)); gap: 0 1rem;
-    padding-bottom: .75rem; }
-  .runs tr > th { grid-column: 1 / -1; font-weight: 650; }
-  .runs td { border-top: 0; }
-  .runs td::before { content: attr(data-label); display: block; color: var(--quiet); font-size: .8125rem; }
-}
-@media (max-width: 52rem) {
-  td small { display: block; }
-  .pair { grid-template-columns: minmax(0, 1fr); gap: .15rem; padding: .6rem 0; }
-  .pair h3 + svg + .figures { display: none; }
-  .figures { grid-template-columns: auto auto 1fr; justify-content: start; }
-}
-@media (max-width: 32rem) {
-  .baselines thead { position: absolute; clip-path: inset(50%); width: 1px; height: 1px; overflow: hidden; }
-  .baselines tr { display: grid; grid-template-columns: minmax(0, 1fr) auto; border-top: 1px solid var(--line); }
-  .baselines th, .baselines td { border: 0; padding: .4rem 0 0; }
-  .baselines td:last-child { grid-column: 1 / -1; padding: 0 0 .5rem; color: var(--quiet); font-size: .875rem; }
-}
-"""
+    return {
+        "stands": pair.significant,
+        "one": comparison.short[pair.one],
+        "other": comparison.short[pair.other],
+        # where the circle lies and, where there are such, the ends of the line
+        "at": [_across(end, reach) for end in _ends(pair)],
+        "value": value,
+        "interval": ends,
+        "p": probability(pair.p, named=True),
+        "sentence": sentence,
+    }

@@ -25,7 +25,7 @@ def open_zip(path: Path, own: bool = False) -> zipfile.ZipFile:
     except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
         raise _damaged(path, error) from None
     except OSError as error:
-        raise CaptionerError(f"cannot read {path} ({error.strerror}): mend that and run again") from None
+        raise CaptionerError(f"cannot read {path} ({error.strerror}): fix that and run again") from None
     for member in [] if own else archive.infolist():
         # The name as stored, since zipfile has already replaced what it takes for separators.
         if CLIMBING.search(member.orig_filename) or stat.S_ISLNK(member.external_attr >> 16):

@@ -31,7 +31,7 @@ class Dataset:
             pixels (`left`, `top`, `right`, `bottom`, the last two exclusive).
         origin: SHA-256 by name of the archives the data came from.
         places: where each caption stands in its source, in the order of `captions`; for messages.
-        remarks: what whoever gave the data should know, a line each.
+        remarks: what the person who gave the data should know, a line each.
     """
 
     captions: pd.DataFrame

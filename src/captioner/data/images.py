@@ -21,7 +21,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF
 SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .tif .tiff .ppm .pgm .pbm .pnm .jp2 .j2k .avif .heic .heif".split()  # noqa: SIM905
 )
-"""What names of pictures end in; HEIC cannot be read, but whoever has such pictures wants to be told."""
+"""What names of pictures end in; HEIC cannot be read, but a person who has such pictures wants to be told."""
 
 # Just under the size from which Pillow itself warns of decompression bombs.
 MAXIMUM_PIXELS = 89_000_000
@@ -190,6 +190,20 @@ def _check_size(width: int, height: int) -> None:
         raise UnreadableImage(
             f"too large, {width} × {height} pixels: at most {MAXIMUM_PIXELS:,} pixels are allowed, scale it down"
         )
+
+
+def upright_size(data: bytes, size: int) -> tuple[int, int]:
+    """Return width and height of a picture that can be decoded, as one sees it, in pixels.
+
+    Args:
+        data: the encoded picture.
+        size: that it is wanted in: a large JPEG counts as at a half, a quarter or an eighth.
+    """
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        image.draft(None, (2 * size, 2 * size))
+        image.load()  # only then are size and orientation settled in every format
+        width, height = image.size
+        return (height, width) if _orientation(image) in (5, 6, 7, 8) else (width, height)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -87,7 +87,7 @@ def write(dataset: Dataset, directory: Path, splits: Sequence[str] = ("train",))
             _write_table(_without(dataset.objects, unreadable), OBJECT_SCHEMA, beside[OBJECTS], {})
     except OSError as error:
         raise CaptionerError(
-            f"cannot write to {directory} ({error.strerror or error}): mend that and run again, nothing was changed"
+            f"cannot write to {directory} ({error.strerror or error}): fix that and run again, nothing was changed"
         ) from error
     if unreadable:
         print(f"{_listed(unreadable)}; left out with their captions", file=sys.stderr)
@@ -144,7 +144,7 @@ def _decoded(pictures: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, bytes
     """Yield each picture, in order, with the reason why it cannot be decoded, or with an empty one."""
     workers = min(8, os.cpu_count() or 1)
     # As many as keep the threads busy, so that memory holds a few pictures and not all.
-    return threads.ahead(lambda picture: (*picture, _why_unreadable(picture[1])), pictures, 4 * workers, workers)
+    return threads.prefetch(lambda picture: (*picture, _why_unreadable(picture[1])), pictures, 4 * workers, workers)
 
 
 def _why_unreadable(data: bytes) -> str:
@@ -166,7 +166,7 @@ def _member(name: str) -> zipfile.ZipInfo:
 def _check_pictures(described: set[str], readable: set[str], unreadable: dict[str, str]) -> None:
     if len(unreadable) > UNREADABLE_SHARE * (len(readable) + len(unreadable)):
         raise CaptionerError(
-            f"{_listed(unreadable)}; that is more than {UNREADABLE_SHARE:.0%} of all, so mend or remove them"
+            f"{_listed(unreadable)}; that is more than {UNREADABLE_SHARE:.0%} of all, so fix or remove them"
         )
     absent = sorted(described - readable - unreadable.keys())
     if absent:

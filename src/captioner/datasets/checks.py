@@ -24,7 +24,7 @@ _UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u
 
 
 def judge(dataset: Dataset) -> list[str]:
-    """Return what whoever gave the captions should know, a line each.
+    """Return what the person who gave the captions should know, a line each.
 
     Raises:
         CaptionerError: a caption is empty or without a word, is endless, has a special token or a control character;

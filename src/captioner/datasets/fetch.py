@@ -23,7 +23,7 @@ def fetch(url: str, *, dataset: str, directory: Path, mirror: Path | None) -> Pa
     """Return the path of an archive, downloading it where no mirror is given.
 
     A download goes to `<archive name>.part` and is renamed when it is whole, so that an archive under its own name
-    is not fetched again and a broken download goes on where it stopped.
+    is not fetched again and a broken download continues where it stopped.
 
     Args:
         url: where the archive is published; its last part is the archive's name.
@@ -64,7 +64,7 @@ def _download(url: str, archive: Path) -> None:
                 most = max(most, _size(part))
                 if failures == ATTEMPTS or not _may_pass(error, connected=most > begun):
                     raise CaptionerError(
-                        f"cannot download {url} ({error}): run again when the network is there (it goes on where it "
+                        f"cannot download {url} ({error}): run again when the network is there (it continues where it "
                         "stopped), or set CAPTIONER_MIRROR to a directory that holds <data set>/<archive>"
                     ) from None
                 time.sleep(PAUSE * 2 ** max(failures - 1, 0))
@@ -126,4 +126,4 @@ def _writing(directory: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise CaptionerError(f"cannot write to {directory} ({error.strerror}): mend that and run again") from None
+        raise CaptionerError(f"cannot write to {directory} ({error.strerror}): fix that and run again") from None

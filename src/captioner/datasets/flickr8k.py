@@ -39,7 +39,7 @@ def load(directory: Path, mirror: Path | None) -> Dataset:
         mirror: directory that holds `flickr8k/<archive name>`, used in place of the network.
 
     Raises:
-        CaptionerError: an archive cannot be had or is damaged, or does not hold what was published.
+        CaptionerError: an archive cannot be obtained or is damaged, or does not hold what was published.
     """
     text = fetch(TEXT, dataset="flickr8k", directory=directory, mirror=mirror)
     pictures = fetch(PICTURES, dataset="flickr8k", directory=directory, mirror=mirror)

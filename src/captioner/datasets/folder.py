@@ -42,7 +42,7 @@ def load(path: Path, captions: str = "captions.csv") -> Dataset:
     The captions are UTF-8, in one of these forms; an image is named by its path in the folder, with `/`:
 
     - CSV with the columns `image`, `caption` and, if you like, `split`; a row a caption; a caption between quotes may
-      go on in the next line, unless that looks like a row;
+      continue in the next line, unless that looks like a row;
     - JSON, a list of `{"image": ..., "caption": ...}`, or `"captions": [...]` for several, and, if you like, `"split"`;
     - JSON, `{"<image>": ["<caption>", ...], ...}`.
 
@@ -286,9 +286,9 @@ def _json_rows(file: Path, text: str) -> list[_Row]:
     try:
         content = json.loads(text, object_pairs_hook=_unique)
     except json.JSONDecodeError as error:
-        raise CaptionerError(f"{file}, line {error.lineno}: no JSON ({error.msg}): mend that and run again") from None
+        raise CaptionerError(f"{file}, line {error.lineno}: no JSON ({error.msg}): fix that and run again") from None
     except (ValueError, RecursionError) as error:
-        raise CaptionerError(f"{file}: no usable JSON ({reason(error)}): mend that and run again") from None
+        raise CaptionerError(f"{file}: no usable JSON ({reason(error)}): fix that and run again") from None
     if isinstance(content, dict) and isinstance(content.get("annotations"), list) and "images" in content:
         raise CaptionerError(
             f'{file} is in the format of COCO: write it as a list of {{"image": ..., "caption": ...}}, '
@@ -323,11 +323,11 @@ def _entry_rows(place: str, entry: Any) -> Iterator[_Row]:
     """Yield a row for each caption of an entry of JSON."""
     known = isinstance(entry, dict) and isinstance(entry.get("image"), str)
     if not known or ("caption" in entry) == ("captions" in entry):
-        raise CaptionerError(f'{place}: not an object with "image" and either "caption" or "captions": mend that')
+        raise CaptionerError(f'{place}: not an object with "image" and either "caption" or "captions": fix that')
     texts = [entry["caption"]] if "caption" in entry else entry["captions"]
     split = entry.get("split") or ""
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts) or not isinstance(split, str):
-        raise CaptionerError(f"{place}: captions are a list of strings, a caption and a split are strings: mend that")
+        raise CaptionerError(f"{place}: captions are a list of strings, a caption and a split are strings: fix that")
     if not texts:
         raise CaptionerError(f"{place}: an empty list of captions: give it a caption or leave the picture out")
     for text in texts:
@@ -405,5 +405,5 @@ def _read(folder: Path, names: list[str]) -> Iterator[tuple[str, bytes]]:
         try:
             data = (folder / name).read_bytes()
         except OSError as error:
-            raise CaptionerError(f"cannot read {folder / name} ({error.strerror}): mend that and run again") from None
+            raise CaptionerError(f"cannot read {folder / name} ({error.strerror}): fix that and run again") from None
         yield name, data

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from captioner.common.errors import CaptionerError
-from captioner.common.startup import quiet
+from captioner.common.startup import silence_stderr
 from captioner.common.weights import not_finite
 from captioner.data.images import IMAGE_SIZE
 from captioner.encoders.efficientnet_lite import efficientnet_lite0
@@ -54,11 +54,11 @@ def build(name: str, weights: str | Path = "imagenet") -> "keras.Model":
         Model from pictures `[B, 224, 224, 3]`, values 0 to 255, to the map `[B, 7, 7, C]`.
 
     Raises:
-        CaptionerError: the encoder is unknown, or its weights cannot be had or do not fit.
+        CaptionerError: the encoder is unknown, or its weights cannot be obtained or do not fit.
     """
     if name not in ENCODERS:
         raise CaptionerError(f"encoder {name!r} is unknown: choose one of {', '.join(ENCODERS)}")
-    with quiet():
+    with silence_stderr():
         from captioner.common.keras import keras
     encoder = ENCODERS[name]
     file = weights_file(name, weights)

@@ -13,7 +13,7 @@ import pandas as pd
 from scipy.special import entr
 
 from captioner.datasets.scenes import grammar
-from captioner.scoring.statistics import Statistics, mean
+from captioner.scoring.statistics import SufficientStatistics, mean
 from captioner.search.caption import Caption
 
 FUNCTION_WORDS = frozenset(
@@ -36,7 +36,7 @@ _SCENE_KINDS = {
 }
 
 
-def attention_on_objects(captions: Mapping[str, Caption], objects: pd.DataFrame) -> Statistics:
+def attention_on_objects(captions: Mapping[str, Caption], objects: pd.DataFrame) -> SufficientStatistics:
     """Measure how far a model looks at what it names, on scenes, in percent.
 
     For every object of a picture that its caption names by colour and shape:
@@ -48,17 +48,19 @@ def attention_on_objects(captions: Mapping[str, Caption], objects: pd.DataFrame)
     - `pointing-chance`: the share of positions whose centre lies in the box, to which a position taken at random comes;
     - `box-share`: the share of the picture that the box covers, to which the mass of even attention comes.
     """
-    things = grammar.things_by_image(objects)
+    things = grammar.objects_by_image(objects)
     names = [f"{name}{word}" for word in ("", "-colour") for name in ("pointing-accuracy", "attention-mass")]
     names += ["pointing-chance", "box-share"]
     looks = {image: _looks(caption, things.get(image, [])) for image, caption in captions.items()}
     sums = np.array([100 * np.sum(each, axis=0) if each else np.zeros(len(names)) for each in looks.values()])
     counts = [len(each) for each in looks.values()]
-    return Statistics(list(captions), {name: mean(sums[:, number], counts) for number, name in enumerate(names)})
+    return SufficientStatistics(
+        list(captions), {name: mean(sums[:, number], counts) for number, name in enumerate(names)}
+    )
 
 
-def entropy(captions: Mapping[str, Caption], objects: pd.DataFrame) -> Statistics:
-    """Measure how widely attention spreads, in nats a word, by kind of word: 0 at one position, `log P` when even.
+def entropy(captions: Mapping[str, Caption], objects: pd.DataFrame) -> SufficientStatistics:
+    """Measure how widely attention spreads, in nats per word, by kind of word: 0 at one position, `log P` when even.
 
     The kinds are `content` and `function` words and, on scenes, `shape`, `colour`, `size` and `relation` as well; the
     names are `attention-entropy-content` and so on.
@@ -70,14 +72,14 @@ def entropy(captions: Mapping[str, Caption], objects: pd.DataFrame) -> Statistic
             spread = float(entr(weights).sum())
             for kind in {_kind(word), _SCENE_KINDS.get(word)} & sums.keys():
                 sums[kind][number] += spread, 1
-    return Statistics(list(captions), {f"attention-entropy-{kind}": rows for kind, rows in sums.items()})
+    return SufficientStatistics(list(captions), {f"attention-entropy-{kind}": rows for kind, rows in sums.items()})
 
 
 def _kind(word: str) -> str:
     return "function" if word in FUNCTION_WORDS else "content"
 
 
-def _looks(caption: Caption, things: Sequence[grammar.Thing]) -> list[tuple[float, ...]]:
+def _looks(caption: Caption, things: Sequence[grammar.SceneObject]) -> list[tuple[float, ...]]:
     """Return, for each object that the caption names, what the mean of each measure is made of."""
     found = []
     for number, (colour, shape) in enumerate(pairwise(caption.words)):

@@ -11,7 +11,7 @@ import numpy as np
 
 from captioner.evaluation.diversity import ngrams
 from captioner.scoring.scorer import Scorer
-from captioner.scoring.statistics import Statistics, mean
+from captioner.scoring.statistics import SufficientStatistics, mean
 from captioner.text.vocabulary import PAD, Vocabulary
 
 CANDIDATES = 4
@@ -36,7 +36,7 @@ class WordFrequencies:
         smoothed = by_position + vocabulary * self.everywhere
         self.by_position = smoothed / smoothed.sum(axis=1, keepdims=True)  # [T, V]
 
-    def surprise(self, targets: np.ndarray) -> dict[str, np.ndarray]:
+    def nll(self, targets: np.ndarray) -> dict[str, np.ndarray]:
         """Return the negative log-likelihood of captions `[L, T]`, in nats, `[L]`: `unigram`, `unigram-by-position`."""
         real = targets != PAD
         positions = np.broadcast_to(np.arange(targets.shape[1]), targets.shape)
@@ -46,12 +46,12 @@ class WordFrequencies:
 
 def nll_of_frequencies(
     training: Sequence[str], references: Mapping[str, Sequence[str]], vocabulary: Vocabulary, maximum_words: int
-) -> Statistics:
-    """Return `nll-unigram` and `nll-unigram-by-position`, in nats a token, on the references of pictures.
+) -> SufficientStatistics:
+    """Return `nll-unigram` and `nll-unigram-by-position`, in nats per token, on the references of pictures.
 
     Args:
         training: captions that the frequencies are counted in.
-        references: by picture, the captions that are foretold.
+        references: by picture, the captions that are predicted.
         vocabulary: makes tokens of both.
         maximum_words: longer captions are cut, as they are for a decoder.
     """
@@ -60,12 +60,9 @@ def nll_of_frequencies(
     targets = vocabulary.encode_batch(captions, maximum_words)
     starts = np.cumsum([0, *(len(many) for many in references.values())][:-1])
     tokens = np.add.reduceat((targets != PAD).sum(axis=1), starts)
-    return Statistics(
+    return SufficientStatistics(
         list(references),
-        {
-            f"nll-{name}": mean(np.add.reduceat(surprise, starts), tokens)
-            for name, surprise in frequencies.surprise(targets).items()
-        },
+        {f"nll-{name}": mean(np.add.reduceat(nll, starts), tokens) for name, nll in frequencies.nll(targets).items()},
     )
 
 

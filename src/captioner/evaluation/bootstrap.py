@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from captioner.scoring.statistics import Statistics, check_same_images
+from captioner.scoring.statistics import SufficientStatistics, check_same_images
 
 RESAMPLES = 1000
 CONFIDENCE = 0.95
@@ -36,7 +36,7 @@ class Difference:
 
     Attributes:
         value: the difference of the scores.
-        low: lower end of its 95 % interval; NaN where there is none, see `ends`.
+        low: lower end of its 95 % interval; NaN where there is none, see `percentile_interval`.
         high: upper end; NaN like the lower one.
         p: probability of a difference at least as large if there were none, two-sided; NaN where one picture counts.
     """
@@ -52,18 +52,22 @@ class Difference:
         return self.value == self.low == self.high == 0
 
 
-def resampled(statistics: Statistics, resamples: int = RESAMPLES, seed: int = SEED) -> dict[str, np.ndarray]:
+def resampled(statistics: SufficientStatistics, resamples: int = RESAMPLES, seed: int = SEED) -> dict[str, np.ndarray]:
     """Return each score of each resample, `[R]`; equal seeds draw equal pictures, whatever was measured of them."""
     blocks = [statistics.scores_of_resamples(counts) for counts in _draws(len(statistics.images), resamples, seed)]
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
-def intervals(statistics: Statistics, resamples: int = RESAMPLES, seed: int = SEED) -> dict[str, tuple[float, float]]:
-    """Return, for each score, the ends of its 95 % interval over pictures; NaN where there is none, see `ends`."""
-    return {name: ends(values) for name, values in resampled(statistics, resamples, seed).items()}
+def intervals(
+    statistics: SufficientStatistics, resamples: int = RESAMPLES, seed: int = SEED
+) -> dict[str, tuple[float, float]]:
+    """Return, for each score, the ends of its 95 % interval over pictures, see `percentile_interval`."""
+    return {name: percentile_interval(values) for name, values in resampled(statistics, resamples, seed).items()}
 
 
-def differences(one: Statistics, other: Statistics, resamples: int = RESAMPLES) -> dict[str, Difference]:
+def differences(
+    one: SufficientStatistics, other: SufficientStatistics, resamples: int = RESAMPLES
+) -> dict[str, Difference]:
     """Compare two systems, picture by picture, in every score that both have.
 
     Raises:
@@ -71,7 +75,7 @@ def differences(one: Statistics, other: Statistics, resamples: int = RESAMPLES) 
     """
     check_same_images(one, other)
     if one.images != other.images:
-        other = Statistics(one.images, {}) | other
+        other = SufficientStatistics(one.images, {}) | other
     first, second = one.scores(), other.scores()
     drawn, drawn_other = resampled(one, resamples), resampled(other, resamples)
     counted, counted_other = one.counted(), other.counted()
@@ -104,7 +108,7 @@ def difference(value: float, drawn: np.ndarray, pictures: int) -> Difference:
         return Difference(0.0, 0.0, 0.0, 1.0)  # equal on each picture
     beyond = ~(np.abs(values - values.mean()) < abs(value) - _HAIR)  # so that what cannot be compared shows nothing
     p = max(float((beyond.sum() + 1) / (len(values) + 1)), 2.0 ** (1 - pictures))
-    return Difference(value, *ends(values), p)
+    return Difference(value, *percentile_interval(values), p)
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
@@ -121,7 +125,7 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return {name: corrected.get(name, np.nan) for name in p_values}
 
 
-def ends(values: np.ndarray) -> tuple[float, float]:
+def percentile_interval(values: np.ndarray) -> tuple[float, float]:
     """Return the ends of the 95 % interval of what resamples gave, `[R]`; NaN, of nothing counted, is left out.
 
     Where all gave the same, as those of a single picture do, they do not say how sure it is: the ends are NaN.

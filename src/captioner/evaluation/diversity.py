@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from captioner.scoring.statistics import Statistics, mean
+from captioner.scoring.statistics import SufficientStatistics, mean
 
 UNSEEN = (2, 3, 4)
 
@@ -17,7 +17,7 @@ class TrainingGrams:
     def __init__(self, captions: Iterable[Sequence[str]]):
         self.seen = {run for words in captions for run in ngrams(words, UNSEEN)}
 
-    def unseen(self, captions: Mapping[str, Sequence[Sequence[str]]]) -> Statistics:
+    def unseen(self, captions: Mapping[str, Sequence[Sequence[str]]]) -> SufficientStatistics:
         """Return, in percent of captions, how many have a run of words that training never showed.
 
         Args:
@@ -30,7 +30,7 @@ class TrainingGrams:
         for n in UNSEEN:
             new = [sum(not self.seen.issuperset(ngrams(words, [n])) for words in many) for many in captions.values()]
             rows[f"unseen-{n}-grams"] = mean((100 * count for count in new), (len(many) for many in captions.values()))
-        return Statistics(list(captions), rows)
+        return SufficientStatistics(list(captions), rows)
 
 
 def ngrams(words: Sequence[str], lengths: Iterable[int] = (1, 2, 3, 4)) -> list[tuple[str, ...]]:

@@ -11,11 +11,11 @@ import pandas as pd
 from captioner.common.files import file_names, json_of, replacing, write_json
 from captioner.data import images
 from captioner.evaluation.bootstrap import FEWEST, LEVEL, Difference, differences, intervals
-from captioner.evaluation.signature import CAPTION_SCORES, Setting
+from captioner.evaluation.signature import CAPTION_SCORES, Setting, Signature
 from captioner.reports import curves, report
 from captioner.reports.attention_figure import attention_figure
 from captioner.reports.wording import decimal, digits, interval, probability
-from captioner.scoring.statistics import SCORES, STATISTICS, Statistics
+from captioner.scoring.statistics import SCORES, STATISTICS, SufficientStatistics
 from captioner.search.caption import Caption
 
 METRICS = "metrics.json"
@@ -24,7 +24,9 @@ _LARGEST_NLL = math.log(sys.float_info.max)  # its perplexity is the largest flo
 _SHARES = ("distinct-captions", "true-captions", "pointing-accuracy", "pointing-chance", "attention-mass", "box-share")
 
 
-def write_scores(own: Statistics, baselines: Statistics, setting: Setting, directory: Path) -> dict[str, dict]:
+def write_scores(
+    own: SufficientStatistics, baselines: SufficientStatistics, setting: Setting, directory: Path
+) -> dict[str, dict]:
     """Write what a model and its baselines reach on the test pictures.
 
     - `metrics.json`: a flat object, score by name;
@@ -32,8 +34,8 @@ def write_scores(own: Statistics, baselines: Statistics, setting: Setting, direc
       none (one picture, or pictures that are all alike), and `signature`;
     - `statistics.parquet`: what the scores are made of, picture by picture, see `captioner.evaluation.bootstrap`.
 
-    Beside each negative log-likelihood (`nll`, nats a token) stands the same as `perplexity`, unless that is more than
-    a floating-point number can be.
+    Beside each negative log-likelihood (`nll`, nats per token) is the same as `perplexity`, unless that is more than a
+    floating-point number can be.
 
     Returns:
         What `scores.json` says.
@@ -56,9 +58,9 @@ def write_scores(own: Statistics, baselines: Statistics, setting: Setting, direc
     return written
 
 
-def _add(written: dict[str, dict], name: str, entry: tuple[float, ...], signature: str) -> None:
+def _add(written: dict[str, dict], name: str, entry: tuple[float, ...], signature: Signature) -> None:
     value, low, high = (None if math.isnan(number) else round(number, 4) for number in entry)
-    written[name] = {"value": value, "low": low, "high": high, "signature": signature}
+    written[name] = {"value": value, "low": low, "high": high, "signature": str(signature)}
 
 
 def line(name: str, entry: Mapping[str, Any]) -> str:
@@ -68,7 +70,7 @@ def line(name: str, entry: Mapping[str, Any]) -> str:
     )
 
 
-def remarks(own: Statistics, baselines: Statistics, copies: str = "") -> list[str]:
+def remarks(own: SufficientStatistics, baselines: SufficientStatistics, copies: str = "") -> list[str]:
     """Say in words whether a model is better than its baselines, and how far people are.
 
     A model beats a baseline, or is worse, where a test says so (`p` below 0.05); else there is no verdict.
@@ -81,12 +83,12 @@ def remarks(own: Statistics, baselines: Statistics, copies: str = "") -> list[st
     pictures = len(own.images)
     said = []
     for name, baseline, title, unit, sign in (
-        ("nll", "nll-picture-blind", "the decoder that never sees a picture", " nats a token", -1),
+        ("nll", "nll-picture-blind", "the decoder that never sees a picture", " nats per token", -1),
         ("CIDEr", "CIDEr-constant", "one constant caption for all pictures", " CIDEr", 1),
     ):
         if name in own.rows and baseline in baselines.rows and not (name == "CIDEr" and pictures == 1):
-            model = Statistics(own.images, {name: own.rows[name]})
-            against = Statistics(baselines.images, {name: baselines.rows[baseline]})
+            model = SufficientStatistics(own.images, {name: own.rows[name]})
+            against = SufficientStatistics(baselines.images, {name: baselines.rows[baseline]})
             said += [_remark(found, title, unit, sign) for found in differences(model, against).values()]
     if pictures == 1:
         zero = ", and CIDEr is 0 on a single picture, whatever the caption" if "CIDEr" in own.rows else ""
@@ -116,7 +118,7 @@ def _remark(found: Difference, title: str, unit: str, sign: int) -> str:
     sure = f"({ends}{probability(found.p, named=True)})"
     if found.p >= LEVEL:
         way = f"better by {by}" if gain > 0 else f"worse by {by}" if gain else "as good"
-        return f"The model and {title} cannot be told apart: on these pictures the model is {way} {sure}."
+        return f"The model and {title} are not significantly different: on these pictures the model is {way} {sure}."
     if gain < 0:
         below, above = decimal(-most, decimals), decimal(-least, decimals)
         ends = f"95 % interval {below} to {above}, " if ends else ""

@@ -1,4 +1,4 @@
-"""How a score was made, in one line beside it."""
+"""How a score was made, in one line beside it: `CIDEr|references:5|split:test|pictures:500|beam:3`, say."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,6 +7,32 @@ from importlib import metadata
 from captioner.scoring import METRICS as CAPTION_METRICS
 
 CAPTION_SCORES = frozenset(column for columns in CAPTION_METRICS.values() for column in columns)
+
+
+@dataclass(frozen=True)
+class Signature:
+    """How a score was made; scores can be compared where their parts are equal.
+
+    Attributes:
+        score: its name.
+        parts: by name, in their order.
+    """
+
+    score: str
+    parts: dict[str, str]
+
+    def __str__(self) -> str:
+        return "|".join([self.score, *(f"{name}:{value}" for name, value in self.parts.items())])
+
+    @classmethod
+    def parse(cls, text: str) -> "Signature":
+        """Return what `str` gave the text of."""
+        score, *parts = text.split("|")
+        return cls(score, {name: value for name, _, value in (part.partition(":") for part in parts)})
+
+    def is_of(self, weights_sha256: str) -> bool:
+        """Whether the score is that of a model with these weights."""
+        return self.parts.get("weights") == _short(weights_sha256)
 
 
 @dataclass(frozen=True)
@@ -31,25 +57,28 @@ class Setting:
     split: str = "test"
     copies: bool = False
 
-    def signature(self, name: str, of_model: bool = True) -> str:
-        """Return in one line how a score was made, so that it can be held against others; baselines have no model."""
-        parts = [name]
+    def signature(self, name: str, of_model: bool = True) -> Signature:
+        """Return how a score was made; those of baselines name no model."""
         caption_metric = any(name == metric or name.startswith(f"{metric}-") for metric in CAPTION_SCORES)
         if caption_metric:
-            parts += [f"pycocoevalcap:{metadata.version('pycocoevalcap')}", "tokenizer:PTB-3.4.1"]
+            parts = {"pycocoevalcap": metadata.version("pycocoevalcap"), "tokenizer": "PTB-3.4.1"}
         else:
-            parts += [f"captioner:{metadata.version('captioner')}"]
+            parts = {"captioner": metadata.version("captioner")}
         one_out = caption_metric and name.endswith(("-person", "-leave-one-out"))
         left_out = f",one-left-out{',copies-left-out' if self.copies else ''}" if one_out else ""
-        parts += [f"references:{self.references}{left_out}", f"split:{self.split}", f"pictures:{self.pictures}"]
+        parts |= {"references": f"{self.references}{left_out}", "split": self.split, "pictures": str(self.pictures)}
         if of_model:
             if not name.startswith(("nll", "perplexity")):
-                parts += [f"beam:{self.beam}", f"length-normalization:{self.length_normalization:g}"]
-            parts.append(f"weights:{self.weights_sha256[:12]}")
-        return "|".join(parts)
+                parts |= {"beam": str(self.beam), "length-normalization": f"{self.length_normalization:g}"}
+            parts["weights"] = _short(self.weights_sha256)
+        return Signature(name, parts)
 
 
 def number_of_references(references: Mapping[str, Sequence[str]]) -> str:
     """Return how many references a picture has, as a signature says it: `5`, or `4-6`."""
     counts = {len(many) for many in references.values()}
     return "-".join(map(str, sorted({min(counts), max(counts)})))
+
+
+def _short(sha256: str) -> str:
+    return sha256[:12]

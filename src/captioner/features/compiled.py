@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from captioner.common.startup import quiet
+from captioner.common.startup import silence_stderr
 
 if TYPE_CHECKING:
     from captioner.common.keras import keras
@@ -84,7 +84,7 @@ def _compile_litert(model: "keras.Model") -> Callable[[np.ndarray], np.ndarray]:
     cores = os.cpu_count() or 1
     workers = min(cores, MOST_INTERPRETERS)
     free: SimpleQueue = SimpleQueue()
-    with quiet(), warnings.catch_warnings():
+    with silence_stderr(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"\s*Warning: tf.lite.Interpreter is deprecated")
         content = converter.convert()
         for _ in range(workers):

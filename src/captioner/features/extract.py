@@ -51,7 +51,7 @@ def extract(
         batch_size: pictures that go through the network at a time, on a GPU or on JAX; else each core takes one.
 
     Raises:
-        CaptionerError: the encoder or its weights cannot be had, or a picture cannot be decoded.
+        CaptionerError: the encoder or its weights cannot be obtained, or a picture cannot be decoded.
         ValueError: there are more names than pictures, or fewer.
     """
     Extractor(encoder, weights, batch_size=batch_size).extract(pictures, names, directory)
@@ -73,7 +73,7 @@ class Extractor:
         weights_sha256: hash of the weights' values.
 
     Raises:
-        CaptionerError: the encoder is unknown, or its weights cannot be had or do not fit.
+        CaptionerError: the encoder is unknown, or its weights cannot be obtained or do not fit.
     """
 
     def __init__(self, encoder: str, weights: str | Path = "imagenet", *, batch_size: int = 32) -> None:
@@ -154,9 +154,9 @@ class Extractor:
         cores = os.cpu_count() or 1
         _, together = self._network()
         if together == 1:
-            yield from threads.ahead(lambda pair: self(_decode(pair)[None]), pairs, 2 * cores, cores)
+            yield from threads.prefetch(lambda pair: self(_decode(pair)[None]), pairs, 2 * cores, cores)
         else:
-            with closing(threads.ahead(_decode, pairs, 2 * together, cores)) as decoded:
+            with closing(threads.prefetch(_decode, pairs, 2 * together, cores)) as decoded:
                 while part := list(islice(decoded, together)):
                     yield self(np.stack(part))
 

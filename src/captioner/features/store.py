@@ -78,7 +78,7 @@ class Features:
 
 
 def _damaged(path: Path, found: str, expected: str) -> CaptionerError:
-    return CaptionerError(f"{path}: found {found}, expected {expected}; `dvc repro features` makes it anew")
+    return CaptionerError(f"{path}: found {found}, expected {expected}; `dvc repro features` makes it again")
 
 
 def _read_index(path: Path) -> dict:

@@ -93,7 +93,7 @@ class Captioner(SavedModel):
             images: one picture, or several in a list or any other iterable: paths, http and https addresses, encoded
                 bytes (JPEG, PNG, ...), Pillow images, or uint8 arrays, RGB `[H, W, 3]` or grey `[H, W]`.
             beam: width of the search, 1 (greedy) to 50; a wider one is slower and finds likelier captions.
-            maximum_words: longest caption; of itself the longest that the model was trained on.
+            maximum_words: longest caption; by default the longest that the model was trained on.
             length_normalization: captions compete by `log_probability / length ** length_normalization`, the end
                 counted in; 0 favours short captions.
 
@@ -101,16 +101,16 @@ class Captioner(SavedModel):
             One caption for one picture, a list for several.
 
         Raises:
-            UnreadableImage: a picture cannot be read; the message names it. `stream` goes on where this stops.
-            CaptionerError: an argument is out of its bounds, or the encoder's weights cannot be had.
+            UnreadableImage: a picture cannot be read; the message names it. `stream` continues where this stops.
+            CaptionerError: an argument is out of its bounds, or the encoder's weights cannot be obtained.
         """
         found = []
-        given: Any = images if pictures.many(images) else [images]
+        given: Any = images if pictures.is_batch(images) else [images]
         for each in self.stream(given, beam, maximum_words=maximum_words, length_normalization=length_normalization):
             if isinstance(each, UnreadableImage):
                 raise each
             found.append(each)
-        return found if pictures.many(images) else found[0]
+        return found if pictures.is_batch(images) else found[0]
 
     def stream(
         self,
@@ -135,7 +135,7 @@ class Captioner(SavedModel):
             For each picture its caption, or, where it cannot be read, the `UnreadableImage` that says why.
 
         Raises:
-            CaptionerError: an argument is out of its bounds, or the encoder's weights cannot be had.
+            CaptionerError: an argument is out of its bounds, or the encoder's weights cannot be obtained.
         """
         maximum = self._maximum(maximum_words)
         _check("beam", beam, 1, 50)
@@ -161,8 +161,8 @@ class Captioner(SavedModel):
             temperature: above 0; below 1 probable words become more probable yet, above 1 less.
             top_p: words are drawn from the fewest most probable ones that together reach this probability; above 0, at
                 most 1.
-            maximum_words: longest caption; of itself the longest that the model was trained on.
-            seed: the same seed draws the same captions; of itself each call draws others.
+            maximum_words: longest caption; by default the longest that the model was trained on.
+            seed: the same seed draws the same captions; by default each call draws others.
 
         Returns:
             The different ones among those drawn, so perhaps fewer, the most probable first. `log_probability` is that
@@ -170,7 +170,7 @@ class Captioner(SavedModel):
 
         Raises:
             UnreadableImage: the picture cannot be read.
-            CaptionerError: an argument is out of its bounds, or the encoder's weights cannot be had.
+            CaptionerError: an argument is out of its bounds, or the encoder's weights cannot be obtained.
         """
         maximum = self._maximum(maximum_words)
         _check("samples", samples, 1, 100)
@@ -198,15 +198,15 @@ class Captioner(SavedModel):
 
         Raises:
             UnreadableImage: the picture cannot be read.
-            CaptionerError: the model does not know a word, or the encoder's weights cannot be had.
+            CaptionerError: the model does not know a word, or the encoder's weights cannot be obtained.
         """
         numbers = {word: number for number, word in enumerate(self.vocabulary.words)}
         unknown = [word for word in words if numbers.get(word, 0) < len(SPECIAL_TOKENS)]
         if unknown:
             raise CaptionerError(f"received {unknown[0]!r}, a word that the model does not know: see its vocabulary")
-        heard = np.array([[[START, *(numbers[word] for word in words)]]], np.int32)  # [1, 1, T + 1]
+        decoder_inputs = np.array([[[START, *(numbers[word] for word in words)]]], np.int32)  # [1, 1, T + 1]
         with self._network:
-            logits = self.decoder({"features": self._features(image), "words": heard})
+            logits = self.decoder({"features": self._features(image), "words": decoder_inputs})
         probabilities = np.asarray(keras.ops.softmax(logits))[0, 0]  # [T + 1, V]
         sayable = [END, *range(len(SPECIAL_TOKENS), len(self.vocabulary))]
         best = np.argsort(-probabilities[:, sayable], axis=1, kind="stable")[:, :most]
@@ -218,7 +218,7 @@ class Captioner(SavedModel):
     def _stream(
         self, images: Iterable[Picture | UnreadableImage], search: tuple[int, int, float]
     ) -> Iterator[Caption | UnreadableImage]:
-        for batch in pictures.ahead(images, BATCH):
+        for batch in pictures.prefetch(images, BATCH):
             read = [each for each in batch if not isinstance(each, UnreadableImage)]
             captions = iter(self._search(np.stack(read), search) if read else [])
             yield from (each if isinstance(each, UnreadableImage) else next(captions) for each in batch)

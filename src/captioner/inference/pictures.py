@@ -1,6 +1,6 @@
 """Pictures as people give them, paths, addresses, folders, bytes, opened or in arrays, into pixels.
 
-Reading is done ahead of whoever asks, in threads, and never more than a bounded number of pictures ahead, so that
+Pictures are read in threads before they are needed, and never more than a bounded number of pictures ahead, so that
 memory does not grow with their number.
 """
 
@@ -39,7 +39,7 @@ def is_address(picture: object) -> bool:
     return isinstance(picture, str) and picture.lower().startswith(("http://", "https://"))
 
 
-def found(places: Iterable[str]) -> Iterator[str | UnreadableImage]:
+def expand(places: Iterable[str]) -> Iterator[str | UnreadableImage]:
     """Yield the pictures that are meant by paths, folders and addresses.
 
     Of a folder these are the pictures in it and in the folders below, known by their suffix, in the order of their
@@ -95,17 +95,17 @@ def pixels(picture: Picture, number: int = 1, size: int = 224) -> np.ndarray:
         raise UnreadableImage(f"{name_of(picture, number)}: {error}") from error
 
 
-def ahead(
+def prefetch(
     pictures: Iterable[Picture | UnreadableImage], batch_size: int
 ) -> Generator[list[np.ndarray | UnreadableImage], None, None]:
     """Yield the pixels of pictures in batches, in their order, an error in the place of one that cannot be read.
 
-    The first batch has one picture, so that whoever waits sees something soon. Meanwhile the next two batches are read
-    and decoded.
+    The first batch has one picture, so that a person who waits sees something soon. Meanwhile the next two batches are
+    read and decoded.
     """
     # More threads than there are cores, since some wait for a disk or a network.
     cores = os.cpu_count() or 1
-    with closing(threads.ahead(_pixels_or_error, enumerate(pictures, 1), 2 * batch_size, 2 * cores)) as read:
+    with closing(threads.prefetch(_pixels_or_error, enumerate(pictures, 1), 2 * batch_size, 2 * cores)) as read:
         size = 1
         while batch := list(islice(read, size)):
             yield batch
@@ -124,7 +124,7 @@ def read(place: str, public: bool = False) -> bytes:
     """Return the bytes of a file, or those at an address; see `fetch`.
 
     Raises:
-        UnreadableImage: they cannot be had.
+        UnreadableImage: they cannot be obtained.
     """
     if is_address(place):
         return fetch(place, public)
@@ -206,6 +206,6 @@ def _late() -> UnreadableImage:
     return UnreadableImage(f"not whole within {DEADLINE:g} seconds: try again, or save the picture")
 
 
-def many(given: object) -> bool:
+def is_batch(given: object) -> bool:
     """Say whether pictures were given, not one."""
     return not isinstance(given, str | os.PathLike | bytes | Image.Image | np.ndarray)

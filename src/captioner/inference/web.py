@@ -64,7 +64,7 @@ def opened(address: str, *, timeout: float, until: float, public: bool = False) 
         timeout: seconds without a byte, and for a connection.
         until: when all ends, the reading of the body as well, by `time.monotonic`; what is read then ends early.
         public: connect with hosts of the public network alone, on `PORTS`. The host's name is resolved once a
-            connection and what it resolves to is checked, at each redirection anew. Proxies are not used, since what
+            connection and what it resolves to is checked, again at each redirection. Proxies are not used, since what
             they would connect with is not known.
 
     Raises:
@@ -75,7 +75,7 @@ def opened(address: str, *, timeout: float, until: float, public: bool = False) 
     """
     way = _Way(timeout, until, public)
     opener = request.OpenerDirector()
-    # Named one by one: those that urllib adds of itself also open files and FTP.
+    # Named one by one: those that urllib adds by default also open files and FTP.
     for handler in (
         *([] if public else [request.ProxyHandler()]),
         _Http(way),

@@ -1,6 +1,6 @@
 """The captioning model: a picture's feature map in, the probability of each next word out.
 
-Legend: `G` pictures · `N` captions a picture · `B` captions (`G x N`) · `T` tokens · `P` positions of the grid ·
+Legend: `G` pictures · `N` captions per picture · `B` captions (`G x N`) · `T` tokens · `P` positions of the grid ·
 `C` encoder channels · `E` size of feature vectors and word embeddings · `H` size of the state · `V` vocabulary.
 """
 
@@ -125,7 +125,7 @@ class Decoder(keras.Model):
         """Return the logits of each next word, given the true words before it; see the class."""
         features, words = inputs["features"], inputs["words"]
         captions, length = words.shape[1:]
-        picture, state = self.look(features, captions, training)
+        picture, state = self.initialize(features, captions, training)
         words = ops.reshape(words, (-1, length))  # [B, T]
         embedded = self.word_dropout(self.embedding(words), training=training)  # [B, T, E]
         gates = self.word_gates(embedded)  # [B, T, 4H]
@@ -138,7 +138,7 @@ class Decoder(keras.Model):
         logits = self.logits(deep, training)  # [B, T, V]
         return ops.reshape(logits, (-1, captions, length, logits.shape[-1]))
 
-    def look(self, features: Any, captions: int = 1, training: bool = False) -> tuple[Picture, State]:
+    def initialize(self, features: Any, captions: int = 1, training: bool = False) -> tuple[Picture, State]:
         """Return what the steps need of pictures `[G, P, C]`, and the initial state, for each of their captions."""
         # stored in float16, in which Keras on JAX would normalize if left to itself
         features = ops.cast(features, self.compute_dtype)
@@ -146,7 +146,7 @@ class Decoder(keras.Model):
         if self.config["spatial_encoding"] == "learned":
             vectors = vectors + self.positions
         vectors = self.feature_dropout(vectors, training=training)
-        keys = self.attention.prepare(vectors)
+        keys = self.attention.project_keys(vectors)
         mean = ops.mean(vectors, axis=1)  # [G, E]
         once = (vectors, keys, self.initial_output(mean), self.initial_cell(mean))
         vectors, keys, output, cell = (ops.repeat(x, captions, axis=0) for x in once)  # [B, ...]
@@ -160,7 +160,7 @@ class Decoder(keras.Model):
         Args:
             word_gates: the previous word's part of the gates, `[B, 4H]`.
             state: before the word.
-            picture: what `look` returned.
+            picture: what `initialize` returned.
             recurrent_gates: what takes the place of the layer of this name, from `[B, E + H]` to `[B, 4H]`.
 
         Returns:
@@ -172,9 +172,9 @@ class Decoder(keras.Model):
         )
         recurrent_gates = recurrent_gates or self.recurrent_gates
         gates = word_gates + recurrent_gates(ops.concatenate([context, state.output], axis=-1))
-        enter, forget, candidate, leave = ops.split(gates, 4, axis=-1)  # [B, H] each
-        cell = ops.sigmoid(forget) * state.cell + ops.sigmoid(enter) * ops.tanh(candidate)
-        return State(ops.sigmoid(leave) * ops.tanh(cell), cell), context, weights
+        input_gate, forget_gate, candidate, output_gate = ops.split(gates, 4, axis=-1)  # [B, H] each
+        cell = ops.sigmoid(forget_gate) * state.cell + ops.sigmoid(input_gate) * ops.tanh(candidate)
+        return State(ops.sigmoid(output_gate) * ops.tanh(cell), cell), context, weights
 
     def deep_output(self, output: Any, context: Any, embedded: Any) -> Any:
         """Return what the next word is told by, `[..., E]`: state `[..., H]`, context and word `[..., E]`, summed."""

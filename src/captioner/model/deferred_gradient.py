@@ -13,7 +13,7 @@ from typing import Any
 from captioner.common.keras import keras, ops
 
 
-class RecurrentProduct:
+class DeferredGradientMatmul:
     """`x_t W` for rows `x_t` that become known one step after the other.
 
     To be called once a step. Where the steps' gradients are kept, are tensors of zeros that no value depends on.
@@ -41,7 +41,7 @@ class RecurrentProduct:
             return ops.matmul(ops.transpose(_by_row(inputs, rows), (0, 2, 1)), _by_row(outputs, rows))
 
         @ops.custom_gradient
-        def put_off(matrix: Any) -> tuple:
+        def deferred(matrix: Any) -> tuple:
             kept_inputs = [ops.zeros((count, size), matrix.dtype) for count in rows]
             kept_outputs = [ops.zeros((count, out), matrix.dtype) for count in rows]
 
@@ -60,7 +60,7 @@ class RecurrentProduct:
             return multiply(inputs, matrix, transposed), gradient
 
         matrix = ops.convert_to_tensor(matrix)
-        kept = put_off(matrix)
+        kept = deferred(matrix)
         self.matrix = ops.stop_gradient(matrix)
         self._kept = zip(rows, kept[:steps], kept[steps:], strict=True)
         self._product = product
@@ -77,10 +77,10 @@ def multiply(rows: Any, matrix: Any, transposed: bool = False) -> Any:
 
     Args:
         rows: `x`.
-        matrix: `W`: one for all rows, `[I, O]`, or each row's own, `[B, I, O]`; or a `RecurrentProduct` with it.
+        matrix: `W`: one for all rows, `[I, O]`, or each row's own, `[B, I, O]`; or a `DeferredGradientMatmul` with it.
         transposed: the matrices given are `W^T`.
     """
-    if isinstance(matrix, RecurrentProduct):
+    if isinstance(matrix, DeferredGradientMatmul):
         return matrix(rows)
     if len(matrix.shape) == 2:
         return ops.matmul(rows, ops.transpose(matrix) if transposed else matrix)

@@ -20,7 +20,7 @@ class Dropout(keras.layers.Layer):
     """In training, sets a share of the values to 0 and scales the others so that their sum is kept in the mean.
 
     Source: Srivastava et al. 2014, "Dropout: A Simple Way to Prevent Neural Networks from Overfitting". Which values,
-    is a hash of their number and of a seed that is drawn anew at each call: the same on every backend.
+    is a hash of their number and of a seed that is drawn again at each call: the same on every backend.
 
     Args:
         rate: share of the values that are dropped, at least 0, less than 1.

@@ -59,8 +59,9 @@ def attention_figure(
     Raises:
         ValueError: shapes that do not fit, `P` no square number, or rows that are no distributions.
     """
-    weights = np.asarray(weights, np.float64)
-    _check(picture, words, weights)
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape != (picture.shape[0],) * 2 + (3,):
+        raise ValueError(f"received a picture {picture.dtype}{list(picture.shape)}; give uint8[S, S, 3]")
+    weights = checked(weights, words)
     photograph = np.asarray(Image.fromarray(picture).resize((TILE, TILE), Image.Resampling.LANCZOS), np.float32)
     width = 2 * MARGIN + COLUMNS * TILE + (COLUMNS - 1) * GAP
     lines = _wrapped(caption or "", width - 2 * MARGIN)
@@ -83,26 +84,44 @@ def attention_figure(
     return figure
 
 
-def _check(picture: np.ndarray, words: Sequence[str], weights: np.ndarray) -> None:
-    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape != (picture.shape[0],) * 2 + (3,):
-        raise ValueError(f"received a picture {picture.dtype}{list(picture.shape)}; give uint8[S, S, 3]")
+def checked(weights: np.ndarray, words: Sequence[str], of: str = "") -> np.ndarray:
+    """Return attention weights as float64 `[T, P]`.
+
+    Args:
+        weights: of each word.
+        words: `T` words.
+        of: how the error calls the picture.
+
+    Raises:
+        ValueError: another shape, `P` no square number, or rows that are no distributions.
+    """
+    weights = np.asarray(weights, np.float64)
     if weights.ndim != 2 or len(weights) != len(words):
-        raise ValueError(f"received weights {list(weights.shape)} for {len(words)} words; give [T, P], one row a word")
+        raise ValueError(
+            f"received weights {list(weights.shape)} for {len(words)} words{of}; give [T, P], one row a word"
+        )
     positions = weights.shape[1]
     if not positions or isqrt(positions) ** 2 != positions:
         raise ValueError(
-            f"received weights of {positions} positions; give those of a square grid, such as 49 for 7 × 7"
+            f"received weights of {positions} positions{of}; give those of a square grid, such as 49 for 7 × 7"
         )
     if not (weights >= 0).all() or not np.allclose(weights.sum(axis=1), 1, atol=0.01):
-        raise ValueError("received weights that are no distributions; give rows of numbers from 0 on with the sum 1")
+        raise ValueError(
+            f"received weights that are no distributions{of}; give rows of numbers from 0 on with the sum 1"
+        )
+    return weights
+
+
+def light(weights: np.ndarray) -> np.ndarray:
+    """Return the light of weights `[..., P]`: `w / (w + 1/P)`, 0 without attention and 1/2 for the even weight."""
+    return weights / (weights + 1 / weights.shape[-1])
 
 
 def _light(weights: np.ndarray) -> np.ndarray:
     """Light, 0 to 1, of one word's weights `[P]`, for every pixel of a tile: `[TILE, TILE]`."""
     side = isqrt(len(weights))
-    light = weights / (weights + 1 / len(weights))
     spread = _interpolation(side)
-    return (spread @ light.reshape(side, side) @ spread.T).astype(np.float32)
+    return (spread @ light(weights).reshape(side, side) @ spread.T).astype(np.float32)
 
 
 @cache

@@ -53,7 +53,7 @@ def study_curves(histories: Mapping[str, Sequence[pd.DataFrame]]) -> Image.Image
 def _two_validations() -> tuple[Figure, Axes, Axes]:
     figure = Figure(figsize=(8, 7), dpi=120, layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
-    above.set_ylabel("negative log-likelihood,\nnats a token (teacher forcing)")
+    above.set_ylabel("negative log-likelihood,\nnats per token (teacher forcing)")
     below.set_ylabel("CIDEr of captions that\nthe model generates")
     below.set_xlabel("epoch")
     below.xaxis.set_major_locator(MaxNLocator(integer=True))

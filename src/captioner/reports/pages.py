@@ -1,20 +1,18 @@
-"""What the pages about attention share: their form, their light, and photographs small enough to lie in them."""
+"""What pages share: how templates are filled, the light of attention, and photographs small enough to lie in them."""
 
 import base64
 import hashlib
 import io
-import json
-import re
-from collections.abc import Mapping
-from contextlib import suppress
 from functools import cache
-from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING
 
-from PIL import ExifTags, Image
+from PIL import Image
 
 from captioner.data import images
 from captioner.reports import attention_figure
+
+if TYPE_CHECKING:
+    from jinja2 import Environment, Template
 
 QUALITY = 80
 
@@ -28,22 +26,17 @@ LIGHT = {
 """How `pages.js` lays light over a photograph, so that it looks as in `attention_figure`."""
 
 
-@cache
-def form(name: str, package: str = __package__) -> str:
-    """Return a page of a package with what it includes of this one, `{{pages.css}}` and the like, in its place."""
-    text = resources.files(package).joinpath(name).read_text("utf-8")
-    directory = resources.files(__package__)
-    return re.sub(r"{{(pages\.[a-z]+)}}\n", lambda included: directory.joinpath(included[1]).read_text("utf-8"), text)
+def template(name: str) -> "Template":
+    """Return a template by its path in this package, as `reports/report.html`.
+
+    What it is filled with is text, never markup, and a name that nothing was given for is an error.
+    """
+    return _environment().get_template(name)
 
 
-def filled(form: str, parts: Mapping[str, str]) -> str:
-    """Put each part, as it is, in the place of its name in double braces."""
-    return re.sub("{{([a-z0-9-]+)}}", lambda found: parts[found[1]], form)
-
-
-def program_sha256(form: str) -> str:
-    """Return the hash of a form's program, its last script, as a Content Security Policy names it."""
-    program = re.findall("<script>(.*?)</script>", form, re.DOTALL)[-1]
+def program_sha256(template: "Template") -> str:
+    """Return the hash of a template's block `program`, all of a script, as a Content Security Policy names it."""
+    program = "".join(template.blocks["program"](template.new_context()))
     return base64_of(hashlib.sha256(program.encode()).digest())
 
 
@@ -55,7 +48,7 @@ def photograph(data: bytes, side: int) -> tuple[bytes, tuple[int, int]]:
     """
     # first, since it refuses what cannot be decoded
     square = Image.fromarray(images.decode(data, side))
-    width, height = _upright_size(data, side)
+    width, height = images.upright_size(data, side)
     shrunk = min(1, side / max(width, height))
     size = max(1, round(shrunk * width)), max(1, round(shrunk * height))
     buffer = io.BytesIO()
@@ -68,20 +61,18 @@ def base64_of(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")
 
 
-def as_json(value: Any) -> str:
-    """JSON of ASCII alone, in which nothing can end a script element or begin a comment in it."""
-    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
-    return text.replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026")
+@cache
+def _environment() -> "Environment":
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # takes long, and few commands make a page
 
-
-def _upright_size(data: bytes, side: int) -> tuple[int, int]:
-    """Width and height of a picture that can be decoded, as one sees it."""
-    with Image.open(io.BytesIO(data), formats=images.FORMATS) as image:
-        image.draft(None, (2 * side, 2 * side))
-        # as in `images.decode`, only then are size and orientation settled in every format
-        image.load()
-        width, height = image.size
-        with suppress(Exception):
-            if image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8):
-                return height, width
-    return width, height
+    environment = Environment(
+        loader=PackageLoader(__package__.partition(".")[0], "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    # `tojson` writes ASCII alone, in which nothing can end a script element or begin a comment in it
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    return environment

@@ -26,7 +26,7 @@ class Meteor:
     """METEOR's program, which takes some nine seconds to load its paraphrases.
 
     Args:
-        keep: whether it goes on between questions, until `close`; else each question starts one of its own.
+        keep: whether it runs on between questions, until `close`; else each question starts one of its own.
     """
 
     def __init__(self, keep: bool = False):
@@ -35,7 +35,7 @@ class Meteor:
         self._complaints: IO[bytes] = io.BytesIO()
 
     def prepare(self) -> None:
-        """Start the program, if it is to go on between questions and does not run yet."""
+        """Start the program, if it is to run on between questions and does not run yet."""
         if self._keep and self._process is None:
             self._process = self._start()
 

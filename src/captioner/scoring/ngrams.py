@@ -15,7 +15,7 @@ Values = tuple[list[float], list[list[float]], np.ndarray]  # of each column: th
 
 
 class _Counted:
-    """How often each n-gram stands in the captions of each picture, counted anew each time one goes through them.
+    """How often each n-gram stands in the captions of each picture, counted again in each pass over them.
 
     Kept, the counts of a large validation split would take as much memory as a model.
     """

@@ -31,7 +31,7 @@ from captioner.common.errors import CaptionerError
 from captioner.scoring import METRICS, SPICE
 from captioner.scoring.meteor import Meteor
 from captioner.scoring.ngrams import References, Values, rows_of_mean
-from captioner.scoring.statistics import Statistics, columns
+from captioner.scoring.statistics import SufficientStatistics, columns
 from captioner.scoring.tokenizer import tokenize
 from captioner.text.vocabulary import SPECIAL_TOKENS
 
@@ -56,7 +56,7 @@ class Scores:
 
     corpus: dict[str, float]
     by_image: pd.DataFrame
-    statistics: Statistics
+    statistics: SufficientStatistics
 
 
 class Scorer:
@@ -127,7 +127,7 @@ class Scorer:
                 corpus[column] = 100 * float(value)
                 by_image[column] = [100 * float(one) for one in values]
         index = pd.Index(self.images, name="image")
-        return Scores(corpus, pd.DataFrame(by_image, index=index), Statistics(self.images, rows))
+        return Scores(corpus, pd.DataFrame(by_image, index=index), SufficientStatistics(self.images, rows))
 
     @property
     def copies(self) -> int:
@@ -144,7 +144,7 @@ class Scorer:
             "same picture, but for case and punctuation: a reference is held against the others without its copies."
         )
 
-    def people(self, metrics: Collection[str] = USUAL) -> Statistics:
+    def people(self, metrics: Collection[str] = USUAL) -> SufficientStatistics:
         """Score the references: each against the others of its picture, without its copies.
 
         A copy is equal once tokenized, so but for case and punctuation: rows that stand twice say nothing of how far
@@ -154,7 +154,7 @@ class Scorer:
         """
         return self._left_out([list(captions) for captions in self._references.tokenized], metrics)
 
-    def leave_one_out(self, hypotheses: Mapping[str, str], metrics: Collection[str] = USUAL) -> Statistics:
+    def leave_one_out(self, hypotheses: Mapping[str, str], metrics: Collection[str] = USUAL) -> SufficientStatistics:
         """Score captions on the same terms as `people`.
 
         Each is scored as often as its picture has references, each time without one of them and its copies: against
@@ -182,7 +182,7 @@ class Scorer:
         _check_hypotheses(hypotheses, self.images)
         return tokenize(hypotheses[image] for image in self.images)
 
-    def _left_out(self, hypotheses: list[list[str]], metrics: Collection[str]) -> Statistics:
+    def _left_out(self, hypotheses: list[list[str]], metrics: Collection[str]) -> SufficientStatistics:
         """Score, for each picture and each of its references, a caption against those that are no copies of it."""
         self._check_metrics(metrics)
         others = [
@@ -201,7 +201,7 @@ class Scorer:
         ]
         chosen, captions, remaining = (list(chain.from_iterable(column)) for column in zip(*pairs, strict=True))
         if not chosen:
-            return Statistics(self.images, {})
+            return SufficientStatistics(self.images, {})
         with self._meteor.asked("METEOR" in sums, captions, remaining) as answer:
             for here, spoken, against in pairs:
                 if here:
@@ -210,7 +210,7 @@ class Scorer:
                         sums[metric][here] += prepared.compute(metric, spoken)[2]
             if "METEOR" in sums:
                 np.add.at(sums["METEOR"], chosen, answer()[2])
-        return Statistics(self.images, sums)
+        return SufficientStatistics(self.images, sums)
 
 
 def _check_references(references: Mapping[str, Sequence[str]]) -> None:

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 import pandas as pd
 
 from captioner.datasets.scenes import grammar
-from captioner.scoring.statistics import Statistics, mean
+from captioner.scoring.statistics import SufficientStatistics, mean
 
 
-def shares(captions: Mapping[str, str], objects: pd.DataFrame) -> Statistics:
+def shares(captions: Mapping[str, str], objects: pd.DataFrame) -> SufficientStatistics:
     """Return shares of captions, in percent.
 
     `distinct-captions` have a caption that no other picture of these got. On scenes, `true-captions` are sentences of
@@ -19,6 +19,6 @@ def shares(captions: Mapping[str, str], objects: pd.DataFrame) -> Statistics:
     counts = Counter(captions.values())
     rows = {"distinct-captions": mean(100.0 * (counts[text] == 1) for text in captions.values())}
     if not objects.empty:
-        things = grammar.things_by_image(objects)
+        things = grammar.objects_by_image(objects)
         rows["true-captions"] = mean(100.0 * grammar.is_true(text, things[image]) for image, text in captions.items())
-    return Statistics(list(captions), rows)
+    return SufficientStatistics(list(captions), rows)

@@ -43,7 +43,7 @@ class NotFiniteError(CaptionerError):
 
 
 @dataclass(frozen=True, eq=False)
-class Statistics:
+class SufficientStatistics:
     """What the scores of a split are made of.
 
     Attributes:
@@ -56,7 +56,7 @@ class Statistics:
     images: list[str]
     rows: dict[str, np.ndarray]
 
-    def checked(self) -> "Statistics":
+    def checked(self) -> "SufficientStatistics":
         """Return these statistics, of which all numbers are finite.
 
         Raises:
@@ -74,20 +74,20 @@ class Statistics:
                 )
         return self
 
-    def __or__(self, other: "Statistics") -> "Statistics":
+    def __or__(self, other: "SufficientStatistics") -> "SufficientStatistics":
         """Return these and other statistics of the same pictures, in the order of these."""
         check_same_images(self, other)
         order = pd.Index(other.images).get_indexer(pd.Index(self.images))
-        return Statistics(self.images, self.rows | {name: row[order] for name, row in other.rows.items()})
+        return SufficientStatistics(self.images, self.rows | {name: row[order] for name, row in other.rows.items()})
 
-    def suffixed(self, suffix: str) -> "Statistics":
+    def suffixed(self, suffix: str) -> "SufficientStatistics":
         """Return the same under other names: `BLEU` is then `BLEU-constant`, say, and its score `BLEU-4-constant`."""
-        return Statistics(self.images, {f"{name}-{suffix}": row for name, row in self.rows.items()})
+        return SufficientStatistics(self.images, {f"{name}-{suffix}": row for name, row in self.rows.items()})
 
     def scores(self) -> dict[str, float]:
         """Return each score; those of which nothing was counted are left out."""
         counted = {name: rows for name, rows in self.rows.items() if columns(name) != MEAN or rows[:, 1].any()}
-        every = Statistics(self.images, counted).scores_of_resamples(np.ones((1, len(self.images))))
+        every = SufficientStatistics(self.images, counted).scores_of_resamples(np.ones((1, len(self.images))))
         return {name: float(values[0]) for name, values in every.items()}
 
     def counted(self) -> dict[str, int]:
@@ -103,7 +103,7 @@ class Statistics:
         with np.errstate(invalid="ignore", divide="ignore"):
             for name, rows in self.rows.items():
                 sums = counts @ rows  # [R, S]
-                match _family(name):
+                match _metric_of(name):
                     case "BLEU":
                         values = _bleu(sums)
                     case "METEOR":
@@ -125,7 +125,7 @@ class Statistics:
             pd.DataFrame(table, index=pd.Index(self.images, name="image")).to_parquet(beside)
 
     @classmethod
-    def read(cls, path: Path) -> "Statistics":
+    def read(cls, path: Path) -> "SufficientStatistics":
         """Read what `write` wrote.
 
         Raises:
@@ -149,17 +149,17 @@ def mean(sums: Iterable[float], counts: Iterable[float] | None = None) -> np.nda
 
 def columns(name: str) -> tuple[str, ...]:
     """Return what the numbers of a row are."""
-    return ROWS.get(_family(name), MEAN)
+    return ROWS.get(_metric_of(name), MEAN)
 
 
-def _family(name: str) -> str:
+def _metric_of(name: str) -> str:
     """Return which of `ROWS` is kept under a name; of a mean, nothing."""
     return next((family for family in ROWS if name == family or name.startswith(f"{family}-")), "")
 
 
 def _scores(name: str) -> tuple[str, ...]:
     """Return the scores that come of what is kept under a name."""
-    if _family(name) == BLEU:
+    if _metric_of(name) == BLEU:
         return tuple(f"{BLEU}-{n}{name.removeprefix(BLEU)}" for n in range(1, 5))
     return (name,)
 
@@ -192,7 +192,7 @@ def _meteor(sums: np.ndarray) -> np.ndarray:
     return 100 * np.where(precision * recall > 0, mean * (1 - _GAMMA * fragmentation**_BETA), 0)
 
 
-def check_same_images(one: Statistics, other: Statistics) -> None:
+def check_same_images(one: SufficientStatistics, other: SufficientStatistics) -> None:
     """Raise `CaptionerError` where two statistics are of different pictures."""
     if set(one.images) != set(other.images):
         raise CaptionerError(

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from captioner.common.keras import keras, ops
-from captioner.search.steps import NEVER, Found, finished, forbidden
+from captioner.search.steps import LARGE_NEGATIVE, SearchResult, finished, forbidden
 from captioner.text.vocabulary import PAD, START
 
 BLOCK = 32  # a largest value of so many is found in the time of reading them
@@ -24,7 +24,7 @@ def beam_search(
     beam: int = 3,
     maximum: int = 20,
     length_normalization: float = 1.0,
-) -> Found:
+) -> SearchResult:
     """Find probable captions; of width 1 this is greedy search.
 
     Candidates in the beam are compared by log-probability, finished captions by log-probability divided by
@@ -44,24 +44,26 @@ def beam_search(
         The best captions. The special tokens other than `END` are never chosen, nor is an empty caption.
     """
     length = maximum + 1
-    first_in_beam = ops.concatenate([ops.zeros((1, 1)), ops.full((1, beam - 1), NEVER)], axis=1)  # [1, K]
+    first_in_beam = ops.concatenate([ops.zeros((1, 1)), ops.full((1, beam - 1), LARGE_NEGATIVE)], axis=1)  # [1, K]
     row = ops.expand_dims(ops.arange(pictures) * beam, 1)  # [B, 1]
 
     def chosen(values: Any, parents: Any) -> Any:
         """Return `values [B*K, ...]` of the candidates that `parents [B, K]` name."""
         return ops.take(values, ops.reshape(row + parents, (-1,)), axis=0)
 
-    def is_open(time: Any, last: Any, *_: Any) -> Any:
-        return ops.logical_and(time < length, ops.any(ops.logical_not(finished(last))))
+    def is_open(position: Any, last: Any, *_: Any) -> Any:
+        return ops.logical_and(position < length, ops.any(ops.logical_not(finished(last))))
 
-    def extend(time: Any, last: Any, log_probability: Any, words: Any, weights: Any, state: Any) -> tuple:
+    def extend(position: Any, last: Any, log_probability: Any, words: Any, weights: Any, state: Any) -> tuple:
         logits, new_state, new_weights = step(last, state)
         size = logits.shape[-1]
         closed = finished(last)  # [B*K]
         token = ops.expand_dims(ops.arange(size), 0)  # [1, V]
-        scores = ops.log_softmax(ops.cast(logits, "float32")) + ops.where(forbidden(token, time, length), NEVER, 0.0)
-        # a finished candidate goes on in one way only, by padding, at no cost
-        scores = ops.where(ops.expand_dims(closed, 1), ops.where(token == PAD, 0.0, 2 * NEVER), scores)
+        scores = ops.log_softmax(ops.cast(logits, "float32")) + ops.where(
+            forbidden(token, position, length), LARGE_NEGATIVE, 0.0
+        )
+        # a finished candidate continues in one way only, by padding, at no cost
+        scores = ops.where(ops.expand_dims(closed, 1), ops.where(token == PAD, 0.0, 2 * LARGE_NEGATIVE), scores)
         total = ops.reshape(log_probability, (-1, 1)) + scores  # [B*K, V]
         most = min(beam, size)  # extensions of one candidate that may stay in the beam, `M`
         each, tokens = top_k(total, most)  # [B*K, M]
@@ -69,13 +71,13 @@ def beam_search(
         parents = best // most
         last = ops.take_along_axis(ops.reshape(tokens, (-1, beam * most)), best, axis=1)
         last = ops.cast(ops.reshape(last, (-1,)), "int32")  # [B*K]
-        now = ops.expand_dims(ops.arange(length) == time, 0)  # [1, T]
+        now = ops.expand_dims(ops.arange(length) == position, 0)  # [1, T]
         words = ops.where(now, ops.expand_dims(last, 1), chosen(words, parents))
         new_weights = ops.where(ops.expand_dims(closed, 1), 0.0, ops.cast(new_weights, "float32"))
         here = ops.expand_dims(now, -1)
         weights = ops.where(here, ops.expand_dims(chosen(new_weights, parents), 1), chosen(weights, parents))
         state = keras.tree.map_structure(lambda x: chosen(x, parents), new_state)
-        return time + 1, last, log_probability, words, weights, state
+        return position + 1, last, log_probability, words, weights, state
 
     start = (
         ops.convert_to_tensor(0, "int32"),
@@ -90,7 +92,7 @@ def beam_search(
     objective = log_probability / ops.reshape(lengths, (-1, beam)) ** length_normalization  # [B, K]
     best = ops.expand_dims(ops.argmax(objective, axis=-1), 1)  # [B, 1]
     log_probability = ops.squeeze(ops.take_along_axis(log_probability, best, axis=1), 1)
-    return Found(chosen(words, best), log_probability, chosen(weights, best))
+    return SearchResult(chosen(words, best), log_probability, chosen(weights, best))
 
 
 def top_k(values: Any, k: int) -> tuple[Any, Any]:

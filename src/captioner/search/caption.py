@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from captioner.search.steps import Found
+from captioner.search.steps import SearchResult
 from captioner.text.vocabulary import Vocabulary
 
 
@@ -38,7 +38,7 @@ class Caption:
         return self.attention.reshape(len(self.attention), math.prod(self.attention.shape[1:]))
 
 
-def captions_of(found: Found, vocabulary: Vocabulary) -> list[Caption]:
+def captions_of(found: SearchResult, vocabulary: Vocabulary) -> list[Caption]:
     """Return what a search found, in words."""
     side = math.isqrt(found.weights.shape[-1])
     words = [vocabulary.decode_words(numbers) for numbers in found.words]

@@ -10,7 +10,7 @@ from captioner.common.keras import keras
 from captioner.model.decoder import Decoder
 from captioner.search.beam import beam_search
 from captioner.search.sampling import sample
-from captioner.search.steps import Found
+from captioner.search.steps import SearchResult
 
 # on JAX Keras lends the weights' memory to a prediction until it has ended, and generators share a decoder
 _ALONE = threading.Lock()
@@ -44,29 +44,29 @@ class Generator(keras.Model):
         self.built = True
         self.compile(jit_compile=True)
 
-    def call(self, features: Any) -> Found:
+    def call(self, features: Any) -> SearchResult:
         """Search captions for the map `[B, P, C]`."""
         pictures, positions = features.shape[:2]
-        picture, state = self.decoder.look(features, captions=self.beam)
+        picture, state = self.decoder.initialize(features, captions=self.beam)
 
         def step(words: Any, state: Any) -> tuple[Any, Any, Any]:
             return self.decoder.next_word(words, state, picture)
 
         return beam_search(step, state, pictures, positions, self.beam, self.maximum, self.length_normalization)
 
-    def generate(self, features: np.ndarray, rows: np.ndarray | None = None) -> Found:
+    def generate(self, features: np.ndarray, rows: np.ndarray | None = None) -> SearchResult:
         """Return captions, as arrays, for the rows (all, if not given) of a map `[pictures, P, C]`, read in batches."""
         rows = np.arange(len(features)) if rows is None else rows
         batches = list(self._generate(features, rows))
-        return Found(*(np.concatenate(parts) for parts in zip(*batches, strict=True)))
+        return SearchResult(*(np.concatenate(parts) for parts in zip(*batches, strict=True)))
 
-    def _generate(self, features: np.ndarray, rows: np.ndarray) -> Iterator[Found]:
+    def _generate(self, features: np.ndarray, rows: np.ndarray) -> Iterator[SearchResult]:
         for start in range(0, len(rows), self.batch_size):
             part = rows[start : start + self.batch_size]
             filled = np.pad(part, (0, self.batch_size - len(part)), mode="edge")
             with _ALONE:
                 found = self.predict_on_batch(np.asarray(features[filled]))
-            yield Found(*(np.asarray(values)[: len(part)] for values in found))
+            yield SearchResult(*(np.asarray(values)[: len(part)] for values in found))
 
 
 class Sampler(keras.Model):
@@ -86,10 +86,10 @@ class Sampler(keras.Model):
         self.built = True
         self.compile(jit_compile=True)
 
-    def call(self, inputs: tuple) -> Found:
+    def call(self, inputs: tuple) -> SearchResult:
         """Draw captions for the map `[1, P, C]` with draws `[samples, T]`, temperature `[1]` and top_p `[1]`."""
         features, draws, temperature, top_p = inputs
-        picture, state = self.decoder.look(features, captions=self.samples)
+        picture, state = self.decoder.initialize(features, captions=self.samples)
 
         def step(words: Any, state: Any) -> tuple[Any, Any, Any]:
             return self.decoder.next_word(words, state, picture)
@@ -98,8 +98,8 @@ class Sampler(keras.Model):
 
     def draw(
         self, features: np.ndarray, temperature: float = 1.0, top_p: float = 1.0, seed: int | None = None
-    ) -> Found:
+    ) -> SearchResult:
         """Return captions, as arrays, for the map `[1, P, C]`; see `captioner.search.sampling.sample`."""
         draws = np.random.default_rng(seed).random((self.samples, self.maximum + 1), np.float32)
         settings = (np.array([value], np.float32) for value in (temperature, top_p))
-        return Found(*map(np.asarray, self.predict_on_batch((features, draws, *settings))))
+        return SearchResult(*map(np.asarray, self.predict_on_batch((features, draws, *settings))))

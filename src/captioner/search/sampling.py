@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from captioner.common.keras import ops
-from captioner.search.steps import NEVER, Found, finished, forbidden
+from captioner.search.steps import LARGE_NEGATIVE, SearchResult, finished, forbidden
 from captioner.text.vocabulary import PAD, START
 
 
@@ -17,7 +17,7 @@ def sample(
     positions: int,
     temperature: Any = 1.0,
     top_p: Any = 1.0,
-) -> Found:
+) -> SearchResult:
     """Draw captions word by word, from the nucleus of the most probable words.
 
     The nucleus is the fewest words, most probable first, that together reach the probability `top_p`; what lies outside
@@ -38,24 +38,24 @@ def sample(
     """
     rows, length = draws.shape
 
-    def is_open(time: Any, last: Any, *_: Any) -> Any:
-        return ops.logical_and(time < length, ops.any(ops.logical_not(finished(last))))
+    def is_open(position: Any, last: Any, *_: Any) -> Any:
+        return ops.logical_and(position < length, ops.any(ops.logical_not(finished(last))))
 
-    def extend(time: Any, last: Any, log_probability: Any, words: Any, weights: Any, state: Any) -> tuple:
+    def extend(position: Any, last: Any, log_probability: Any, words: Any, weights: Any, state: Any) -> tuple:
         logits, state, new_weights = step(last, state)
         closed = finished(last)  # [B]
         token = ops.expand_dims(ops.arange(logits.shape[-1]), 0)  # [1, V]
         scores = ops.log_softmax(ops.cast(logits, "float32"))  # [B, V]
-        allowed = ops.where(forbidden(token, time, length), NEVER, scores)
+        allowed = ops.where(forbidden(token, position, length), LARGE_NEGATIVE, scores)
         order = ops.argsort(-allowed, axis=-1)  # [B, V], the most probable first
         # the largest is made 0 before the division, which so makes no number that float32 cannot hold
         falling = ops.take_along_axis(allowed, order, axis=-1)
-        probabilities = ops.softmax(ops.maximum((falling - falling[:, :1]) / temperature, NEVER))
+        probabilities = ops.softmax(ops.maximum((falling - falling[:, :1]) / temperature, LARGE_NEGATIVE))
         reached = ops.cumsum(probabilities, axis=-1)
         nucleus = ops.where(reached - probabilities < top_p, probabilities, 0.0)
         nucleus = ops.concatenate([probabilities[:, :1], nucleus[:, 1:]], axis=-1)  # never empty
         upto = ops.cumsum(nucleus, axis=-1)
-        draw = ops.take(draws, ops.expand_dims(time, 0), axis=1)  # [B, 1]
+        draw = ops.take(draws, ops.expand_dims(position, 0), axis=1)  # [B, 1]
         drawn = ops.sum(ops.cast((upto <= draw * upto[:, -1:]) & (nucleus > 0), "int32"), axis=-1, keepdims=True)
         # rounding may put the draw at the very end of the nucleus
         drawn = ops.minimum(drawn, ops.sum(ops.cast(nucleus > 0, "int32"), axis=-1, keepdims=True) - 1)
@@ -63,11 +63,11 @@ def sample(
         gained = ops.squeeze(ops.take_along_axis(scores, chosen, axis=-1), -1)
         log_probability = log_probability + ops.where(closed, 0.0, gained)
         last = ops.where(closed, PAD, ops.cast(ops.squeeze(chosen, -1), "int32"))
-        now = ops.expand_dims(ops.arange(length) == time, 0)  # [1, T]
+        now = ops.expand_dims(ops.arange(length) == position, 0)  # [1, T]
         words = ops.where(now, ops.expand_dims(last, 1), words)
         new_weights = ops.where(ops.expand_dims(closed, 1), 0.0, ops.cast(new_weights, "float32"))
         weights = ops.where(ops.expand_dims(now, -1), ops.expand_dims(new_weights, 1), weights)
-        return time + 1, last, log_probability, words, weights, state
+        return position + 1, last, log_probability, words, weights, state
 
     start = (
         ops.convert_to_tensor(0, "int32"),
@@ -78,4 +78,4 @@ def sample(
         state,
     )
     _, _, log_probability, words, weights, _ = ops.while_loop(is_open, extend, start)
-    return Found(words, log_probability, weights)
+    return SearchResult(words, log_probability, weights)

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 from captioner.common.keras import ops
 from captioner.text.vocabulary import END, PAD, START, UNKNOWN
 
-NEVER = -1e9  # a log-probability that no sum of real ones reaches, and float32 still adds to
+LARGE_NEGATIVE = -1e9  # a log-probability that no sum of real ones reaches, and float32 still adds to
 
 
-class Found(NamedTuple):
+class SearchResult(NamedTuple):
     """The best caption of each picture.
 
     Attributes:
@@ -30,7 +30,7 @@ def finished(last: Any) -> Any:
     return ops.logical_or(ops.equal(last, END), ops.equal(last, PAD))
 
 
-def forbidden(token: Any, time: Any, length: int) -> Any:
-    """Return which tokens may not stand at the place `time` of captions of at most `length` tokens."""
-    never = (token == PAD) | (token == UNKNOWN) | (token == START) | ((token == END) & (time == 0))
-    return never | ((token != END) & (time == length - 1))  # as long as allowed: it has to end here
+def forbidden(token: Any, position: Any, length: int) -> Any:
+    """Return which tokens may not stand at the place `position` of captions of at most `length` tokens."""
+    never = (token == PAD) | (token == UNKNOWN) | (token == START) | ((token == END) & (position == 0))
+    return never | ((token != END) & (position == length - 1))  # as long as allowed: it has to end here

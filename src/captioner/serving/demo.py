@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import uvicorn
-from fastapi import FastAPI, Query, Request, Response
+from fastapi import FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
@@ -28,6 +28,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from captioner.common.errors import CaptionerError, quoted
+from captioner.common.ports import HOST
 from captioner.data import images, store
 from captioner.reports import pages
 from captioner.text.vocabulary import END, SPECIAL_TOKENS
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from captioner.inference.captioner import Captioner
     from captioner.search.caption import Caption
 
-HOST = "127.0.0.1"
 LARGEST = 20 << 20  # bytes of a picture
 PATIENCE = 60.0  # seconds that a picture may take to arrive
 WAITING = 32  # requests, the one being served included
@@ -70,32 +70,22 @@ class Settings(BaseModel):
     temperature: Annotated[float, Field(ge=0.1, le=2, allow_inf_nan=False)] = 1.0
 
 
-class Refused(Exception):  # noqa: N818 - the name says what happened
-    """A request that gets no caption: the HTTP status, and one line that says why."""
+def private(app: ASGIApp) -> ASGIApp:
+    """Let no browser keep an answer of an application, or lend it to another site's page."""
 
-    def __init__(self, status: int, why: str, **headers: str):
-        super().__init__(why)
-        self.status, self.why, self.headers = status, why, headers
-
-
-class Private:
-    """Lets no browser keep an answer, or lend it to another site's page."""
-
-    def __init__(self, app: ASGIApp):
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer as the application within does, with `HEADERS`."""
-
+    # not as `@app.middleware("http")`, behind which `Request.is_disconnected` does not see that somebody has left
+    async def answering(scope: Scope, receive: Receive, send: Send) -> None:
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message).update(HEADERS)
             await send(message)
 
-        await self._app(scope, receive, sending)
+        await app(scope, receive, sending)
+
+    return answering
 
 
-class Line:
+class RequestQueue:
     """People who wait for their turn, at most so many, each served alone and in order."""
 
     def __init__(self, most: int):
@@ -108,11 +98,11 @@ class Line:
         """Take a place in the line; the lock that comes with it is the turn.
 
         Raises:
-            Refused: there is no place.
+            HTTPException: there is no place.
         """
         if self._inside >= self._most:
             why = f"{self._most} others are waiting already: try again in some {RETRY} seconds."
-            raise Refused(503, why, **{"Retry-After": str(RETRY)})
+            raise HTTPException(503, why, {"Retry-After": str(RETRY)})
         self._inside += 1
         try:
             yield self._turn
@@ -136,13 +126,13 @@ def application(models: "Mapping[str, Captioner]", pictures: Sequence[tuple[str,
     app = FastAPI(title="Captioner", docs_url=None, redoc_url=None, openapi_url=None)
     # A name of somebody else's that leads here is theirs to read; the browser would take us for them.
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
-    app.add_middleware(Private)
-    line = Line(WAITING)
+    app.add_middleware(private)
+    line = RequestQueue(WAITING)
     page, policy = _page(models, pictures)
 
-    @app.exception_handler(Refused)
-    async def refused(_: Request, error: Refused) -> Response:
-        return JSONResponse({"error": error.why}, error.status, error.headers)
+    @app.exception_handler(HTTPException)
+    async def refused(_: Request, error: HTTPException) -> Response:
+        return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
     @app.exception_handler(CaptionerError)
     async def wrong(_: Request, error: CaptionerError) -> Response:
@@ -159,14 +149,14 @@ def application(models: "Mapping[str, Captioner]", pictures: Sequence[tuple[str,
     @app.get("/pictures/{number}")
     async def picture(number: int) -> Response:
         if not 0 <= number < len(pictures):
-            raise Refused(404, f"There is no test picture {number}; there are {len(pictures)}, from 0 on.")
+            raise HTTPException(404, f"There is no test picture {number}; there are {len(pictures)}, from 0 on.")
         name, data = pictures[number]
         return Response(data, media_type=mimetypes.guess_type(name)[0] or "application/octet-stream")
 
     @app.post("/caption")
     async def caption(request: Request, settings: Annotated[Settings, Query()]) -> Response:
         if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
-            raise Refused(403, "Another site's page asked: open the demo itself.")
+            raise HTTPException(403, "Another site's page asked: open the demo itself.")
         # The place is taken before the picture comes, so that no more pictures are in memory than places.
         async with line.place() as turn:
             data = await _body(request)
@@ -222,7 +212,7 @@ def named(models: "Sequence[tuple[str, Captioner]]") -> "dict[str, Captioner]":
     return dict(zip(names, (model for _, model in models), strict=True))
 
 
-def to_try(directory: Path) -> list[tuple[str, bytes]]:
+def sample_pictures(directory: Path) -> list[tuple[str, bytes]]:
     """Return some pictures of the data's test split, from all over it; none where there is no data."""
     if not (directory / store.IMAGES).is_file() or not (directory / store.CAPTIONS).is_file():
         return []
@@ -232,32 +222,11 @@ def to_try(directory: Path) -> list[tuple[str, bytes]]:
     return list(zip(chosen, store.read_pictures(directory, chosen), strict=True))
 
 
-def reserve(port: int) -> socket.socket:
-    """Take a port of 127.0.0.1, before anything that takes long.
-
-    Raises:
-        CaptionerError: it cannot be had.
-    """
-    taken = socket.socket()
-    taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        taken.bind((HOST, port))
-        taken.listen()  # else another could still take it; whoever comes early waits for the models
-    except PermissionError:
-        taken.close()
-        raise CaptionerError(f"Port {port} is not for everyone: choose one from 1024 on, as in --port 7861.") from None
-    except OSError:
-        taken.close()
-        other = port + 1 if port < 65535 else port - 1
-        raise CaptionerError(f"Port {port} is in use: choose another, as in --port {other}.") from None
-    return taken
-
-
 def serve(models: "Mapping[str, Captioner]", pictures: Sequence[tuple[str, bytes]], taken: socket.socket) -> None:
     """Show the page at a port that was reserved, until Ctrl-C.
 
     Raises:
-        CaptionerError: a model cannot caption, for its encoder's weights cannot be had.
+        CaptionerError: a model cannot caption, for its encoder's weights cannot be obtained.
     """
     # Each model and each width of the beam is traced by itself, which TensorFlow takes for an oversight.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
@@ -274,7 +243,7 @@ def serve(models: "Mapping[str, Captioner]", pictures: Sequence[tuple[str, bytes
 
 async def _body(request: Request) -> bytes:
     """Return the picture, as far as it is not too large."""
-    too_large = Refused(413, f"too large a file: at most {LARGEST >> 20} MB are allowed, scale it down")
+    too_large = HTTPException(413, f"too large a file: at most {LARGEST >> 20} MB are allowed, scale it down")
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > LARGEST:
         raise too_large
@@ -286,7 +255,7 @@ async def _body(request: Request) -> bytes:
                 if len(received) > LARGEST:
                     raise too_large
     except TimeoutError:
-        raise Refused(408, f"the picture did not arrive within {PATIENCE:.0f} seconds: try again") from None
+        raise HTTPException(408, f"the picture did not arrive within {PATIENCE:.0f} seconds: try again") from None
     return bytes(received)
 
 
@@ -307,7 +276,7 @@ def _described(model: "Captioner", pixels: np.ndarray, caption: "Caption") -> di
 
 def _page(models: "Mapping[str, Captioner]", pictures: Sequence[tuple[str, bytes]]) -> tuple[str, str]:
     """Return the page, and the Content Security Policy that lets it talk to nobody but us."""
-    form = pages.form("demo.html", __package__)
+    template = pages.template("serving/demo.html")
     settings = {
         **pages.LIGHT,
         "largest": LARGEST,
@@ -317,10 +286,10 @@ def _page(models: "Mapping[str, Captioner]", pictures: Sequence[tuple[str, bytes
     }
     policy = (
         f"default-src 'none'; connect-src 'self'; img-src 'self' data: blob:; style-src 'unsafe-inline'; "
-        f"script-src 'sha256-{pages.program_sha256(form)}'; base-uri 'none'; form-action 'none'; "
+        f"script-src 'sha256-{pages.program_sha256(template)}'; base-uri 'none'; form-action 'none'; "
         "frame-ancestors 'none'"
     )
-    return pages.filled(form, {"settings": pages.as_json(settings)}), policy
+    return template.render(settings=settings), policy
 
 
 def _in_one_line(error: RequestValidationError) -> str:

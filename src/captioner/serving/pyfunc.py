@@ -121,7 +121,7 @@ class PicturesToCaptions:
             addresses = sum(isinstance(each, str) for each in found)
             if addresses > MOST_ADDRESSES:
                 raise Refused(f"received {addresses:,} addresses: give at most {MOST_ADDRESSES} at a time")
-            with closing(threads.ahead(_pixels, enumerate(found, 1), READERS, READERS)) as read:
+            with closing(threads.prefetch(_pixels, enumerate(found, 1), READERS, READERS)) as read:
                 return [caption.text for caption in self.model.caption(read)]
         except UnreadableImage as error:
             raise Refused(str(error)) from None

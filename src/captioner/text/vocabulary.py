@@ -124,7 +124,7 @@ class Vocabulary:
         return [self._number(word) for word in self.split(caption)]
 
     def encode_batch(self, captions: Sequence[str], maximum: int) -> np.ndarray:
-        """Return what a decoder must say, for each caption cut after `maximum` words; `heard` is what it reads.
+        """Return the targets of captions, each cut after `maximum` words; `decoder_inputs` makes inputs of them.
 
         Returns:
             targets int32 `[captions, maximum + 1]`: the words and `END` (not after a caption that was cut), `PAD`
@@ -192,7 +192,7 @@ def says_something(caption: str) -> bool:
     return any(seen) and any(map(str.isalnum, "".join(split(caption))))
 
 
-def heard(targets: np.ndarray) -> np.ndarray:
+def decoder_inputs(targets: np.ndarray) -> np.ndarray:
     """Return the words before targets `[captions, T]`: of each the target before it, of the first `START`."""
     words = np.pad(targets[:, :-1], ((0, 0), (1, 0)), constant_values=START)
     words[targets == PAD] = PAD

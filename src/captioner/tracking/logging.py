@@ -13,7 +13,7 @@ from typing import Any, Literal
 from PIL import Image
 
 from captioner.common.errors import CaptionerError
-from captioner.common.startup import quiet
+from captioner.common.startup import silence_stderr
 from captioner.scoring.statistics import SCORES, STATISTICS
 from captioner.tracking.names import metric_name
 from captioner.tracking.record import Record, timestamp
@@ -196,6 +196,6 @@ def evaluation_settings(params: Mapping[str, Any]) -> dict[str, Any]:
 
 def keras_backend() -> str:
     """Return the name of Keras's backend, which is also its package's."""
-    with quiet():
+    with silence_stderr():
         from captioner.common.keras import keras  # here, since it takes seconds and most of this module does without
     return keras.backend.backend()

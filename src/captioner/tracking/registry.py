@@ -13,7 +13,7 @@ from captioner.tracking.store import connect, exists, load_mlflow, locked, no_st
 CHAMPION = "champion"
 LOADERS = ("captioner.serving.pyfunc", "captioner.pyfunc")
 """Modules that load a logged model: now, and until version 0.1."""
-JUDGES = {"val/CIDEr": 1, "val/nll": -1}
+SELECTION_METRICS = {"val/CIDEr": 1, "val/nll": -1}
 """What trainings are compared by, -1 where less is better; the first by which the epoch of one of them was chosen."""
 KEPT_SUFFIX = "-kept"
 
@@ -89,7 +89,7 @@ def promote(root: Path, dataset: str | None = None) -> Champion:
 
     Args:
         root: the main checkout, where the default store lies.
-        dataset: compare trainings on this data set; of itself that of the newest training.
+        dataset: compare trainings on this data set; by default that of the newest training.
 
     Raises:
         CaptionerError: the store cannot be reached, no training of it has finished, or the best has no model there.
@@ -117,7 +117,7 @@ def _promoted(client: Any, address: str, finished: Iterable[Any], dataset: str |
         for run in finished
         if "mlflow.parentRunId" not in run.data.tags and dataset in (None, run.data.tags.get("dataset"))
     ]
-    judged = [run for run in trainings if any(math.isfinite(_kept(run, by)) for by in JUDGES)]
+    judged = [run for run in trainings if any(math.isfinite(_kept(run, by)) for by in SELECTION_METRICS)]
     if not judged:
         older = (
             f"; {len(trainings)} do not count, since they do not say what they reached in the epoch that was kept"
@@ -130,12 +130,12 @@ def _promoted(client: Any, address: str, finished: Iterable[Any], dataset: str |
         )
     captions = _captions(judged[0])
     alike = [run for run in judged if _captions(run) == captions]
-    reached = [(run, by) for by in JUDGES for run in alike if math.isfinite(_kept(run, by))]
+    reached = [(run, by) for by in SELECTION_METRICS for run in alike if math.isfinite(_kept(run, by))]
     by = next((by for run, by in reached if run.data.tags.get("kept_by") == by), reached[0][1])
     copies: dict[str, list[Any]] = {}
     for run in (run for run, each in reached if each == by):
         copies.setdefault(run.data.tags["recorded_as"], []).append(run)
-    best = max(reversed(copies.values()), key=lambda runs: JUDGES[by] * _kept(runs[0], by))
+    best = max(reversed(copies.values()), key=lambda runs: SELECTION_METRICS[by] * _kept(runs[0], by))
     name = registered_name(captions["dataset"])
     version, displaced = _registered(client, name, best)
     return Champion(

@@ -28,6 +28,7 @@ from typing import Any
 import psutil
 
 from captioner.common.errors import CaptionerError, reason
+from captioner.common.workspace import EVALUATED, MODEL, TRAINED
 from captioner.params import Params
 from captioner.tracking.logging import (
     evaluation_settings,
@@ -59,18 +60,18 @@ class Run:
     def __init__(self, client: Any, record: Record):
         self.client = client
         self.record = record
-        self.whole = True
+        self.complete = True
 
     def log_epoch(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
         """Log an epoch's values, in the form of Keras's `on_epoch_end`."""
-        with self._forgiving():
+        with self._tolerate_store_errors():
             log_metrics(self.client, self.record.run_id, metrics_named(logs or {}, "train"), epoch)
 
     def log_training(self, results: Path, model: Path, weights_sha256: str) -> None:
         """Write `run.json` to the results of training, and log them with the model."""
         self.record.tags["model_sha256"] = weights_sha256
         self._end("train", results)
-        with self._forgiving():
+        with self._tolerate_store_errors():
             log_training(self.client, self.record, self.record.run_id, results, model)
 
     def log_evaluation(self, results: Path, metrics: Mapping[str, float]) -> None:
@@ -82,7 +83,7 @@ class Run:
         """
         self.record.metrics |= metrics_named(metrics, "evaluate")
         self._end("evaluate", results)
-        with self._forgiving():
+        with self._tolerate_store_errors():
             log_evaluation(self.client, self.record, self.record.run_id, results)
 
     def _end(self, stage: str, results: Path) -> None:
@@ -91,12 +92,12 @@ class Run:
         self.record.write(results)
 
     @contextmanager
-    def _forgiving(self) -> Iterator[None]:
+    def _tolerate_store_errors(self) -> Iterator[None]:
         # hours of training are not thrown away because a server went: the run is made again from the results later
         try:
             yield
         except (load_mlflow().exceptions.MlflowException, OSError) as error:
-            self.whole = False
+            self.complete = False
             print(f"MLflow took less than everything ({reason(error)}); `make ui` adds the rest.", file=sys.stderr)
 
 
@@ -153,14 +154,14 @@ def restore(root: Path, workspace: Path, experiment: str = "") -> None:
     Raises:
         CaptionerError: the store cannot be reached, or what is recorded is damaged.
     """
-    if not (workspace / "results/train" / RECORD).is_file():
+    if not (workspace / TRAINED / RECORD).is_file():
         return
     client, number = connect(root)
     with reaching(root), locked(root):
-        _fail_the_dead(client, number)
+        _mark_dead_runs_failed(client, number)
         parent = _training_run(client, number, workspace)
         _name(client, parent, experiment)
-        results = workspace / "results/evaluate"
+        results = workspace / EVALUATED
         if (results / RECORD).is_file():
             child = _evaluation_run(client, number, parent, Record.read(results), results)
             _name(client, child, experiment)
@@ -187,7 +188,7 @@ def _running(root: Path, record: Record, workspace: Path | None) -> Iterator[Run
     mlflow = load_mlflow()
     client, experiment = connect(root)
     with reaching(root), locked(root):
-        _fail_the_dead(client, experiment)
+        _mark_dead_runs_failed(client, experiment)
         if workspace is None:
             record.run_id = _create(client, experiment, record, None)
         else:
@@ -202,11 +203,11 @@ def _running(root: Path, record: Record, workspace: Path | None) -> Iterator[Run
         try:
             yield run
         except BaseException:
-            with run._forgiving():
+            with run._tolerate_store_errors():
                 mlflow.end_run("FAILED")
             raise
-        with run._forgiving():
-            mlflow.end_run("FINISHED" if run.whole else "FAILED")
+        with run._tolerate_store_errors():
+            mlflow.end_run("FINISHED" if run.complete else "FAILED")
 
 
 @contextmanager
@@ -222,7 +223,7 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _fail_the_dead(client: Any, experiment: str) -> None:
+def _mark_dead_runs_failed(client: Any, experiment: str) -> None:
     """Mark as FAILED what this machine's killed processes left running."""
     host = socket.gethostname()
     for run in client.search_runs([experiment], "attributes.status = 'RUNNING'"):
@@ -247,12 +248,12 @@ def _alive(process: str) -> bool:
 
 def _training_run(client: Any, experiment: str, workspace: Path) -> str:
     """Return the id of the workspace's training run; make the run again from its results if the store lacks it."""
-    results = workspace / "results/train"
+    results = workspace / TRAINED
     record = Record.read(results)
     known = _recorded(client, experiment, record)
     if known:
         return known[0]
-    epochs, model = history(results), workspace / "models/captioner"
+    epochs, model = history(results), workspace / MODEL
     if not model.is_dir():
         raise CaptionerError(f"{model} is missing: run `dvc repro`.")
     with _restoring(client, experiment, record, None) as run_id:

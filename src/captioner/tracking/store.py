@@ -21,7 +21,7 @@ COLUMNS = ("BLEU-4", "CIDEr", "METEOR", "ROUGE-L", "nll", "distinct-captions", "
 """The scores on the test pictures that the table of runs shows."""
 EXPERIMENT_TAGS = {
     "mlflow.experimentKind": "custom_model_development",
-    # the view that `make ui` opens: of itself the UI's table shows no scores
+    # the view that `make ui` opens: by default the UI's table shows no scores
     "mlflow.sharedViewState.scores": json.dumps(
         {
             "selectedColumns": [
@@ -160,10 +160,10 @@ def locked(root: Path) -> Iterator[None]:
     """Keep other processes from looking what the store has, and making what it lacks, at the same time.
 
     Those are the processes that use the same store file; with a server, those of the same checkout. Elsewhere others
-    may make the same meanwhile, so whoever has made something looks again, and all take the same one of several.
+    may make the same meanwhile, so a process that has made something looks again, and all take the same one of several.
 
     Raises:
-        CaptionerError: the lock cannot be had.
+        CaptionerError: the lock cannot be obtained.
     """
     uri = store(root)
     path = Path(f"{uri.removeprefix(SQLITE) if uri.startswith(SQLITE) else root / 'mlflow.db'}.lock")
@@ -182,8 +182,8 @@ def locked(root: Path) -> Iterator[None]:
 
 def _no_lock(path: Path, error: sqlite3.Error) -> CaptionerError:
     return CaptionerError(
-        f"The lock of the MLflow store, {path}, cannot be had ({reason(error)}): wait for the other process of this "
-        "checkout, or let its directory be written to."
+        f"The lock of the MLflow store, {path}, cannot be obtained ({reason(error)}): wait for the other process of "
+        "this checkout, or let its directory be written to."
     )
 
 

@@ -16,7 +16,7 @@ from captioner.text.vocabulary import Vocabulary
 from captioner.tracking import names
 
 
-class Summaries(keras.callbacks.Callback):
+class TensorBoardLogger(keras.callbacks.Callback):
     """TensorBoard summaries: every value of the logs, and attention on some pictures, by epoch.
 
     Args:

@@ -1,11 +1,10 @@
 """The MLflow UI of the store."""
 
 import os
-import socket
 import sys
 from pathlib import Path
 
-from captioner.common.errors import CaptionerError
+from captioner.common.ports import HOST, reserve
 from captioner.tracking.store import SQLITE, artifact_location, connect, store
 
 
@@ -19,15 +18,10 @@ def serve(root: Path, port: int) -> None:
     if not uri.startswith(SQLITE):
         print(f"The runs are at {uri} (MLFLOW_TRACKING_URI).")
         return
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except (OSError, OverflowError):
-            raise CaptionerError(f"Port {port} is in use: choose another, as in `make ui PORT=5001`.") from None
+    reserve(port).close()
     _, experiment = connect(root)
     view = f"#/experiments/{experiment}/runs?workflowType=machine_learning&viewStateShareKey=scores"
-    print(f"The runs are at http://127.0.0.1:{port}/{view} (end with Ctrl-C)", flush=True)
-    arguments = ["server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", "--backend-store-uri", uri]
+    print(f"The runs are at http://{HOST}:{port}/{view} (end with Ctrl-C)", flush=True)
+    arguments = ["server", "--host", HOST, "--port", str(port), "--workers", "1", "--backend-store-uri", uri]
     arguments += ["--default-artifact-root", artifact_location(root)]
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", *arguments])

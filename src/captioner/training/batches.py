@@ -1,6 +1,6 @@
 """Training batches, read from the memory-mapped features.
 
-Legend: `G` pictures · `N` captions a picture · `T` tokens · `P` positions · `C` channels · of the rows computed, `A`,
+Legend: `G` pictures · `N` captions per picture · `T` tokens · `P` positions · `C` channels · of the rows computed, `A`,
 `B`, `R` and `S`, see `captioner.training.prefix_sharing`.
 """
 
@@ -13,8 +13,8 @@ from scipy.optimize import linear_sum_assignment
 from captioner.common.errors import CaptionerError
 from captioner.common.keras import keras
 from captioner.features.store import Features, row_of
-from captioner.text.vocabulary import PAD, Vocabulary, heard
-from captioner.training.prefix_sharing import Layout, arrange, parting, speakers, steps_together
+from captioner.text.vocabulary import PAD, Vocabulary, decoder_inputs
+from captioner.training.prefix_sharing import StepWidths, arrange, best_shared_steps, divergence_step, prefix_owners
 
 VECTOR = 4  # a product of matrices takes as long for fewer rows
 BALANCED_TOGETHER = 128  # batches; the time of an assignment grows with the third power of their number
@@ -30,15 +30,15 @@ class CaptionBatches(keras.utils.PyDataset):
     costs nor counts. All batches have one shape.
 
     A picture's captions stand in one batch, since they share what is computed of the picture. One with more than `N`
-    captions appears several times. Batches are drawn at random, yet so that about as many captions go on at a place in
-    one as in another, and as many prefixes: what one has more, all compute.
+    captions appears several times. Batches are drawn at random, yet so that about as many captions continue at a place
+    in one as in another, and as many prefixes: what one has more, all compute.
 
     Args:
         features: of the data set.
         captions: columns `image` and `caption`.
         vocabulary: encodes them.
         batch_size: `G`.
-        captions_a_picture: `N`.
+        captions_per_picture: `N`.
         maximum_words: longer captions are cut; `T` is one more.
         seed: of the order, which is another one each epoch; none keeps the order.
         epochs: how many have an order of their own; the next one has that of the first again.
@@ -60,7 +60,7 @@ class CaptionBatches(keras.utils.PyDataset):
         captions: pd.DataFrame,
         vocabulary: Vocabulary,
         batch_size: int,
-        captions_a_picture: int,
+        captions_per_picture: int,
         maximum_words: int,
         seed: int | None = None,
         epochs: int = 1,
@@ -78,42 +78,44 @@ class CaptionBatches(keras.utils.PyDataset):
         self.lengths = (self.targets != PAD).sum(axis=1)
         rows_by_image = captions.reset_index(drop=True).groupby("image", sort=False).indices
         chunks = [
-            (str(image), rows[start : start + captions_a_picture])
+            (str(image), rows[start : start + captions_per_picture])
             for image, rows in rows_by_image.items()
-            for start in range(0, len(rows), captions_a_picture)
+            for start in range(0, len(rows), captions_per_picture)
         ]
         self.images = [image for image, _ in chunks]
         self.examples = [(row_of(features, image), rows) for image, rows in chunks]
-        self.speakers = self._speakers()  # of each caption's prefixes, among those of its example: [captions, T]
+        self.prefix_owners = self._speakers()  # of each caption's prefixes, among those of its example: [captions, T]
         going_on, prefixes = self._rows()
-        together = steps_together(going_on.sum(axis=0), prefixes.sum(axis=0))
+        shared_steps = best_shared_steps(going_on.sum(axis=0), prefixes.sum(axis=0))
         self.orders = [np.arange(len(chunks))]
         if seed is not None:
-            traits = np.concatenate([prefixes[:, :together], going_on[:, together:]], axis=1)
+            traits = np.concatenate([prefixes[:, :shared_steps], going_on[:, shared_steps:]], axis=1)
             generator = np.random.default_rng(seed)
             self.orders = [balanced_order(traits, batch_size, generator) for _ in range(epochs * passes)]
         self.passes = passes
         self.epoch = 0
-        self.layout = Layout(self._most(going_on), self._most(prefixes), together)
+        self.step_widths = StepWidths(self._most(going_on), self._most(prefixes), shared_steps)
 
     def _speakers(self) -> np.ndarray:
-        words = heard(self.targets)
+        words = decoder_inputs(self.targets)
         found = np.empty(self.targets.shape, np.min_scalar_type(max(len(rows) for _, rows in self.examples)))
         counts = pd.Series([len(rows) for _, rows in self.examples])
         for alike in counts.groupby(counts).indices.values():
             rows = np.stack([self.examples[number][1] for number in alike])  # [pictures, N]
-            found[rows] = speakers(words[rows])
+            found[rows] = prefix_owners(words[rows])
         return found
 
     def _rows(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return how many captions of each example go on at each step, and how many prefixes they have, `[_, T]`."""
+        """Return how many captions of each example continue at each step, and how many prefixes they have, `[_, T]`."""
         rows = np.concatenate([rows for _, rows in self.examples])
         counts = [len(rows) for _, rows in self.examples]
         starts = np.cumsum([0, *counts[:-1]])
-        parted = parting(self.speakers[rows], np.arange(len(rows)) - np.repeat(starts, counts))[:, None]
+        divergence = divergence_step(self.prefix_owners[rows], np.arange(len(rows)) - np.repeat(starts, counts))[
+            :, None
+        ]
         lengths = self.lengths[rows][:, None]
         steps = np.arange(self.lengths.max())
-        going_on, prefixes = lengths > steps, (parted <= steps) & (parted < lengths)
+        going_on, prefixes = lengths > steps, (divergence <= steps) & (divergence < lengths)
         return np.add.reduceat(going_on, starts, dtype=int), np.add.reduceat(prefixes, starts, dtype=int)
 
     def _most(self, rows: np.ndarray) -> tuple[int, ...]:
@@ -149,22 +151,22 @@ class CaptionBatches(keras.utils.PyDataset):
         firsts = np.repeat(np.cumsum([0, *counts[:-1]]), counts)[longest_first]
         pictures = np.repeat(np.arange(len(examples)), counts)[longest_first]
         captions = captions[longest_first]
-        speakers = np.argsort(longest_first)[firsts[:, None] + self.speakers[captions]]
-        arranged = arrange(self.layout, self.lengths[captions], speakers)
+        prefix_owners = np.argsort(longest_first)[firsts[:, None] + self.prefix_owners[captions]]
+        arranged = arrange(self.step_widths, self.lengths[captions], prefix_owners)
 
-        places = self.layout.captions
+        places = self.step_widths.captions
         targets = np.full((places[0] + 1, len(places)), PAD, np.int32)  # the last row stays empty, for what has none
         targets[: len(captions)] = self.targets[captions, : len(places)]
-        steps, rows = self.layout.read
+        steps, rows = self.step_widths.input_rows
         inputs = {
             "features": self.grid[maps],
             "pictures": np.append(pictures, 0)[arranged.captions].astype(np.int32),
-            "origins": arranged.origins.astype(np.int32),
-            "words": heard(targets)[arranged.captions[rows], steps],
-            "spoken": arranged.spoken.astype(np.int32),
+            "parent_rows": arranged.parent_rows.astype(np.int32),
+            "words": decoder_inputs(targets)[arranged.captions[rows], steps],
+            "target_rows": arranged.target_rows.astype(np.int32),
         }
-        steps, said_by = self.layout.spoken
-        return inputs, targets[said_by, steps]
+        steps, target_captions = self.step_widths.target_rows
+        return inputs, targets[target_captions, steps]
 
 
 def balanced_order(traits: np.ndarray, batch_size: int, generator: np.random.Generator) -> np.ndarray:
@@ -183,9 +185,9 @@ def balanced_order(traits: np.ndarray, batch_size: int, generator: np.random.Gen
     beyond = traits - traits.mean(axis=0)
     rounds = order[:whole].reshape(batch_size, -1)  # [rounds, batches]
     for first in range(0, rounds.shape[1], BALANCED_TOGETHER):
-        together = rounds[:, first : first + BALANCED_TOGETHER]
-        total = np.zeros((together.shape[1], traits.shape[1]))
-        for dealt in together:
+        shared_steps = rounds[:, first : first + BALANCED_TOGETHER]
+        total = np.zeros((shared_steps.shape[1], traits.shape[1]))
+        for dealt in shared_steps:
             # |total + beyond|^2, less what does not depend on the assignment
             _, fitting = linear_sum_assignment(total @ beyond[dealt].T)
             dealt[:] = dealt[fitting]

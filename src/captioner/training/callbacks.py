@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 FEW = 50
 """Validation pictures; of fewer, CIDEr says too little to choose an epoch by."""
 
-Judge = Callable[[dict[str, str]], dict[str, float]]
+ScoreCaptions = Callable[[dict[str, str]], dict[str, float]]
 """From generated captions, by picture, to scores by name."""
 
 
@@ -131,7 +131,7 @@ class GeneratedValidation(keras.callbacks.Callback):
         rows: np.ndarray,
         images: Sequence[str],
         vocabulary: Vocabulary,
-        judge: Judge,
+        judge: ScoreCaptions,
     ):
         super().__init__()
         self.generator = generator
@@ -147,7 +147,7 @@ class GeneratedValidation(keras.callbacks.Callback):
         logs |= {f"val_{name}": score for name, score in self.judge(captions).items()}
 
 
-class Pace(keras.callbacks.Callback):
+class Throughput(keras.callbacks.Callback):
     """Adds to the logs an epoch's `seconds` of training (validation excluded), `captions_per_second`, `learning_rate`.
 
     Stands before `GeneratedValidation` in the list of callbacks, and counts until the teacher-forced validation begins.

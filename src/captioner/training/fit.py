@@ -44,7 +44,7 @@ def build(
         **recipe.model_dump(include={"feature_dropout", "word_dropout", "output_dropout"}),
         name="decoder",
     )
-    tokens = (None, recipe.captions_a_picture, recipe.maximum_words + 1)
+    tokens = (None, recipe.captions_per_picture, recipe.maximum_words + 1)
     decoder.build({"features": (None, positions, channels), "words": tokens})
     return decoder
 
@@ -59,7 +59,7 @@ def batches(
 ) -> CaptionBatches:
     """Return the batches of a split, with a seed in another order each time and at least `minimum_steps` an epoch."""
     of_split = captions[captions["split"] == split]
-    sizes = (recipe.batch_size, recipe.captions_a_picture, recipe.maximum_words)
+    sizes = (recipe.batch_size, recipe.captions_per_picture, recipe.maximum_words)
     found = CaptionBatches(features, of_split, vocabulary, *sizes, seed, recipe.epochs)
     passes = 1 if seed is None else math.ceil(recipe.minimum_steps / len(found))
     if passes == 1:
@@ -74,7 +74,7 @@ def train(
     recipe: Recipe,
     callbacks: Sequence[keras.callbacks.Callback],
     monitor: str = CIDER,
-    section: str = "train.<recipe>",
+    section: str = "train.<dataset>",
 ) -> Kept:
     """Fit a decoder in place, leave it with the weights of its best epoch, and return which that is.
 
@@ -91,10 +91,10 @@ def train(
     Raises:
         CaptionerError: a loss or a weight is not finite any more.
     """
-    training.layout = validation.layout = training.layout.wider(validation.layout)
+    training.step_widths = validation.step_widths = training.step_widths.wider(validation.step_widths)
     finite = StopOnNonFinite(f"lower {section}.learning_rate, which is {recipe.learning_rate:g}")
     best = KeepBest(monitor, recipe.patience)
-    teacher(decoder, training, recipe).fit(
+    compile_for_training(decoder, training, recipe).fit(
         training,
         validation_data=validation,
         epochs=recipe.epochs,
@@ -104,9 +104,9 @@ def train(
     return best.kept
 
 
-def teacher(decoder: Decoder, batches: CaptionBatches, recipe: Recipe) -> TeacherForcing:
+def compile_for_training(decoder: Decoder, batches: CaptionBatches, recipe: Recipe) -> TeacherForcing:
     """Return what fits a decoder to batches, compiled."""
-    model = TeacherForcing(decoder, batches.layout)
+    model = TeacherForcing(decoder, batches.step_widths)
     model.compile(
         optimizer=optimizer(recipe, len(batches)),
         loss=TokenCrossEntropy(recipe.label_smoothing),

@@ -10,8 +10,8 @@ from typing import Any
 
 from captioner.common.keras import keras, ops
 from captioner.model.decoder import Decoder, Picture, State
-from captioner.model.deferred_gradient import RecurrentProduct
-from captioner.training.prefix_sharing import Layout
+from captioner.model.deferred_gradient import DeferredGradientMatmul
+from captioner.training.prefix_sharing import StepWidths
 
 
 class TeacherForcing(keras.Model):
@@ -23,46 +23,46 @@ class TeacherForcing(keras.Model):
 
     Args:
         decoder: it is shared, not copied.
-        layout: how many rows each step has.
+        step_widths: how many rows each step has.
 
     Call arguments:
-        inputs: `features`, the encoder's map, float `[G, P, C]`; `pictures`, int `[A + B]`: which of them each row of
-            either stretch is of; `origins`, int `[A + B]`: the row of the step before that each goes on from when it
-            is added; `words`, int `[R]`: what each row reads, step by step; `spoken`, int `[S]`: the rows after which
-            a word must be said.
+        inputs: `features`, the encoder's map, float `[G, P, C]`; `pictures`, int `[A + B]`: the picture of each row of
+            either phase; `parent_rows`, int `[A + B]`: the row of the step before that each continues when it is
+            added; `words`, int `[R]`: what each row reads, step by step; `target_rows`, int `[S]`: the row that tells
+            each target.
 
     Returns:
-        Logits of the words that must be said, float32 `[S, V]`.
+        Logits of the targets, float32 `[S, V]`.
     """
 
-    def __init__(self, decoder: Decoder, layout: Layout):
+    def __init__(self, decoder: Decoder, step_widths: StepWidths):
         super().__init__(name="teacher_forcing")
         self.decoder = decoder
-        self.layout = layout
+        self.step_widths = step_widths
         self.built = True
 
     def call(self, inputs: dict[str, Any], training: bool = False) -> Any:
-        """Return the logits of each word that must be said; see the class."""
-        decoder, stretches = self.decoder, [stretch for stretch in self.layout.stretches if stretch]
-        rows = list(itertools.chain(*stretches))
-        most = [max(stretch) for stretch in stretches]  # A and B
-        pictures, origins = (_split(inputs[name], most) for name in ("pictures", "origins"))
-        # under `fit` the number is not known of itself
+        """Return the logits of each target; see the class."""
+        decoder, phases = self.decoder, [phase for phase in self.step_widths.phases if phase]
+        rows = list(itertools.chain(*phases))
+        most = [max(phase) for phase in phases]  # A and B
+        pictures, parent_rows = (_split(inputs[name], most) for name in ("pictures", "parent_rows"))
+        # under `fit` the number is not known by itself
         embedded, gates = self._read(ops.reshape(inputs["words"], (sum(rows),)), training)  # [R, E], [R, 4H]
         # split and not sliced: the gradients of slices would each be as long as the whole
         parts = iter(_split(gates, rows))  # [rows_t, 4H] each
-        recurrent_gates = RecurrentProduct(decoder.recurrent_gates.kernel, rows)
-        once, begun = decoder.look(inputs["features"], training=training)
+        recurrent_gates = DeferredGradientMatmul(decoder.recurrent_gates.kernel, rows)
+        once, begun = decoder.initialize(inputs["features"], training=training)
         outputs, contexts, state = [], [], None
-        for stretch, picture, origin in zip(stretches, pictures, origins, strict=True):
+        for phase, picture, parent_row in zip(phases, pictures, parent_rows, strict=True):
             whole = Picture(*_rows(once, picture))
-            whole = Picture(*decoder.attention.recurrent(whole.feature_vectors, whole.keys, stretch))
-            rows_before = picture[: stretch[0]] if state is None else origin[: stretch[0]]
+            whole = Picture(*decoder.attention.with_deferred_gradients(whole.feature_vectors, whole.keys, phase))
+            rows_before = picture[: phase[0]] if state is None else parent_row[: phase[0]]
             state = State(*_rows(begun if state is None else state, rows_before))
-            for before, width in itertools.pairwise((stretch[0], *stretch)):
+            for before, width in itertools.pairwise((phase[0], *phase)):
                 if width > before:
-                    goes_on = ops.arange(before, dtype=origin.dtype)
-                    state = State(*_rows(state, ops.concatenate([goes_on, origin[before:width]])))
+                    goes_on = ops.arange(before, dtype=parent_row.dtype)
+                    state = State(*_rows(state, ops.concatenate([goes_on, parent_row[before:width]])))
                 elif width < before:
                     state, whole = State(*_first(state, width)), Picture(*_first(whole, width))
                 seen = Picture(*_first(whole, width))
@@ -70,8 +70,8 @@ class TeacherForcing(keras.Model):
                 outputs.append(state.output)
                 contexts.append(context)
         deep = decoder.deep_output(ops.concatenate(outputs), ops.concatenate(contexts), embedded)  # [R, E]
-        spoken = ops.reshape(inputs["spoken"], (sum(self.layout.captions),))
-        return decoder.logits(ops.take(deep, spoken, axis=0), training)
+        target_rows = ops.reshape(inputs["target_rows"], (sum(self.step_widths.captions),))
+        return decoder.logits(ops.take(deep, target_rows, axis=0), training)
 
     def _read(self, words: Any, training: bool) -> tuple[Any, Any]:
         """Return embeddings `[R, E]` of words `[R]`, and their part of the gates, `[R, 4H]`."""
@@ -100,5 +100,5 @@ def _rows(values: Iterable[Any], rows: Any) -> Iterator[Any]:
 
 
 def _first(values: Iterable[Any], count: int) -> Iterator[Any]:
-    """Return the first rows of each; a `RecurrentProduct` takes no more than it needs by itself."""
-    return (each if isinstance(each, RecurrentProduct) else each[:count] for each in values)
+    """Return the first rows of each; a `DeferredGradientMatmul` takes no more than it needs by itself."""
+    return (each if isinstance(each, DeferredGradientMatmul) else each[:count] for each in values)

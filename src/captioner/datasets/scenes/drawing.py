@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw
 
 from captioner.common import threads
 from captioner.data.dataset import OBJECT_COLUMNS, SPLITS, Dataset
-from captioner.datasets.scenes.grammar import COLOURS, RADII, RELATIONS, SHAPES, SIZE, Thing
+from captioner.datasets.scenes.grammar import COLOURS, RADII, RELATIONS, SHAPES, SIZE, SceneObject
 
 _OVERSAMPLING = 2
 _AT_A_TIME = 256
@@ -33,7 +33,7 @@ def load(pictures: dict[str, int], objects: tuple[int, int], captions: int, seed
     Args:
         pictures: how many, by split.
         objects: the fewest and the most objects in a picture.
-        captions: captions a picture.
+        captions: captions per picture.
         seed: equal seeds give equal scenes.
     """
     names = [(split, f"{split}-{number:05d}.png") for split in SPLITS for number in range(pictures[split])]
@@ -51,25 +51,27 @@ def load(pictures: dict[str, int], objects: tuple[int, int], captions: int, seed
 
 
 def _drawn(
-    scenes: Mapping[str, Sequence[Thing]], generators: Mapping[str, np.random.Generator]
+    scenes: Mapping[str, Sequence[SceneObject]], generators: Mapping[str, np.random.Generator]
 ) -> Iterator[tuple[str, bytes]]:
     """Yield the pictures, drawn by a thread a core; a few at a time, so that memory does not grow."""
-    return threads.ahead(lambda name: (name, draw(scenes[name], generators[name])), scenes, _AT_A_TIME, os.cpu_count())
+    return threads.prefetch(
+        lambda name: (name, draw(scenes[name], generators[name])), scenes, _AT_A_TIME, os.cpu_count()
+    )
 
 
-def compose(generator: np.random.Generator, objects: tuple[int, int]) -> list[Thing]:
+def compose(generator: np.random.Generator, objects: tuple[int, int]) -> list[SceneObject]:
     """Choose objects and places for one scene: the large one first, no two alike in colour and shape, none touching."""
     count = int(generator.integers(objects[0], objects[1] + 1))
     kinds = list(itertools.product(COLOURS, SHAPES))
     while True:
-        things: list[Thing] = []
+        things: list[SceneObject] = []
         for number in generator.permutation(len(kinds))[:count]:
             colour, shape = kinds[number]
             size = "small" if things else "large"
             for _ in range(50):
                 radius = generator.uniform(*RADII[size])
                 x, y = generator.uniform(radius + 2, SIZE - radius - 2, 2)
-                thing = Thing(shape, colour, size, _box(x, y, radius))
+                thing = SceneObject(shape, colour, size, _box(x, y, radius))
                 if all(_apart(thing, other) for other in things):
                     things.append(thing)
                     break
@@ -77,7 +79,7 @@ def compose(generator: np.random.Generator, objects: tuple[int, int]) -> list[Th
             return things
 
 
-def describe(things: Sequence[Thing], captions: int, generator: np.random.Generator) -> list[str]:
+def describe(things: Sequence[SceneObject], captions: int, generator: np.random.Generator) -> list[str]:
     """Return different true captions, each relating the large object, which is the first, to one of the others."""
     large, *others = things
     facts = [(relation, other) for other in others for relation in RELATIONS if large.is_related(relation, other)]
@@ -92,7 +94,7 @@ def describe(things: Sequence[Thing], captions: int, generator: np.random.Genera
     return texts
 
 
-def draw(things: Iterable[Thing], generator: np.random.Generator) -> bytes:
+def draw(things: Iterable[SceneObject], generator: np.random.Generator) -> bytes:
     """Return the scene as PNG, `SIZE` x `SIZE`."""
     picture = _ground(generator).resize((SIZE * _OVERSAMPLING,) * 2, Image.Resampling.BICUBIC)
     canvas = ImageDraw.Draw(picture)
@@ -105,13 +107,13 @@ def draw(things: Iterable[Thing], generator: np.random.Generator) -> bytes:
     return buffer.getvalue()
 
 
-def _noun(thing: Thing, generator: np.random.Generator) -> str:
+def _noun(thing: SceneObject, generator: np.random.Generator) -> str:
     words = [thing.size] if generator.random() < 0.5 else []
     words += [thing.colour, thing.shape]
     return f"{'an' if words[0][0] in 'aeiou' else 'a'} {' '.join(words)}"
 
 
-def _apart(one: Thing, other: Thing, margin: int = 4) -> bool:
+def _apart(one: SceneObject, other: SceneObject, margin: int = 4) -> bool:
     """Whether boxes are apart along an axis, so that at least one relation holds."""
     return any(
         one.box[axis + 2] + margin <= other.box[axis] or other.box[axis + 2] + margin <= one.box[axis]
@@ -148,7 +150,7 @@ def _box(x: float, y: float, radius: float) -> tuple[int, int, int, int]:
     return round(x - radius), round(y - radius), round(x + radius), round(y + radius)
 
 
-def _paint(canvas: ImageDraw.ImageDraw, thing: Thing, colour: tuple[int, ...]) -> None:
+def _paint(canvas: ImageDraw.ImageDraw, thing: SceneObject, colour: tuple[int, ...]) -> None:
     """Fill the object's box with its shape."""
     corner, opposite = np.array(thing.box[:2]), np.array(thing.box[2:])
     outline = _OUTLINES[thing.shape]

@@ -39,7 +39,7 @@ _SENTENCE = re.compile(rf"{_NOUN} (?:is )?({'|'.join(_WORDING)}) {_NOUN}")
 
 
 @dataclass(frozen=True)
-class Thing:
+class SceneObject:
     """One object of a scene: what a caption can say of it, and its box in pixels (right and bottom exclusive)."""
 
     shape: str
@@ -51,7 +51,7 @@ class Thing:
         """Whether a noun phrase (`size` may be left out) describes this object."""
         return size in (None, self.size) and (colour, shape) == (self.colour, self.shape)
 
-    def is_related(self, relation: str, other: "Thing") -> bool:
+    def is_related(self, relation: str, other: "SceneObject") -> bool:
         """Whether this object stands `left` of, `right` of, `above` or `below` another: their boxes are apart so."""
         if relation in ("right", "below"):
             return other.is_related(_OPPOSITE[relation], self)
@@ -59,7 +59,7 @@ class Thing:
         return self.box[axis + 2] <= other.box[axis]
 
 
-def is_true(caption: str, things: Iterable[Thing]) -> bool:
+def is_true(caption: str, things: Iterable[SceneObject]) -> bool:
     """Whether a caption is a sentence of the grammar and holds of a scene with these objects."""
     match = _SENTENCE.fullmatch(caption.strip().lower().rstrip(" ."))
     if match is None:
@@ -71,9 +71,9 @@ def is_true(caption: str, things: Iterable[Thing]) -> bool:
     )
 
 
-def things_by_image(objects: pd.DataFrame) -> dict[str, list[Thing]]:
+def objects_by_image(objects: pd.DataFrame) -> dict[str, list[SceneObject]]:
     """Return each picture's objects, from the table that `pack.read_objects` returns."""
-    things: dict[str, list[Thing]] = {}
+    things: dict[str, list[SceneObject]] = {}
     for image, word, colour, size, *box in objects[OBJECT_COLUMNS].itertuples(index=False):
-        things.setdefault(image, []).append(Thing(word, colour, size, (box[0], box[1], box[2], box[3])))
+        things.setdefault(image, []).append(SceneObject(word, colour, size, (box[0], box[1], box[2], box[3])))
     return things

@@ -13,7 +13,7 @@ Any Keras model can use them; `feature_vectors` are what there is to look at, `s
 and where the same vectors are looked at again and again, as a decoder does before each word, what depends on them
 alone is computed once:
 
-    keys = attention.prepare(feature_vectors)
+    keys = attention.project_keys(feature_vectors)
     for ...:
         context, weights = attention(feature_vectors, state, keys=keys)
 

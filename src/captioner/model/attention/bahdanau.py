@@ -39,7 +39,7 @@ class BahdanauAttention(Attention):
         self.state_projection.build(state_output_shape)
         self.score.build((None, None, self.units))
 
-    def prepare(self, feature_vectors: Any) -> Any:
+    def project_keys(self, feature_vectors: Any) -> Any:
         """Return `V x_j + b`, `[B, P, A]`."""
         return self.feature_projection(feature_vectors)
 

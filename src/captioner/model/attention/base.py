@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from captioner.common.keras import keras, ops
-from captioner.model.deferred_gradient import RecurrentProduct, multiply
+from captioner.model.deferred_gradient import DeferredGradientMatmul, multiply
 
 
 class Attention(keras.layers.Layer):
@@ -16,7 +16,7 @@ class Attention(keras.layers.Layer):
     Call arguments:
         feature_vectors: the places of a picture, `x_j`, `[B, P, E]`.
         state_output: the output of the decoder's state before this word, `s_t`, `[B, H]`.
-        keys: what `prepare` returned for these feature vectors. Without them they are computed in the call; the
+        keys: what `project_keys` returned for these feature vectors. Without them they are computed in the call; the
             result is the same, at the cost of computing them again for each word.
 
     Returns:
@@ -28,33 +28,33 @@ class Attention(keras.layers.Layer):
         super().__init__(**kwargs)
         self.units = units
 
-    def prepare(self, feature_vectors: Any) -> Any:
+    def project_keys(self, feature_vectors: Any) -> Any:
         """Return what depends on the picture alone, to be computed once a picture and not once a word."""
         raise NotImplementedError
 
     def attention_scores(self, keys: Any, state_output: Any) -> Any:
-        """Return `alpha_t`, `[B, P]`, from what `prepare` returned and the state `[B, H]`."""
+        """Return `alpha_t`, `[B, P]`, from what `project_keys` returned and the state `[B, H]`."""
         raise NotImplementedError
 
     def call(self, feature_vectors: Any, state_output: Any, keys: Any = None) -> tuple[Any, Any]:
         """Return the context vector and the attention weights; see the class."""
         if keys is None:
-            keys = self.prepare(feature_vectors)
+            keys = self.project_keys(feature_vectors)
         weights = ops.softmax(self.attention_scores(keys, state_output), axis=-1)  # [B, P]
         return multiply(weights, feature_vectors), weights  # [B, E], [B, P]
 
-    def recurrent(self, feature_vectors: Any, keys: Any, rows: Sequence[int]) -> tuple[Any, Any]:
-        """Return both for the steps of a recurrence, as they are or as `RecurrentProduct`, whose gradient is faster.
+    def with_deferred_gradients(self, feature_vectors: Any, keys: Any, rows: Sequence[int]) -> tuple[Any, Any]:
+        """Return both for the steps of a recurrence, as they are or as a faster `DeferredGradientMatmul`.
 
         That is no tensor: it can be used by `multiply` alone, once a step.
 
         Args:
             feature_vectors: of all captions.
-            keys: what `prepare` returned for them.
+            keys: what `project_keys` returned for them.
             rows: how many captions each step has: the first ones.
         """
         if type(self).call is Attention.call:  # another may do more with them than multiply
-            feature_vectors = RecurrentProduct(feature_vectors, rows)
+            feature_vectors = DeferredGradientMatmul(feature_vectors, rows)
         return feature_vectors, keys
 
     def compute_output_shape(

@@ -5,7 +5,7 @@ from typing import Any
 
 from captioner.common.keras import keras
 from captioner.model.attention.base import Attention
-from captioner.model.deferred_gradient import RecurrentProduct, multiply
+from captioner.model.deferred_gradient import DeferredGradientMatmul, multiply
 
 
 @keras.saving.register_keras_serializable("captioner")
@@ -40,7 +40,7 @@ class DotProductAttention(Attention):
         self.key_projection.build(feature_vectors_shape)
         self.query_projection.build(state_output_shape)
 
-    def prepare(self, feature_vectors: Any) -> Any:
+    def project_keys(self, feature_vectors: Any) -> Any:
         """Return `K x_j`, `[B, P, A]`."""
         return self.key_projection(feature_vectors)
 
@@ -48,10 +48,10 @@ class DotProductAttention(Attention):
         """Return `(Q s_t)^T keys_j`, `[B, P]`."""
         return multiply(self.query_projection(state_output), keys, transposed=True)
 
-    def recurrent(self, feature_vectors: Any, keys: Any, rows: Sequence[int]) -> tuple[Any, Any]:
+    def with_deferred_gradients(self, feature_vectors: Any, keys: Any, rows: Sequence[int]) -> tuple[Any, Any]:
         """Return both for the steps of a recurrence; see the base class."""
-        feature_vectors, keys = super().recurrent(feature_vectors, keys, rows)
+        feature_vectors, keys = super().with_deferred_gradients(feature_vectors, keys, rows)
         own = (type(self).call, type(self).attention_scores)
         if own == (Attention.call, DotProductAttention.attention_scores):
-            keys = RecurrentProduct(keys, rows, transposed=True)
+            keys = DeferredGradientMatmul(keys, rows, transposed=True)
         return feature_vectors, keys
