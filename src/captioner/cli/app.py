@@ -3,8 +3,9 @@
 import os
 import sys
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -128,7 +129,6 @@ def caption(
         from captioner.data.images import UnreadableImage
         from captioner.inference import pictures
 
-        named = len(places) > 1 or Path(places[0]).is_dir()
         given = list(pictures.expand(places))
         if figure is not None:
             figure.mkdir(parents=True, exist_ok=True)
@@ -140,27 +140,12 @@ def caption(
         if captioner is None:
             results = iter([each for each in given if isinstance(each, UnreadableImage)])
         elif samples is None:
-            results = (
-                each if isinstance(each, UnreadableImage) else [each]
-                for each in captioner.stream(source, beam, maximum_words=max_words)
-            )
+            found = captioner.stream(source, beam, maximum_words=max_words)
+            results = (each if isinstance(each, UnreadableImage) else [each] for each in found)
         else:
             results = _sampled(captioner, source, samples, temperature, top_p, max_words, seed)
-        files = _names(given)
-        failed = 0
-        with _progress(len(given)) as (say, advance):
-            for place, found, file in zip(given, results, files, strict=True):
-                advance()
-                if isinstance(found, UnreadableImage):
-                    failed += 1
-                    say(f"caption: {found}", True)
-                    continue
-                for line in _lines(str(place), found, named, samples is not None, as_json):
-                    say(line, False)
-                if figure is not None:
-                    _draw(shown.popleft(), found[0], figure / file)
-        if failed and len(given) > 1:
-            typer.echo(f"caption: {failed:,} of {len(given):,} pictures could not be read.", err=True)
+        printing = partial(_lines, named=len(places) > 1 or Path(places[0]).is_dir(), sampled=bool(samples))
+        failed = _print_captions(given, results, partial(printing, as_json=as_json), shown, figure)
     if failed:
         raise typer.Exit(1)
 
@@ -415,6 +400,41 @@ def _captioner(model: str | None) -> "Captioner":
         with fast_start():
             from captioner import Captioner
         return Captioner.load(directory)
+
+
+def _print_captions(
+    given: Sequence[Any],
+    results: "Iterator[Sequence[Caption] | UnreadableImage]",
+    lines: Callable[..., Iterator[str]],
+    shown: "deque[np.ndarray]",
+    figure: Path | None,
+) -> int:
+    """Print what is said of each picture, draw its figure if wanted, and return how many could not be read.
+
+    Args:
+        given: the pictures, or why one cannot be read.
+        results: of each, in the same order.
+        lines: makes lines of a picture's name and its captions.
+        shown: the pixels of the pictures under way, where figures are wanted.
+        figure: the directory of figures.
+    """
+    from captioner.data.images import UnreadableImage
+
+    failed = 0
+    with _progress(len(given)) as (say, advance):
+        for place, found, file in zip(given, results, _names(given), strict=True):
+            advance()
+            if isinstance(found, UnreadableImage):
+                failed += 1
+                say(f"caption: {found}", True)
+                continue
+            for line in lines(str(place), found):
+                say(line, False)
+            if figure is not None:
+                _draw(shown.popleft(), found[0], figure / file)
+    if failed and len(given) > 1:
+        typer.echo(f"caption: {failed:,} of {len(given):,} pictures could not be read.", err=True)
+    return failed
 
 
 def _kept(given: Sequence[Any], shown: "deque[np.ndarray]") -> Iterator[Any]:

@@ -7,11 +7,15 @@ Raises:
 """
 
 import os
+from typing import Any, TypeAlias
 
 from captioner.common.errors import CaptionerError, quoted, reason
 from captioner.common.startup import BACKENDS, backend, keras_home
 
-__all__ = ["keras", "ops"]
+__all__ = ["Tensor", "keras", "ops"]
+
+Tensor: TypeAlias = Any
+"""A tensor of Keras's backend; the docstring says its shape."""
 
 os.environ["KERAS_BACKEND"] = backend()  # which Keras puts before what `keras.json` says
 os.environ.setdefault("KERAS_NNX_ENABLED", "false")

@@ -28,10 +28,10 @@ from captioner.reports.wording import NONE, counted, decimal, digits, probabilit
 _HEADINGS = {
     "scores": "Scores, with their 95 % intervals",
     "plain": "Scores",
-    "baselines": "What the data gives, whatever the run",
+    "baselines": "Baselines, the same for all runs",
     "differences": "Differences",
-    "words": "In words",
-    "notes": "To know",
+    "words": "Summary",
+    "notes": "Notes",
 }
 _GAP = 2  # columns between the cells of a table
 _UNBOUNDED = 100_000  # columns of what is no terminal

@@ -7,7 +7,7 @@ Legend: `G` pictures · `N` captions per picture · `B` captions (`G x N`) · `T
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from captioner.common.keras import keras, ops
+from captioner.common.keras import Tensor, keras, ops
 from captioner.model import attention
 from captioner.model.dropout import Dropout
 
@@ -15,15 +15,15 @@ from captioner.model.dropout import Dropout
 class State(NamedTuple):
     """What a recurrent cell carries from word to word."""
 
-    output: Any  # [B, H]
-    cell: Any  # [B, H]
+    output: Tensor  # [B, H]
+    cell: Tensor  # [B, H]
 
 
 class Picture(NamedTuple):
     """What the decoder needs of a picture, computed once a picture."""
 
-    feature_vectors: Any  # [B, P, E]
-    keys: Any  # what the attention prepared, [B, ...]
+    feature_vectors: Tensor  # [B, P, E]
+    keys: Tensor  # what the attention prepared, [B, ...]
 
 
 @keras.saving.register_keras_serializable("captioner")
@@ -121,7 +121,7 @@ class Decoder(keras.Model):
         self.context_to_output.build((None, embedding))
         self.vocabulary_logits.build((None, embedding))
 
-    def call(self, inputs: dict[str, Any], training: bool = False) -> Any:
+    def call(self, inputs: dict[str, Tensor], training: bool = False) -> Tensor:
         """Return the logits of each next word, given the true words before it; see the class."""
         features, words = inputs["features"], inputs["words"]
         captions, length = words.shape[1:]
@@ -138,7 +138,7 @@ class Decoder(keras.Model):
         logits = self.logits(deep, training)  # [B, T, V]
         return ops.reshape(logits, (-1, captions, length, logits.shape[-1]))
 
-    def initialize(self, features: Any, captions: int = 1, training: bool = False) -> tuple[Picture, State]:
+    def initialize(self, features: Tensor, captions: int = 1, training: bool = False) -> tuple[Picture, State]:
         """Return what the steps need of pictures `[G, P, C]`, and the initial state, for each of their captions."""
         # stored in float16, in which Keras on JAX would normalize if left to itself
         features = ops.cast(features, self.compute_dtype)
@@ -153,8 +153,12 @@ class Decoder(keras.Model):
         return Picture(vectors, keys), State(output, cell)
 
     def step(
-        self, word_gates: Any, state: State, picture: Picture, recurrent_gates: Callable[[Any], Any] | None = None
-    ) -> tuple[State, Any, Any]:
+        self,
+        word_gates: Tensor,
+        state: State,
+        picture: Picture,
+        recurrent_gates: Callable[[Tensor], Tensor] | None = None,
+    ) -> tuple[State, Tensor, Tensor]:
         """Advance by one word.
 
         Args:
@@ -176,15 +180,15 @@ class Decoder(keras.Model):
         cell = ops.sigmoid(forget_gate) * state.cell + ops.sigmoid(input_gate) * ops.tanh(candidate)
         return State(ops.sigmoid(output_gate) * ops.tanh(cell), cell), context, weights
 
-    def deep_output(self, output: Any, context: Any, embedded: Any) -> Any:
+    def deep_output(self, output: Tensor, context: Tensor, embedded: Tensor) -> Tensor:
         """Return what the next word is told by, `[..., E]`: state `[..., H]`, context and word `[..., E]`, summed."""
         return self.state_to_output(output) + self.context_to_output(context) + embedded
 
-    def logits(self, deep: Any, training: bool = False) -> Any:
+    def logits(self, deep: Tensor, training: bool = False) -> Tensor:
         """Return the logits of the next word, `[..., V]`, from what `deep_output` returned."""
         return self.vocabulary_logits(self.output_dropout(deep, training=training))
 
-    def next_word(self, words: Any, state: State, picture: Picture) -> tuple[Any, State, Any]:
+    def next_word(self, words: Tensor, state: State, picture: Picture) -> tuple[Tensor, State, Tensor]:
         """Generate: return logits `[B, V]`, new state and attention weights `[B, P]` after the words `[B]`."""
         embedded = self.embedding(words)  # [B, E]
         state, context, weights = self.step(self.word_gates(embedded), state, picture)
@@ -195,6 +199,6 @@ class Decoder(keras.Model):
         return {**super().get_config(), **self.config}
 
 
-def _forget_gate_bias(shape: tuple[int], dtype: Any = None) -> Any:
+def _forget_gate_bias(shape: tuple[int], dtype: Any = None) -> Tensor:
     size = shape[0] // 4
     return ops.concatenate([ops.zeros(size, dtype), ops.ones(size, dtype), ops.zeros(2 * size, dtype)])

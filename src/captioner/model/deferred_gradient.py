@@ -8,9 +8,8 @@ Legend: `B` rows · `I` size of what goes in · `O` size of what comes out · `T
 """
 
 from collections.abc import Sequence
-from typing import Any
 
-from captioner.common.keras import keras, ops
+from captioner.common.keras import Tensor, keras, ops
 
 
 class DeferredGradientMatmul:
@@ -30,22 +29,22 @@ class DeferredGradientMatmul:
         `x_t W`, `[rows_t, O]`.
     """
 
-    def __init__(self, matrix: Any, rows: Sequence[int], transposed: bool = False):
+    def __init__(self, matrix: Tensor, rows: Sequence[int], transposed: bool = False):
         size, out = reversed(matrix.shape[-2:]) if transposed else matrix.shape[-2:]
         steps = len(rows)
 
-        def together(inputs: Sequence[Any], outputs: Sequence[Any]) -> Any:
+        def together(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Tensor:
             if len(matrix.shape) == 2:
                 # transposed first and not afterwards, which XLA would leave to the product: a third slower on a CPU
                 return ops.matmul(ops.concatenate([ops.transpose(x) for x in inputs], axis=1), ops.concatenate(outputs))
             return ops.matmul(ops.transpose(_by_row(inputs, rows), (0, 2, 1)), _by_row(outputs, rows))
 
         @ops.custom_gradient
-        def deferred(matrix: Any) -> tuple:
+        def deferred(matrix: Tensor) -> tuple:
             kept_inputs = [ops.zeros((count, size), matrix.dtype) for count in rows]
             kept_outputs = [ops.zeros((count, out), matrix.dtype) for count in rows]
 
-            def gradient(*gradients: Any) -> Any:
+            def gradient(*gradients: Tensor) -> Tensor:
                 kept = keras.tree.flatten(gradients)  # JAX gives them in one tuple
                 inputs, outputs = kept[:steps], kept[steps:]
                 return together(outputs, inputs) if transposed else together(inputs, outputs)
@@ -53,8 +52,8 @@ class DeferredGradientMatmul:
             return (*kept_inputs, *kept_outputs), gradient
 
         @ops.custom_gradient
-        def product(inputs: Any, matrix: Any, kept_input: Any, kept_output: Any) -> tuple:  # noqa: ARG001 - for their gradients
-            def gradient(output: Any) -> tuple:
+        def product(inputs: Tensor, matrix: Tensor, kept_input: Tensor, kept_output: Tensor) -> tuple:  # noqa: ARG001 - for their gradients
+            def gradient(output: Tensor) -> tuple:
                 return multiply(output, matrix, not transposed), ops.zeros_like(matrix), inputs, output
 
             return multiply(inputs, matrix, transposed), gradient
@@ -65,14 +64,14 @@ class DeferredGradientMatmul:
         self._kept = zip(rows, kept[:steps], kept[steps:], strict=True)
         self._product = product
 
-    def __call__(self, inputs: Any) -> Any:
+    def __call__(self, inputs: Tensor) -> Tensor:
         """Return the next step's product; see the class."""
         count, *kept = next(self._kept)
         matrix = self.matrix if len(self.matrix.shape) == 2 else self.matrix[:count]
         return self._product(inputs, matrix, *kept)
 
 
-def multiply(rows: Any, matrix: Any, transposed: bool = False) -> Any:
+def multiply(rows: Tensor, matrix: Tensor, transposed: bool = False) -> Tensor:
     """Return `x W`, `[B, O]`, for rows `x`, `[B, I]`.
 
     Args:
@@ -89,7 +88,7 @@ def multiply(rows: Any, matrix: Any, transposed: bool = False) -> Any:
     return ops.squeeze(ops.matmul(ops.expand_dims(rows, 1), matrix), 1)
 
 
-def _by_row(steps: Sequence[Any], rows: Sequence[int]) -> Any:
+def _by_row(steps: Sequence[Tensor], rows: Sequence[int]) -> Tensor:
     """Return the steps' rows, `[rows_t, X]` each, as `[B, T, X]`, filled up with zeros."""
     filled = [ops.pad(step, ((0, max(rows) - count), (0, 0))) for step, count in zip(steps, rows, strict=True)]
     return ops.stack(filled, axis=1)

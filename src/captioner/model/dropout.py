@@ -7,7 +7,7 @@ than needed: for the dropouts of this decoder as long as all the rest of a train
 import math
 from typing import Any
 
-from captioner.common.keras import keras, ops
+from captioner.common.keras import Tensor, keras, ops
 
 # The finalizer of MurmurHash3 (Appleby 2011): each bit of a number changes half of the result's bits.
 _MULTIPLIERS = (0x85EBCA6B, 0xC2B2AE35)
@@ -35,7 +35,7 @@ class Dropout(keras.layers.Layer):
             self.seed_generator = keras.random.SeedGenerator()
         self.built = True
 
-    def call(self, inputs: Any, training: bool = False) -> Any:
+    def call(self, inputs: Tensor, training: bool = False) -> Tensor:
         """Return `inputs`, in training with a share of their values dropped."""
         if not training or not self.rate:
             return inputs
@@ -49,7 +49,7 @@ class Dropout(keras.layers.Layer):
         return {**super().get_config(), "rate": self.rate}
 
 
-def random_bits(numbers: Any, seed: Any) -> Any:
+def random_bits(numbers: Tensor, seed: Tensor) -> Tensor:
     """Return a number of 32 random bits, uint32, for each of `numbers`, from a seed of two integers."""
     first, second = (ops.cast(seed[place], "uint32") for place in (0, 1))
     key = _mixed(first + _constant(_GOLDEN) * second)
@@ -58,11 +58,11 @@ def random_bits(numbers: Any, seed: Any) -> Any:
     return _mixed(ops.bitwise_xor(once, _mixed(key + _constant(_GOLDEN))))
 
 
-def _mixed(bits: Any) -> Any:
+def _mixed(bits: Tensor) -> Tensor:
     for shift, multiplier in zip(_SHIFTS, _MULTIPLIERS, strict=False):
         bits = ops.bitwise_xor(bits, ops.right_shift(bits, _constant(shift))) * _constant(multiplier)
     return ops.bitwise_xor(bits, ops.right_shift(bits, _constant(_SHIFTS[-1])))
 
 
-def _constant(value: int) -> Any:
+def _constant(value: int) -> Tensor:
     return ops.convert_to_tensor(value, "uint32")

@@ -7,9 +7,8 @@ Nothing here knows the decoder: `step` is any function that says how likely each
 """
 
 from collections.abc import Callable
-from typing import Any
 
-from captioner.common.keras import keras, ops
+from captioner.common.keras import Tensor, keras, ops
 from captioner.search.steps import LARGE_NEGATIVE, SearchResult, finished, forbidden
 from captioner.text.vocabulary import PAD, START
 
@@ -17,9 +16,9 @@ BLOCK = 32  # a largest value of so many is found in the time of reading them
 
 
 def beam_search(
-    step: Callable[[Any, Any], tuple[Any, Any, Any]],
-    state: Any,
-    pictures: Any,
+    step: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]],
+    state: Tensor,
+    pictures: Tensor,
     positions: int,
     beam: int = 3,
     maximum: int = 20,
@@ -47,14 +46,16 @@ def beam_search(
     first_in_beam = ops.concatenate([ops.zeros((1, 1)), ops.full((1, beam - 1), LARGE_NEGATIVE)], axis=1)  # [1, K]
     row = ops.expand_dims(ops.arange(pictures) * beam, 1)  # [B, 1]
 
-    def chosen(values: Any, parents: Any) -> Any:
+    def chosen(values: Tensor, parents: Tensor) -> Tensor:
         """Return `values [B*K, ...]` of the candidates that `parents [B, K]` name."""
         return ops.take(values, ops.reshape(row + parents, (-1,)), axis=0)
 
-    def is_open(position: Any, last: Any, *_: Any) -> Any:
+    def is_open(position: Tensor, last: Tensor, *_: Tensor) -> Tensor:
         return ops.logical_and(position < length, ops.any(ops.logical_not(finished(last))))
 
-    def extend(position: Any, last: Any, log_probability: Any, words: Any, weights: Any, state: Any) -> tuple:
+    def extend(
+        position: Tensor, last: Tensor, log_probability: Tensor, words: Tensor, weights: Tensor, state: Tensor
+    ) -> tuple:
         logits, new_state, new_weights = step(last, state)
         size = logits.shape[-1]
         closed = finished(last)  # [B*K]
@@ -95,7 +96,7 @@ def beam_search(
     return SearchResult(chosen(words, best), log_probability, chosen(weights, best))
 
 
-def top_k(values: Any, k: int) -> tuple[Any, Any]:
+def top_k(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Return the `k` largest of each row of `values [rows, n]` and their places, as `ops.top_k` does, but faster.
 
     On a CPU it takes a tenth of a search to sort rows of some thousand values. The largest stand in the `k` blocks

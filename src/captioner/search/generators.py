@@ -2,11 +2,10 @@
 
 import threading
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
-from captioner.common.keras import keras
+from captioner.common.keras import Tensor, keras
 from captioner.model.decoder import Decoder
 from captioner.search.beam import beam_search
 from captioner.search.sampling import sample
@@ -44,12 +43,12 @@ class Generator(keras.Model):
         self.built = True
         self.compile(jit_compile=True)
 
-    def call(self, features: Any) -> SearchResult:
+    def call(self, features: Tensor) -> SearchResult:
         """Search captions for the map `[B, P, C]`."""
         pictures, positions = features.shape[:2]
         picture, state = self.decoder.initialize(features, captions=self.beam)
 
-        def step(words: Any, state: Any) -> tuple[Any, Any, Any]:
+        def step(words: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             return self.decoder.next_word(words, state, picture)
 
         return beam_search(step, state, pictures, positions, self.beam, self.maximum, self.length_normalization)
@@ -91,7 +90,7 @@ class Sampler(keras.Model):
         features, draws, temperature, top_p = inputs
         picture, state = self.decoder.initialize(features, captions=self.samples)
 
-        def step(words: Any, state: Any) -> tuple[Any, Any, Any]:
+        def step(words: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             return self.decoder.next_word(words, state, picture)
 
         return sample(step, state, draws, features.shape[1], temperature, top_p)

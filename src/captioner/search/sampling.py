@@ -3,20 +3,19 @@
 """
 
 from collections.abc import Callable
-from typing import Any
 
-from captioner.common.keras import ops
+from captioner.common.keras import Tensor, ops
 from captioner.search.steps import LARGE_NEGATIVE, SearchResult, finished, forbidden
 from captioner.text.vocabulary import PAD, START
 
 
 def sample(
-    step: Callable[[Any, Any], tuple[Any, Any, Any]],
-    state: Any,
-    draws: Any,
+    step: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]],
+    state: Tensor,
+    draws: Tensor,
     positions: int,
-    temperature: Any = 1.0,
-    top_p: Any = 1.0,
+    temperature: Tensor = 1.0,
+    top_p: Tensor = 1.0,
 ) -> SearchResult:
     """Draw captions word by word, from the nucleus of the most probable words.
 
@@ -38,10 +37,12 @@ def sample(
     """
     rows, length = draws.shape
 
-    def is_open(position: Any, last: Any, *_: Any) -> Any:
+    def is_open(position: Tensor, last: Tensor, *_: Tensor) -> Tensor:
         return ops.logical_and(position < length, ops.any(ops.logical_not(finished(last))))
 
-    def extend(position: Any, last: Any, log_probability: Any, words: Any, weights: Any, state: Any) -> tuple:
+    def extend(
+        position: Tensor, last: Tensor, log_probability: Tensor, words: Tensor, weights: Tensor, state: Tensor
+    ) -> tuple:
         logits, state, new_weights = step(last, state)
         closed = finished(last)  # [B]
         token = ops.expand_dims(ops.arange(logits.shape[-1]), 0)  # [1, V]

@@ -3,9 +3,9 @@
 Legend: `B` pictures · `T` longest caption in tokens, `END` included · `P` positions of the picture's grid.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from captioner.common.keras import ops
+from captioner.common.keras import Tensor, ops
 from captioner.text.vocabulary import END, PAD, START, UNKNOWN
 
 LARGE_NEGATIVE = -1e9  # a log-probability that no sum of real ones reaches, and float32 still adds to
@@ -20,17 +20,17 @@ class SearchResult(NamedTuple):
         weights: the attention weights at each word, 0 behind the last, `[B, T, P]`.
     """
 
-    words: Any
-    log_probability: Any
-    weights: Any
+    words: Tensor
+    log_probability: Tensor
+    weights: Tensor
 
 
-def finished(last: Any) -> Any:
+def finished(last: Tensor) -> Tensor:
     """Return which captions have ended, by their last tokens."""
     return ops.logical_or(ops.equal(last, END), ops.equal(last, PAD))
 
 
-def forbidden(token: Any, position: Any, length: int) -> Any:
+def forbidden(token: Tensor, position: Tensor, length: int) -> Tensor:
     """Return which tokens may not stand at the place `position` of captions of at most `length` tokens."""
     never = (token == PAD) | (token == UNKNOWN) | (token == START) | ((token == END) & (position == 0))
     return never | ((token != END) & (position == length - 1))  # as long as allowed: it has to end here

@@ -3,11 +3,9 @@
 Legend: `S` words of all captions of a batch.
 """
 
-from typing import Any
-
 import numpy as np
 
-from captioner.common.keras import keras
+from captioner.common.keras import Tensor, keras
 from captioner.model.decoder import Decoder
 from captioner.scoring.statistics import SufficientStatistics
 from captioner.text.vocabulary import PAD
@@ -48,5 +46,5 @@ class _TokenNll(keras.Model):
         # read once: compiling would take longer than it saves
         self.compile(jit_compile=False)
 
-    def call(self, inputs: dict[str, Any]) -> Any:
+    def call(self, inputs: dict[str, Tensor]) -> Tensor:
         return token_nll(self.teacher(inputs, training=False), inputs["targets"])

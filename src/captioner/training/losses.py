@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from captioner.common.keras import keras, ops
+from captioner.common.keras import Tensor, keras, ops
 from captioner.text.vocabulary import PAD
 
 
-def token_nll(logits: Any, targets: Any) -> Any:
+def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
     """Return the negative log-likelihood, in nats, of targets `[...]` given logits `[..., V]`; of padding, 0."""
     targets = ops.cast(targets, "int32")
     chosen = ops.squeeze(ops.take_along_axis(logits, ops.expand_dims(targets, -1), axis=-1), -1)
@@ -31,7 +31,7 @@ class TokenCrossEntropy(keras.losses.Loss):
         super().__init__(name=name, reduction=reduction, **kwargs)
         self.label_smoothing = label_smoothing
 
-    def call(self, y_true: Any, y_pred: Any) -> Any:
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Return the mean, a scalar."""
         real = ops.cast(ops.not_equal(y_true, PAD), y_pred.dtype)
         loss = (1 - self.label_smoothing) * token_nll(y_pred, y_true)
@@ -54,11 +54,11 @@ class TokenNegativeLogLikelihood(keras.metrics.Metric):
         self.total = self.add_weight(shape=(), initializer="zeros", name="total")
         self.tokens = self.add_weight(shape=(), initializer="zeros", name="tokens")
 
-    def update_state(self, y_true: Any, y_pred: Any, sample_weight: None = None) -> None:  # noqa: ARG002
+    def update_state(self, y_true: Tensor, y_pred: Tensor, sample_weight: None = None) -> None:  # noqa: ARG002
         """Add a batch: words int `[...]`, logits `[..., V]`."""
         self.total.assign_add(ops.sum(token_nll(y_pred, y_true)))
         self.tokens.assign_add(ops.sum(ops.cast(ops.not_equal(y_true, PAD), "float32")))
 
-    def result(self) -> Any:
+    def result(self) -> Tensor:
         """Return the mean, a scalar."""
         return self.total / ops.maximum(self.tokens, 1)

@@ -6,9 +6,8 @@ of the state · `V` vocabulary · of the rows computed, `A`, `B`, `R` and `S`, s
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
-from captioner.common.keras import keras, ops
+from captioner.common.keras import Tensor, keras, ops
 from captioner.model.decoder import Decoder, Picture, State
 from captioner.model.deferred_gradient import DeferredGradientMatmul
 from captioner.training.prefix_sharing import StepWidths
@@ -41,7 +40,7 @@ class TeacherForcing(keras.Model):
         self.step_widths = step_widths
         self.built = True
 
-    def call(self, inputs: dict[str, Any], training: bool = False) -> Any:
+    def call(self, inputs: dict[str, Tensor], training: bool = False) -> Tensor:
         """Return the logits of each target; see the class."""
         decoder, phases = self.decoder, [phase for phase in self.step_widths.phases if phase]
         rows = list(itertools.chain(*phases))
@@ -73,7 +72,7 @@ class TeacherForcing(keras.Model):
         target_rows = ops.reshape(inputs["target_rows"], (sum(self.step_widths.captions),))
         return decoder.logits(ops.take(deep, target_rows, axis=0), training)
 
-    def _read(self, words: Any, training: bool) -> tuple[Any, Any]:
+    def _read(self, words: Tensor, training: bool) -> tuple[Tensor, Tensor]:
         """Return embeddings `[R, E]` of words `[R]`, and their part of the gates, `[R, 4H]`."""
         decoder, length = self.decoder, words.shape[0]
         vocabulary, size = decoder.config["vocabulary_size"], decoder.config["embedding_size"]
@@ -88,17 +87,17 @@ class TeacherForcing(keras.Model):
         return ops.matmul(picked, every), ops.matmul(picked, decoder.word_gates(every))
 
 
-def _split(values: Any, sizes: Sequence[int]) -> list[Any]:
+def _split(values: Tensor, sizes: Sequence[int]) -> list[Tensor]:
     """Return as many of the values as each size says, one after the other."""
     *ends, number = itertools.accumulate(sizes)
     values = ops.reshape(values, (number, *values.shape[1:]))
     return ops.split(values, ends) if ends else [values]
 
 
-def _rows(values: Iterable[Any], rows: Any) -> Iterator[Any]:
+def _rows(values: Iterable[Tensor], rows: Tensor) -> Iterator[Tensor]:
     return (ops.take(each, rows, axis=0) for each in values)
 
 
-def _first(values: Iterable[Any], count: int) -> Iterator[Any]:
+def _first(values: Iterable[Tensor], count: int) -> Iterator[Tensor]:
     """Return the first rows of each; a `DeferredGradientMatmul` takes no more than it needs by itself."""
     return (each if isinstance(each, DeferredGradientMatmul) else each[:count] for each in values)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from captioner.common.keras import keras, ops
+from captioner.common.keras import Tensor, keras, ops
 from captioner.model.attention.base import Attention
 
 
@@ -39,11 +39,11 @@ class BahdanauAttention(Attention):
         self.state_projection.build(state_output_shape)
         self.score.build((None, None, self.units))
 
-    def project_keys(self, feature_vectors: Any) -> Any:
+    def project_keys(self, feature_vectors: Tensor) -> Tensor:
         """Return `V x_j + b`, `[B, P, A]`."""
         return self.feature_projection(feature_vectors)
 
-    def attention_scores(self, keys: Any, state_output: Any) -> Any:
+    def attention_scores(self, keys: Tensor, state_output: Tensor) -> Tensor:
         """Return `W tanh(U s_t + keys_j) + c`, `[B, P]`."""
         query = ops.expand_dims(self.state_projection(state_output), 1)  # [B, 1, A]
         return ops.squeeze(self.score(ops.tanh(query + keys)), -1)  # [B, P]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from captioner.common.keras import keras, ops
+from captioner.common.keras import Tensor, keras, ops
 from captioner.model.deferred_gradient import DeferredGradientMatmul, multiply
 
 
@@ -28,22 +28,24 @@ class Attention(keras.layers.Layer):
         super().__init__(**kwargs)
         self.units = units
 
-    def project_keys(self, feature_vectors: Any) -> Any:
+    def project_keys(self, feature_vectors: Tensor) -> Tensor:
         """Return what depends on the picture alone, to be computed once a picture and not once a word."""
         raise NotImplementedError
 
-    def attention_scores(self, keys: Any, state_output: Any) -> Any:
+    def attention_scores(self, keys: Tensor, state_output: Tensor) -> Tensor:
         """Return `alpha_t`, `[B, P]`, from what `project_keys` returned and the state `[B, H]`."""
         raise NotImplementedError
 
-    def call(self, feature_vectors: Any, state_output: Any, keys: Any = None) -> tuple[Any, Any]:
+    def call(self, feature_vectors: Tensor, state_output: Tensor, keys: Tensor = None) -> tuple[Tensor, Tensor]:
         """Return the context vector and the attention weights; see the class."""
         if keys is None:
             keys = self.project_keys(feature_vectors)
         weights = ops.softmax(self.attention_scores(keys, state_output), axis=-1)  # [B, P]
         return multiply(weights, feature_vectors), weights  # [B, E], [B, P]
 
-    def with_deferred_gradients(self, feature_vectors: Any, keys: Any, rows: Sequence[int]) -> tuple[Any, Any]:
+    def with_deferred_gradients(
+        self, feature_vectors: Tensor, keys: Tensor, rows: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
         """Return both for the steps of a recurrence, as they are or as a faster `DeferredGradientMatmul`.
 
         That is no tensor: it can be used by `multiply` alone, once a step.

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from captioner.common.keras import keras
+from captioner.common.keras import Tensor, keras
 from captioner.model.attention.base import Attention
 from captioner.model.deferred_gradient import DeferredGradientMatmul, multiply
 
@@ -40,15 +40,17 @@ class DotProductAttention(Attention):
         self.key_projection.build(feature_vectors_shape)
         self.query_projection.build(state_output_shape)
 
-    def project_keys(self, feature_vectors: Any) -> Any:
+    def project_keys(self, feature_vectors: Tensor) -> Tensor:
         """Return `K x_j`, `[B, P, A]`."""
         return self.key_projection(feature_vectors)
 
-    def attention_scores(self, keys: Any, state_output: Any) -> Any:
+    def attention_scores(self, keys: Tensor, state_output: Tensor) -> Tensor:
         """Return `(Q s_t)^T keys_j`, `[B, P]`."""
         return multiply(self.query_projection(state_output), keys, transposed=True)
 
-    def with_deferred_gradients(self, feature_vectors: Any, keys: Any, rows: Sequence[int]) -> tuple[Any, Any]:
+    def with_deferred_gradients(
+        self, feature_vectors: Tensor, keys: Tensor, rows: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
         """Return both for the steps of a recurrence; see the base class."""
         feature_vectors, keys = super().with_deferred_gradients(feature_vectors, keys, rows)
         own = (type(self).call, type(self).attention_scores)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from captioner.common.keras import keras, ops
+from captioner.common.keras import Tensor, keras, ops
 from captioner.model.attention.base import Attention
 
 
@@ -17,11 +17,11 @@ class UniformAttention(Attention):
     def build(self, feature_vectors_shape: tuple, state_output_shape: tuple, keys_shape: Any = None) -> None:
         """Make no weights."""
 
-    def project_keys(self, feature_vectors: Any) -> Any:
+    def project_keys(self, feature_vectors: Tensor) -> Tensor:
         """Return the context vector, which no state changes: the mean of the feature vectors, `[B, E]`."""
         return ops.mean(feature_vectors, axis=1)
 
-    def call(self, feature_vectors: Any, state_output: Any, keys: Any = None) -> tuple[Any, Any]:  # noqa: ARG002
+    def call(self, feature_vectors: Tensor, state_output: Tensor, keys: Tensor = None) -> tuple[Tensor, Tensor]:  # noqa: ARG002
         """Return the mean and even weights."""
         weights = ops.full_like(feature_vectors[:, :, 0], 1 / feature_vectors.shape[1])  # [B, P]
         return self.project_keys(feature_vectors) if keys is None else keys, weights
