@@ -1,4 +1,4 @@
-"""What version 0.1 wrote and documented still works: docs/upgrading.md."""
+"""What was written and documented before there were subpackages still works: docs/upgrading.md."""
 
 import subprocess
 import sys
@@ -14,8 +14,8 @@ from captioner import Captioner
 from captioner._moved import MODULES, NAMES
 from captioner.search.caption import captions_of
 
-OLD = ROOT / "tests/upgrading/model-0.1"
-"""A model as `mlflow.pyfunc.log_model` of version 0.1 stored it, without its copy of the code."""
+OLD = ROOT / "tests/upgrading/flat-layout-model"
+"""A model as it was logged to MLflow then, without its copy of the code."""
 DOCUMENTED = {
     "allocator": ["keep_freed_memory"],
     "attention": ["Attention", "BahdanauAttention", "DotProductAttention", "UniformAttention", "create"],
@@ -110,7 +110,8 @@ def test_a_saved_model_captions_as_it_did() -> None:
 def test_a_logged_model_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.setattr("captioner.inference.captioner.Extractor", tiny.Extractor)
-    model = mlflow.pyfunc.load_model(str(OLD))
+    with pytest.warns(DeprecationWarning, match="captioner.pyfunc._load_pyfunc is captioner.serving.pyfunc"):
+        model = mlflow.pyfunc.load_model(str(OLD))
     assert model.predict([tiny.photograph(1)]) == [tiny.SAID[1]]
 
 

@@ -1,4 +1,4 @@
-"""Documented module paths of version 0.1: each imports for one version more, with a DeprecationWarning."""
+"""Documented paths of modules before there were subpackages: they import, with a DeprecationWarning, until 0.2."""
 
 import warnings
 from collections.abc import Callable
@@ -77,6 +77,6 @@ def former_names(module: str) -> Callable[[str], Any]:
 
 
 def _now_at(place: str, module: str, name: str) -> Any:
-    message = f"{module}.{name} is captioner.{place}.{name} now; the old path goes with the next version"
+    message = f"{module}.{name} is captioner.{place}.{name} now; the old path goes with version 0.2"
     warnings.warn(message, DeprecationWarning, stacklevel=3)
     return getattr(import_module(f"captioner.{place}"), name)

@@ -75,7 +75,7 @@ RENAMED = {
     "most_objects": "max_objects",
     "photographs": "flickr8k, or folder",
 }
-"""Keys of version 0.1, and their names now."""
+"""Former keys, and their names now."""
 
 
 class _Section(BaseModel):

@@ -12,7 +12,7 @@ from captioner.tracking.store import connect, exists, load_mlflow, locked, no_st
 
 CHAMPION = "champion"
 LOADERS = ("captioner.serving.pyfunc", "captioner.pyfunc")
-"""Modules that load a logged model: now, and until version 0.1."""
+"""Modules that load a logged model: now, and before there were subpackages."""
 SELECTION_METRICS = {"val/CIDEr": 1, "val/nll": -1}
 """What trainings are compared by, -1 where less is better; the first by which the epoch of one of them was chosen."""
 KEPT_SUFFIX = "-kept"
