@@ -1,4 +1,4 @@
-"""Captioner: describes photographs in words, and shows where it looked for each word.
+"""Captioner: writes captions for pictures, and shows where the model looked for each word.
 
     from captioner import Captioner
 
@@ -6,7 +6,7 @@
     caption = captioner.caption("dog.jpg", beam=3)
     caption.text, caption.log_probability, caption.attention  # the attention is [words, 7, 7]
 
-Importing the package is cheap; TensorFlow is loaded when `Captioner` is first asked for.
+Importing the package is fast: TensorFlow is loaded when `Captioner` is first used.
 """
 
 import sys
@@ -45,7 +45,7 @@ def __dir__() -> list[str]:
 
 
 class _Moved(MetaPathFinder):
-    """Finds modules of this package by their old paths, when nothing else has found them."""
+    """Finds modules of this package by their old paths, if no other finder has found them."""
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:  # noqa: ARG002
         return import_module("captioner._moved").spec_of(fullname) if fullname.startswith("captioner.") else None

@@ -1,4 +1,4 @@
-"""The command `captioner`.
+"""The command line `captioner`.
 
-In come arguments, out go lines and exit codes. What a command does is in the other packages.
+In come arguments, out go lines and exit codes. The other packages do the work.
 """

@@ -1,4 +1,4 @@
-"""What every other package needs: errors, whole files, threads, the start of a process, and Keras as it is used here.
+"""Shared helpers: errors, atomic file writing, threads, process start-up, paths in a checkout, and configured Keras.
 
-It takes and returns plain values. It knows nothing of pictures, captions or models, and no result depends on it.
+It takes and returns plain values. It does not depend on pictures, captions or models, and no result depends on it.
 """

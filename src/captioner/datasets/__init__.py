@@ -1,8 +1,8 @@
-"""Where data sets come from: drawn scenes, Flickr8k, or a folder of the user's own.
+"""Sources of data sets: drawn scenes, Flickr8k, or a folder of the user's own.
 
 In come parameters and archives, out goes a `Dataset`, split into train, validation and test. It does not know how the
-data set is stored or what learns from it.
+data set is stored or used.
 """
 
 DATASETS = ("scenes", "flickr8k", "folder")
-"""Data sets that the download stage knows."""
+"""Names of the data sets that the stage `download` supports."""

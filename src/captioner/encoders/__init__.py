@@ -1,12 +1,12 @@
-"""Frozen convolutional networks: pictures to grids of feature vectors.
+"""Frozen convolutional networks, which turn pictures into feature maps.
 
-In come pixels `[B, 224, 224, 3]`, out goes a map `[B, 7, 7, C]`. It knows nothing of captions.
+In come pixels `[B, 224, 224, 3]`, out goes a map `[B, 7, 7, C]`. It does not depend on captions.
 """
 
 from typing import TYPE_CHECKING
 
 ENCODERS = ("efficientnet_lite0", "mobilenet", "densenet121")
-"""Frozen networks that `captioner.encoders.networks` builds."""
+"""Names of the networks that `captioner.encoders.networks` builds."""
 
 if not TYPE_CHECKING:
     from captioner._moved import former_names

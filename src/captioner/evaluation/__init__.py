@@ -1,7 +1,7 @@
-"""How good a model is: baselines, intervals, where attention looks, and the files of an evaluation.
+"""Evaluation of a model: baselines, confidence intervals, attention metrics, and the files of an evaluation.
 
-In come captions, scores and statistics, out go `results/evaluate/` and `results/baselines/`. It does not know MLflow or
-other runs.
+In come captions, scores and statistics, out go `results/evaluate/` and `results/baselines/`. It does not depend on
+MLflow or other runs.
 """
 
 BASELINES = {
@@ -11,6 +11,6 @@ BASELINES = {
     "unigram-by-position": "word frequencies by position",
     "picture-blind": "a model without pictures",
 }
-"""What is measured of the data and of no model: the end of the score's name, and what that is."""
+"""Baselines that depend on the data and not on a model: the suffix of the score's name, and its meaning."""
 CHANCE = ("pointing-chance", "box-share")
-"""What looking at random reaches: baselines as well, of the objects that a model names."""
+"""Expected values for a random position: also baselines, computed for the objects that a model names."""

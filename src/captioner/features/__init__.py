@@ -1,6 +1,6 @@
-"""The encoder run over pictures, and its feature maps on disk.
+"""Feature extraction with an encoder, and the feature maps on disk.
 
-In come encoded pictures, out go float16 maps `[pictures, P, C]` and the file that holds them. It knows nothing of
+In come encoded pictures, out go float16 maps `[pictures, P, C]` and the file that has them. It does not depend on
 captions and decoders.
 """
 

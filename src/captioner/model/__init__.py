@@ -1,6 +1,7 @@
-"""The captioning model: attention, decoder, and the directory that a trained one is saved in.
+"""The captioning model: attention, decoder, and the directory of a saved model.
 
-In come feature maps and tokens, out go logits and attention weights. It does not know how it is trained or searched.
+In come feature maps and tokens, out go logits and attention weights. It does not depend on training or
+search.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""What people look at: figures of attention, curves, the page of an evaluation, and numbers in words.
+"""Reports for people: attention figures, curves, the evaluation report, and formatting of numbers.
 
 In come measured values, out go pictures and HTML. It computes no score.
 """

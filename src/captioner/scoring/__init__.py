@@ -1,7 +1,7 @@
-"""Metrics of captions by picture: BLEU, METEOR, ROUGE-L, CIDEr, SPICE, and the share that is true.
+"""Caption metrics by picture: BLEU, METEOR, ROUGE-L, CIDEr, SPICE, and the share of true captions.
 
-In come captions and references, out go scores and the statistics that they are computed from. It does not know what
-wrote the captions.
+In come captions and references, out go scores and the statistics that they are computed from. It does not know which
+model generated the captions.
 """
 
 SPICE = "SPICE"
@@ -12,4 +12,4 @@ METRICS = {
     "CIDEr": ("CIDEr",),
     SPICE: ("SPICE",),
 }
-"""Metrics of captions, and the scores that each computes."""
+"""Caption metrics, and the scores that each computes."""

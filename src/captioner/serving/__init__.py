@@ -1,4 +1,4 @@
-"""Models behind HTTP: the web page to try them on, and the MLflow server.
+"""Models over HTTP: a web page to try them, and the MLflow server.
 
-In come requests, out go answers. It trusts nothing that it receives, and keeps nothing of it.
+In come requests, out go responses. It trusts no input and stores none.
 """

@@ -1,4 +1,5 @@
-"""Captions to numbers and back, with a vocabulary.
+"""The vocabulary: encoding of captions as token numbers, and decoding.
 
-In come captions, out go arrays of token numbers, and the reverse. It knows nothing of pictures and models.
+In come captions, out go arrays of token numbers, and the reverse. It does not depend on pictures and
+models.
 """

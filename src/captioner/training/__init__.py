@@ -1,7 +1,7 @@
-"""Training a decoder: batches, teacher forcing, losses, and which epoch is kept.
+"""Training a decoder: batches, teacher forcing, losses, callbacks, and the choice of the epoch that is kept.
 
-In come feature maps and captions, out go a trained decoder and its history. It does not know MLflow, files of results
-or pages.
+In come feature maps and captions, out go a trained decoder and its history. It does not depend on MLflow, result
+files or reports.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Drawn scenes: a grammar of captions that can be checked, and the pictures that they describe."""
+"""Drawn scenes: a grammar of captions whose truth can be checked, and the drawing of pictures."""
 
 from typing import TYPE_CHECKING
 

@@ -1,17 +1,17 @@
-"""Attention mechanisms: from the positions of a picture and a decoder's state to one context vector.
+"""Attention mechanisms, which compute a context vector from the positions of a picture and a decoder's state.
 
 All of them compute a context `z_t = sum_j p_tj x_j` with weights `p_t = softmax_j(alpha_tj)`; they differ in `alpha`.
-A new one is a class in a module of its own, and a line in `ATTENTIONS`.
+A new one needs a class in its own module, and a line in `ATTENTIONS`.
 
-Any Keras model can use them; `feature_vectors` are what there is to look at, `state` is what the model knows so far:
+Any Keras model can use them; `feature_vectors` are the vectors to attend to, `state` is the decoder's state:
 
     from captioner.model.attention.bahdanau import BahdanauAttention
 
     attention = BahdanauAttention(128)
     context, weights = attention(feature_vectors, state)  # [B, P, E], [B, H] -> [B, E], [B, P]
 
-and where the same vectors are looked at again and again, as a decoder does before each word, what depends on them
-alone is computed once:
+If the same vectors are used repeatedly, as by a decoder before each word, what depends on them alone can be computed
+once:
 
     keys = attention.project_keys(feature_vectors)
     for ...:
@@ -32,10 +32,10 @@ ATTENTIONS = {
     "bahdanau": "bahdanau:BahdanauAttention",
     "dot": "dot:DotProductAttention",
 }
-"""By name in `params.yaml`, the module of this package and the class in it."""
+"""By name in `params.yaml`: the module in this package and its class."""
 
 
 def create(name: str, units: int = 256) -> "Attention":
-    """Return the attention that `params.yaml` calls `name`; its module is imported here, and Keras with it."""
+    """Return the attention with a `name` of `ATTENTIONS`. This imports its module, and Keras."""
     module, _, kind = ATTENTIONS[name].partition(":")
     return getattr(import_module(f"{__name__}.{module}"), kind)(units=units, name="attention")
