@@ -587,7 +587,7 @@ class EndToEnd(keras.Model):
         # batch normalization keeps the statistics of ImageNet: eight pictures are too few for new ones
         grid = self.encoder(inputs["features"], training=False)
         grid = ops.reshape(grid, (-1, features.positions, features.channels))
-        return self.compile_for_training({**inputs, "features": grid}, training=training)
+        return self.teacher({**inputs, "features": grid}, training=training)
 
 
 class Until(keras.callbacks.Callback):

@@ -59,7 +59,7 @@ def test_a_librarys_error_is_one_short_line() -> None:
     assert len(reason(ValueError("x" * 100_000))) <= 2 * QUOTED
 
 
-def test_a_message_is_one_line_that_ends_with_how_to_mend_it() -> None:
-    message = str(CaptionerError(f"received {'x' * 100_000}\nand  two spaces: mend\r\nthat"))
+def test_a_message_is_one_line_that_ends_with_how_to_fix_it() -> None:
+    message = str(CaptionerError(f"received {'x' * 100_000}\nand  two spaces: fix\r\nthat"))
     assert message.startswith("received xxx") and message.endswith("and  two spaces: fix that")
     assert len(message) <= LONGEST

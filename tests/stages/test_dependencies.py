@@ -115,4 +115,4 @@ def test_every_package_is_listed_and_says_what_it_is_for() -> None:
     assert {room(path) for path in PACKAGE.rglob("*.py")} - {"__init__", "__main__", "_moved"} == set(PACKAGES)
     for path in PACKAGE.glob("*/__init__.py"):
         said = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
-        assert re.search(r"\n\n(In come .*,\sout\sgo|It takes and returns)", said, re.DOTALL), path
+        assert re.search(r"\n\n(Input: .* Output: |Input and output: )", said, re.DOTALL), path

@@ -1,4 +1,4 @@
 """The command line `captioner`.
 
-In come arguments, out go lines and exit codes. The other packages do the work.
+Input: arguments. Output: lines and exit codes. The other packages do the work.
 """

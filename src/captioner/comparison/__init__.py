@@ -1,4 +1,4 @@
 """Comparison of runs: which differences are significant, and studies over attentions and seeds.
 
-In come measured runs from a directory, MLflow or DVC, out go tables, JSON and pages. It does not train or evaluate.
+Input: measured runs from a directory, MLflow or DVC. Output: tables, JSON and pages. It does not train or evaluate.
 """

@@ -1,6 +1,6 @@
 """Sources of data sets: drawn scenes, Flickr8k, or a folder of the user's own.
 
-In come parameters and archives, out goes a `Dataset`, split into train, validation and test. It does not know how the
+Input: parameters and archives. Output: a `Dataset`, split into train, validation and test. It does not know how the
 data set is stored or used.
 """
 

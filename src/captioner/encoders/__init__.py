@@ -1,6 +1,6 @@
 """Frozen convolutional networks, which turn pictures into feature maps.
 
-In come pixels `[B, 224, 224, 3]`, out goes a map `[B, 7, 7, C]`. It does not depend on captions.
+Input: pixels `[B, 224, 224, 3]`. Output: a map `[B, 7, 7, C]`. It does not depend on captions.
 """
 
 from typing import TYPE_CHECKING

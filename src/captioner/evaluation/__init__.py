@@ -1,6 +1,6 @@
 """Evaluation of a model: baselines, confidence intervals, attention metrics, and the files of an evaluation.
 
-In come captions, scores and statistics, out go `results/evaluate/` and `results/baselines/`. It does not depend on
+Input: captions, scores and statistics. Output: `results/evaluate/` and `results/baselines/`. It does not depend on
 MLflow or other runs.
 """
 

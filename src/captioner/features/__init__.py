@@ -1,6 +1,6 @@
 """Feature extraction with an encoder, and the feature maps on disk.
 
-In come encoded pictures, out go float16 maps `[pictures, P, C]` and the file that has them. It does not depend on
+Input: encoded pictures. Output: float16 maps `[pictures, P, C]` and the file that has them. It does not depend on
 captions and decoders.
 """
 

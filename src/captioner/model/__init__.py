@@ -1,7 +1,6 @@
 """The captioning model: attention, decoder, and the directory of a saved model.
 
-In come feature maps and tokens, out go logits and attention weights. It does not depend on training or
-search.
+Input: feature maps and tokens. Output: logits and attention weights. It does not depend on training or search.
 """
 
 from typing import TYPE_CHECKING

@@ -1,6 +1,6 @@
 """Caption metrics by picture: BLEU, METEOR, ROUGE-L, CIDEr, SPICE, and the share of true captions.
 
-In come captions and references, out go scores and the statistics that they are computed from. It does not know which
+Input: captions and references. Output: scores and the statistics that they are computed from. It does not know which
 model generated the captions.
 """
 

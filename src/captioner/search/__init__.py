@@ -1,5 +1,4 @@
 """Generation of captions: greedy and beam search, and sampling.
 
-In come a model and feature maps, out go captions with their attention. It does not depend on
-training or scoring.
+Input: a model and feature maps. Output: captions with their attention. It does not depend on training or scoring.
 """

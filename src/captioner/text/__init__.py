@@ -1,5 +1,4 @@
 """The vocabulary: encoding of captions as token numbers, and decoding.
 
-In come captions, out go arrays of token numbers, and the reverse. It does not depend on pictures and
-models.
+Input: captions. Output: arrays of token numbers, and the reverse. It does not depend on pictures and models.
 """

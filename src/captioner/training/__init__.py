@@ -1,7 +1,7 @@
 """Training a decoder: batches, teacher forcing, losses, callbacks, and the choice of the epoch that is kept.
 
-In come feature maps and captions, out go a trained decoder and its history. It does not depend on MLflow, result
-files or reports.
+Input: feature maps and captions. Output: a trained decoder and its history. It does not depend on MLflow, result files
+or reports.
 """
 
 from typing import TYPE_CHECKING
