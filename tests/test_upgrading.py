@@ -58,6 +58,7 @@ def test_every_old_path_is_documented() -> None:
         assert f"`{module}`" in page or f"`{module}." in page or f"`captioner.{module}`" in page, module
 
 
+@pytest.mark.slow
 def test_the_import_statements_of_the_old_lesson_work() -> None:
     script = """
 from captioner import encoders, figures, images

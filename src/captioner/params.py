@@ -244,7 +244,7 @@ def load(path: Path) -> Params:
     try:
         text = read_text(path, LARGEST)
     except FileNotFoundError:
-        raise CaptionerError(f"No file {path}: run from the checkout, where params.yaml lies.") from None
+        raise CaptionerError(f"No file {path}: run in the checkout that has params.yaml.") from None
     except CaptionerError as error:
         raise CaptionerError(f"{path.name} is not YAML: {error}.") from None
     values = parse(text, str(path))

@@ -252,9 +252,9 @@ class TestCaption:
         ("damage", "message"),
         [
             (shutil.rmtree, "There is no model in"),
-            (lambda model: (model / "decoder.keras").unlink(), "holds no whole model"),
+            (lambda model: (model / "decoder.keras").unlink(), "has no complete model"),
             (lambda model: (model / "vocabulary.json").unlink(), "No vocabulary at"),
-            (lambda model: (model / "model.json").unlink(), "holds no whole model"),
+            (lambda model: (model / "model.json").unlink(), "has no complete model"),
             (lambda model: (model / "model.json").write_text('{"format": 99}'), "has the format 99"),
         ],
     )

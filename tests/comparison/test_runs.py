@@ -146,6 +146,7 @@ class TestMlflow:
             find("nothing", tmp_path)
 
 
+@pytest.mark.slow
 class TestDvc:
     @pytest.fixture(scope="class")
     @classmethod

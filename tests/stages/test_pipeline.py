@@ -21,6 +21,8 @@ from captioner.data import store
 from captioner.data.dataset import CAPTION_COLUMNS, SPLITS, Dataset
 from captioner.params import Recipe
 
+pytestmark = pytest.mark.slow
+
 SOURCE = ROOT / "src"
 PIPELINE: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text("utf-8"))
 STAGES: dict[str, dict[str, Any]] = PIPELINE["stages"]
@@ -145,7 +147,6 @@ def test_a_stage_writes_its_output_and_its_time(workspace: Path) -> None:
     assert json.loads((workspace / "results/seconds/vocabulary.json").read_text("utf-8"))["vocabulary"] >= 0
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["download", "vocabulary", "features"])
 def test_an_unknown_attention_is_one_line_before_any_work(stage: str, workspace: Path) -> None:
     parameters.write(workspace, attention="additive")
@@ -176,7 +177,6 @@ def fingerprints(directory: Path) -> tuple[bytes, bytes]:
     return pictures.read_bytes(), weights.read_bytes()
 
 
-@pytest.mark.slow
 def test_a_fingerprint_changes_with_the_content_of_what_is_named_and_with_nothing_else(own: Path) -> None:
     workspace = own.parent
     first = fingerprints(workspace)
@@ -216,7 +216,6 @@ def test_a_fingerprint_of_weights(workspace: Path) -> None:
     assert len({none, one, fingerprints(workspace)}) == 3
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs a git checkout to copy")
 def test_dvc_runs_again_what_depends_on_a_changed_file(own: Path) -> None:
     workspace = own.parent
@@ -243,7 +242,6 @@ def test_dvc_runs_again_what_depends_on_a_changed_file(own: Path) -> None:
     assert repeated() == ["fingerprint", "download", "vocabulary"]
 
 
-@pytest.mark.slow
 def test_what_spice_lacks_is_one_line_before_any_work(workspace: Path) -> None:
     parameters.write(workspace, **{"evaluate.metrics": ["CIDEr", "SPICE"]})
     (workspace / "results/evaluate").mkdir(parents=True)
@@ -261,7 +259,7 @@ def test_a_failure_leaves_what_was_and_nothing_half_written(workspace: Path) -> 
     before = files(workspace)
     done = script("vocabulary", workspace)
     assert done.returncode == 1
-    assert done.stderr.startswith("vocabulary: No word stands 99 times or more") and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("vocabulary: No word occurs 99 times or more") and done.stderr.count("\n") == 1
     assert files(workspace) == before
 
 

@@ -12,6 +12,8 @@ import yaml
 from checkout import ROOT
 from dvc.repo import Repo
 
+pytestmark = pytest.mark.slow
+
 STAGES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "dvc.yaml").read_text("utf-8"))["stages"]
 LEARNING = ["blind", "train", "evaluate"]
 

@@ -190,7 +190,7 @@ def test_minimum_count_and_ties_by_the_alphabet(minimum: int, words: list[str]) 
 
 @pytest.mark.parametrize("captions", [[], [""], ["", " . "], ["a dog", "a cat"]])
 def test_no_word_at_all(captions: list[str]) -> None:
-    with pytest.raises(CaptionerError, match="No word stands 3 times or more"):
+    with pytest.raises(CaptionerError, match="No word occurs 3 times or more"):
         Vocabulary.build(captions, 3)
 
 

@@ -29,6 +29,8 @@ from captioner.tracking import record as record_module
 from captioner.tracking import runs as runs_module
 from captioner.tracking import store as store_module
 
+pytestmark = pytest.mark.slow
+
 SCORES = {"BLEU-4": 20.5, "CIDEr": 53.25}
 TESTED = {"test/BLEU-4": 20.5, "test/CIDEr": 53.25}
 EPOCHS = [
@@ -335,7 +337,6 @@ class TestEvaluation:
             evaluate(root, workspace)
 
 
-@pytest.mark.slow
 class TestRestore:
     def test_equal_runs(self, root: Path, workspace: Path, tmp_path: Path) -> None:
         elsewhere = tmp_path / "elsewhere"
@@ -429,7 +430,6 @@ class TestRestore:
         assert not list(root.iterdir())
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("no_store")
 class TestAtOnce:
     """What several processes make of one thing that the store lacks."""
@@ -584,7 +584,6 @@ class TestStore:
         with pytest.raises(CaptionerError, match="cannot be reached"):
             train(root, workspace)
 
-    @pytest.mark.slow
     @pytest.mark.usefixtures("no_store")
     def test_workers_that_start_at_once(self, root: Path) -> None:
         script = "from pathlib import Path; from captioner.tracking import store; print(store.connect(Path.cwd())[1])"
@@ -676,7 +675,6 @@ def _raiser(error: Exception) -> Callable[..., None]:
     return fail
 
 
-@pytest.mark.slow
 class TestPromote:
     @pytest.fixture
     def trained(self, root: Path, workspace: Path) -> Callable[..., str]:

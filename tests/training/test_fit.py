@@ -25,6 +25,8 @@ from captioner.training import callbacks as callbacks_module
 from captioner.training import fit as fit_module
 from captioner.training.history import Kept
 
+pytestmark = pytest.mark.slow
+
 
 def short(**changes: Any) -> Recipe:
     """A recipe for captions of one word, since all that is done word by word takes long uncompiled."""
@@ -62,7 +64,6 @@ def assert_equal_weights(one: list[np.ndarray], other: list[np.ndarray]) -> None
 # --- compiled, as in use ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_the_same_twice_gives_equal_weights_and_captions(overfit: Decoder, generator: Generator) -> None:
     again = tiny.overfit()
     assert_equal_weights(again.get_weights(), overfit.get_weights())
@@ -108,7 +109,6 @@ class Likelihoods(tiny.Scores):
 NAN = math.nan
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize(
     ("monitor", "scores", "likelihoods", "kept"),
@@ -176,7 +176,6 @@ class Spoils(keras.callbacks.Callback):
             self.model.set_weights(weights)
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize(
@@ -220,7 +219,6 @@ def test_an_epoch_of_little_data_has_steps_enough() -> None:
     np.testing.assert_array_equal(same.orders, once.orders)
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("eager")
 def test_loss_falls_and_seeds_matter() -> None:
     recorder = Recorder()

@@ -67,6 +67,6 @@ def no_model(directory: Path, error: Exception) -> CaptionerError:
     """Return what to say where a model's directory lacks something."""
     reason = " ".join(str(error).split())[:200]
     return CaptionerError(
-        f"{directory} holds no whole model ({type(error).__name__}: {reason}{other_keras(directory, '; ')}): make one "
+        f"{directory} has no complete model ({type(error).__name__}: {reason}{other_keras(directory, '; ')}): make one "
         "with `dvc repro`."
     )

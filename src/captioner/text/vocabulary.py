@@ -83,7 +83,7 @@ class Vocabulary:
         frequent = sorted((word for word in counts if counts[word] >= minimum_count), key=lambda w: (-counts[w], w))
         if not frequent:
             raise CaptionerError(
-                f"No word stands {minimum_count} times or more in the {'training captions' if counts else 'captions'} "
+                f"No word occurs {minimum_count} times or more in the {'training captions' if counts else 'captions'} "
                 f"({len(counts)} different words were seen): give more captions or lower vocabulary.minimum_count."
             )
         return cls(_tokenizer({word: number for number, word in enumerate((*SPECIAL_TOKENS, *frequent))}))
