@@ -773,7 +773,7 @@ fit(forced, recipe=one_pass, passes=1)
 free = copy_of(decoders["dot"])
 training_batches = batches("train", recipe=one_pass, seed=SEED)
 # captions that begin alike are computed together; here each goes its own way from the start
-training_batches.step_widths = replace(training_batches.step_widths, together=0)
+training_batches.step_widths = replace(training_batches.step_widths, shared_steps=0)
 model = OwnWords(free, training_batches.step_widths)
 optimizer = training.optimizer(one_pass, len(training_batches))
 model.compile(optimizer, TokenCrossEntropy(), metrics=[TokenNegativeLogLikelihood()], jit_compile=True)
