@@ -262,7 +262,7 @@ def test_keys_that_are_no_text(tmp_path: Path) -> None:
 
 
 def test_no_file(tmp_path: Path) -> None:
-    with pytest.raises(CaptionerError, match=r"No file .*params\.yaml: run from the checkout"):
+    with pytest.raises(CaptionerError, match=r"No file .*params\.yaml: run in the checkout"):
         params.load(tmp_path / "params.yaml")
 
 
