@@ -51,5 +51,4 @@ class _Moved(MetaPathFinder):
         return import_module("captioner._moved").spec_of(fullname) if fullname.startswith("captioner.") else None
 
 
-if not any(type(finder).__name__ == _Moved.__name__ for finder in sys.meta_path):
-    sys.meta_path.append(_Moved())
+sys.meta_path.append(_Moved())

@@ -144,8 +144,9 @@ def caption(
             results = (each if isinstance(each, UnreadableImage) else [each] for each in found)
         else:
             results = _sampled(captioner, source, samples, temperature, top_p, max_words, seed)
-        printing = partial(_lines, named=len(places) > 1 or Path(places[0]).is_dir(), sampled=bool(samples))
-        failed = _print_captions(given, results, partial(printing, as_json=as_json), shown, figure)
+        named = len(places) > 1 or Path(places[0]).is_dir()
+        lines = partial(_lines, named=named, sampled=samples is not None, as_json=as_json)
+        failed = _print_captions(given, results, lines, shown, figure)
     if failed:
         raise typer.Exit(1)
 

@@ -88,9 +88,8 @@ def write(
 def quantized_light(attention: np.ndarray) -> np.ndarray:
     """Weights as the page stores them: as light, in `FULL_LIGHT` even steps.
 
-    The light is what `attention_figure` draws, so the error in what is seen is
-    at most half a step, 1/508, whatever the weight. The even weight is met exactly, and a weight counts as none only
-    below 1/507 of the even one.
+    The light is what `attention_figure` draws, so the error in what is seen is at most half a step, 1/508, whatever the
+    weight. The even weight is met exactly, and a weight counts as none only below 1/507 of the even one.
 
     Args:
         attention: `[T, P]`, rows sum to 1.

@@ -6,17 +6,15 @@ Legend: `B` pictures · `K` width of the beam · `T` longest caption in tokens, 
 Nothing here knows the decoder: `step` is any function that says how likely each next word is.
 """
 
-from collections.abc import Callable
-
 from captioner.common.keras import Tensor, keras, ops
-from captioner.search.steps import LARGE_NEGATIVE, SearchResult, finished, forbidden
-from captioner.text.vocabulary import PAD, START
+from captioner.search.steps import LARGE_NEGATIVE, SearchResult, Step, finished, forbidden, start, unfinished
+from captioner.text.vocabulary import PAD
 
 BLOCK = 32  # a largest value of so many is found in the time of reading them
 
 
 def beam_search(
-    step: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]],
+    step: Step,
     state: Tensor,
     pictures: Tensor,
     positions: int,
@@ -50,9 +48,6 @@ def beam_search(
         """Return `values [B*K, ...]` of the candidates that `parents [B, K]` name."""
         return ops.take(values, ops.reshape(row + parents, (-1,)), axis=0)
 
-    def is_open(position: Tensor, last: Tensor, *_: Tensor) -> Tensor:
-        return ops.logical_and(position < length, ops.any(ops.logical_not(finished(last))))
-
     def extend(
         position: Tensor, last: Tensor, log_probability: Tensor, words: Tensor, weights: Tensor, state: Tensor
     ) -> tuple:
@@ -80,15 +75,8 @@ def beam_search(
         state = keras.tree.map_structure(lambda x: chosen(x, parents), new_state)
         return position + 1, last, log_probability, words, weights, state
 
-    start = (
-        ops.convert_to_tensor(0, "int32"),
-        ops.full((pictures * beam,), START, "int32"),
-        ops.tile(first_in_beam, (pictures, 1)),
-        ops.full((pictures * beam, length), PAD, "int32"),
-        ops.zeros((pictures * beam, length, positions)),
-        state,
-    )
-    _, _, log_probability, words, weights, _ = ops.while_loop(is_open, extend, start)
+    begun = start(pictures * beam, length, positions, ops.tile(first_in_beam, (pictures, 1)), state)
+    _, _, log_probability, words, weights, _ = ops.while_loop(unfinished(length), extend, begun)
     lengths = ops.sum(ops.cast(ops.not_equal(words, PAD), "float32"), axis=-1)  # [B*K]
     objective = log_probability / ops.reshape(lengths, (-1, beam)) ** length_normalization  # [B, K]
     best = ops.expand_dims(ops.argmax(objective, axis=-1), 1)  # [B, 1]

@@ -2,15 +2,13 @@
 `P` positions of the picture's grid.
 """
 
-from collections.abc import Callable
-
 from captioner.common.keras import Tensor, ops
-from captioner.search.steps import LARGE_NEGATIVE, SearchResult, finished, forbidden
-from captioner.text.vocabulary import PAD, START
+from captioner.search.steps import LARGE_NEGATIVE, SearchResult, Step, finished, forbidden, start, unfinished
+from captioner.text.vocabulary import PAD
 
 
 def sample(
-    step: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]],
+    step: Step,
     state: Tensor,
     draws: Tensor,
     positions: int,
@@ -36,9 +34,6 @@ def sample(
         `END` are never drawn, nor is an empty caption.
     """
     rows, length = draws.shape
-
-    def is_open(position: Tensor, last: Tensor, *_: Tensor) -> Tensor:
-        return ops.logical_and(position < length, ops.any(ops.logical_not(finished(last))))
 
     def extend(
         position: Tensor, last: Tensor, log_probability: Tensor, words: Tensor, weights: Tensor, state: Tensor
@@ -70,13 +65,6 @@ def sample(
         weights = ops.where(ops.expand_dims(now, -1), ops.expand_dims(new_weights, 1), weights)
         return position + 1, last, log_probability, words, weights, state
 
-    start = (
-        ops.convert_to_tensor(0, "int32"),
-        ops.full((rows,), START, "int32"),
-        ops.zeros((rows,)),
-        ops.full((rows, length), PAD, "int32"),
-        ops.zeros((rows, length, positions)),
-        state,
-    )
-    _, _, log_probability, words, weights, _ = ops.while_loop(is_open, extend, start)
+    begun = start(rows, length, positions, ops.zeros((rows,)), state)
+    _, _, log_probability, words, weights, _ = ops.while_loop(unfinished(length), extend, begun)
     return SearchResult(words, log_probability, weights)
