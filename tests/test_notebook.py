@@ -6,6 +6,7 @@ import jupytext
 import nbformat
 import pytest
 from checkout import ROOT
+from eagerly import eager_pythonpath
 from nbclient import NotebookClient
 
 pytestmark = pytest.mark.slow
@@ -38,6 +39,7 @@ def test_it_runs_from_top_to_bottom(
     monkeypatch.setenv("CAPTIONER_NOTEBOOK_PICTURES", "24")
     for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR"):
         monkeypatch.setenv(name, str(tmp_path / "kernel"))
+    monkeypatch.setenv("PYTHONPATH", eager_pythonpath())
     here = tmp_path / "here"
     here.mkdir()
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": here}}).execute()

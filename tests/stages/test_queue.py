@@ -16,6 +16,7 @@ from typing import Any
 import parameters
 import pytest
 from checkout import ROOT
+from eagerly import eager_pythonpath
 
 pytestmark = pytest.mark.slow
 
@@ -28,7 +29,7 @@ TINY = {
     "model.embedding_size": 8,
     "model.state_size": 16,
     "model.attention_size": 8,
-    # few words, since the compiler's time grows with them
+    # few words, since a step's time grows with them
     "train.scenes.epochs": 1,
     "train.scenes.maximum_words": 3,
     "evaluate.beam": 1,
@@ -47,9 +48,7 @@ class Checkout:
     def environment(self, **more: str) -> dict[str, str]:
         # stages start `python`: the one that runs the tests
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        # compiled fast rather than well: no number depends on it here
-        flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
-        return os.environ | {"PATH": path, "XLA_FLAGS": flags.strip(), "DVC_NO_ANALYTICS": "1"} | more
+        return os.environ | {"PATH": path, "PYTHONPATH": eager_pythonpath(), "DVC_NO_ANALYTICS": "1"} | more
 
     def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -203,7 +202,7 @@ from captioner.comparison import runs
 for name, commit in runs.experiments(Path.cwd()).items():
     runs.track(name, commit, Path.cwd())
 """
-    done = checkout.run("python", "-c", script, PYTHONPATH="src")
+    done = checkout.run("python", "-c", script, PYTHONPATH=eager_pythonpath("src"))
     assert done.returncode == 0, done.stderr
     training, evaluation = sorted(checkout.bearing("all-restored"), key=lambda run: "attention" not in run.data.tags)
     assert training.data.tags["attention"] == "dot"
@@ -216,7 +215,7 @@ def test_a_study_takes_what_was_trained_and_does_not_do_it_twice(queued: tuple[C
     checkout, _ = queued
     before = checkout.trainings().keys()
     asked = ("python", "-m", "captioner", "study", "--attentions", "uniform,dot", "--seeds", "1")
-    done = checkout.run(*asked, PYTHONPATH="src")
+    done = checkout.run(*asked, PYTHONPATH=eager_pythonpath("src"))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Running stage 'train'" not in done.stdout and checkout.trainings().keys() == before
     # the runs are those of the sweep; all that the study needed came from DVC's cache
@@ -224,7 +223,7 @@ def test_a_study_takes_what_was_trained_and_does_not_do_it_twice(queued: tuple[C
     assert {run.data.tags["attention"] for run in bearing if "attention" in run.data.tags} == {"uniform", "dot"}
     page = (checkout.path / "results/study/index.html").read_text("utf-8")
     assert "uniform and dot attention were trained on scenes with the seed 1" in page
-    again = checkout.run(*asked, PYTHONPATH="src")
+    again = checkout.run(*asked, PYTHONPATH=eager_pythonpath("src"))
     assert again.returncode == 0 and "dvc exp" not in again.stdout and "Reproducing" not in again.stdout
 
 
@@ -235,7 +234,7 @@ def test_compare_finds_runs_wherever_they_are(queued: tuple[Checkout, str]) -> N
         :1
     ]
     compare = ("python", "-m", "captioner", "compare", "--json", "workspace", run_id[:10], experiment)
-    done = checkout.run(*compare, PYTHONPATH="src")  # the copy's, whose MLflow experiment has another name
+    done = checkout.run(*compare, PYTHONPATH=eager_pythonpath("src"))  # the copy's, whose MLflow experiment has another name
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert [each["name"] for each in found["runs"]] == ["workspace", run_id[:8], experiment]
