@@ -23,7 +23,7 @@ from captioner.scoring.meteor import Meteor
 from captioner.scoring.scorer import Scorer
 from captioner.search.generators import Generator
 
-LONGEST = ("test_notebook.py", "test_queue.py")
+LONGEST = ("test_notebook.py", "test_queue.py", "test_backends.py", "test_runs.py", "test_server.py")
 SLOW = {"browser", "scorer_of"}  # fixtures that start a program
 
 

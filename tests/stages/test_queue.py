@@ -234,7 +234,9 @@ def test_compare_finds_runs_wherever_they_are(queued: tuple[Checkout, str]) -> N
         :1
     ]
     compare = ("python", "-m", "captioner", "compare", "--json", "workspace", run_id[:10], experiment)
-    done = checkout.run(*compare, PYTHONPATH=eager_pythonpath("src"))  # the copy's, whose MLflow experiment has another name
+    done = checkout.run(
+        *compare, PYTHONPATH=eager_pythonpath("src")
+    )  # the copy's, whose MLflow experiment has another name
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert [each["name"] for each in found["runs"]] == ["workspace", run_id[:8], experiment]

@@ -1,4 +1,4 @@
-"""Processes that have this directory on PYTHONPATH compile nothing: a step of a tiny model takes less than compiling it.
+"""Processes with this directory on PYTHONPATH compile nothing: a step of a tiny model takes less than compiling it.
 
 For tests of what happens around a training. What is compiled has tests of its own.
 """
