@@ -197,6 +197,38 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
     assert all(part in message for part in ("'additive'", "seed is -1", "unknown key colour"))
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model.heads": 4}, "params.yaml: model.heads is 4, and attention dot has one head: set model.heads to 1, or"),
+        ({"model.heads": 3, "attention": "scaled_dot"}, "model: 3 heads do not divide embedding_size, which is 256"),
+        (
+            {"model.heads": 4, "attention": "scaled_dot", "model.attention_size": 6},
+            "model: 4 heads do not divide attention_size, which is 6",
+        ),
+        (
+            {"model.word_vectors_trainable": False},
+            "model: word_vectors_trainable is false and word_vectors none: set it to true, or give a file",
+        ),
+        (
+            {"attention": "uniform", "train.scenes.attention_penalty": 1.0},
+            "train.scenes.attention_penalty is 1, and uniform attention has nothing to learn from it: set it to 0, or",
+        ),
+        (
+            {"model.spatial_encoding": "sinusoidal", "model.embedding_size": 6},
+            "model: spatial_encoding sinusoidal needs an embedding_size that 4 divides, received 6",
+        ),
+    ],
+)
+def test_combinations_that_make_no_sense(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
+    assert said in complaint(parameters.values(**changes), tmp_path)
+
+
+def test_several_heads(tmp_path: Path) -> None:
+    found = load(parameters.values(**{"model.heads": 4, "attention": "scaled_dot"}), tmp_path)
+    assert (found.attention, found.model.heads) == ("scaled_dot", 4)
+
+
 @pytest.mark.parametrize("content", ["", "# nothing\n", "null", "5", "[1, 2]", "attention"])
 def test_no_keys_at_all(content: str, tmp_path: Path) -> None:
     assert "the file is" in complaint(content, tmp_path)

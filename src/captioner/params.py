@@ -2,65 +2,30 @@
 
 import difflib
 import re
-import unicodedata
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from ruamel.yaml import YAML, YAMLError
 
 from captioner.common.errors import CaptionerError, quoted, reason
 from captioner.common.files import read_text
+from captioner.common.sections import PathText, Section, one_of, within
 from captioner.datasets import DATASETS
 from captioner.encoders import ENCODERS
-from captioner.model.attention import ATTENTIONS
+from captioner.model.attention import ATTENTIONS, SEVERAL_HEADS
+from captioner.model.hyperparameters import ModelParams
 from captioner.scoring import METRICS
-
-
-def _one_of(names: Any) -> AfterValidator:
-    def check(name: str) -> str:
-        if name not in names:
-            raise ValueError(f"allowed are {', '.join(names)}")
-        return name
-
-    return AfterValidator(check)
-
-
-def _within(low: float, high: float) -> AfterValidator:
-    def check(value: float) -> float:
-        if not low <= value <= high:
-            raise ValueError(f"allowed are numbers from {low:g} to {high:g}")
-        return value
-
-    return AfterValidator(check)
-
-
-def _path(text: str) -> str:
-    if any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
-        raise ValueError("allowed is text without line breaks and control characters")
-    return text
-
 
 # Bounds are where what a value feeds stops working, or stops making sense: docs/parameters.md#bounds says why.
 SEEDS = 2**32
 Seed = Annotated[int, Field(ge=0, lt=SEEDS)]
 Drawn = Annotated[int, Field(ge=1, le=100_000)]
 Passes = Annotated[int, Field(ge=1, le=100_000)]
-Size = Annotated[int, Field(ge=1, le=4096)]
 Pictures = Annotated[int, Field(ge=1, le=4096)]
-LearningRate = Annotated[float, Field(gt=0), _within(1e-10, 1000)]
-Share = Annotated[float, Field(ge=0, lt=1), _within(0, 0.99)]
-PathText = Annotated[str, Field(min_length=1, max_length=4000), AfterValidator(_path)]
+LearningRate = Annotated[float, Field(gt=0), within(1e-10, 1000)]
+Share = Annotated[float, Field(ge=0, lt=1), within(0, 0.99)]
 
 WORDS_A_BATCH = 2**20
 ROWS_OF_A_SEARCH = 2**16
@@ -78,11 +43,7 @@ RENAMED = {
 """Former keys, and their names now."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class Scenes(_Section):
+class Scenes(Section):
     """How many scenes are drawn, and what is in them."""
 
     seed: Seed
@@ -102,44 +63,35 @@ class Scenes(_Section):
         return most
 
 
-class Folder(_Section):
+class Folder(Section):
     """Where one's own pictures lie."""
 
     path: PathText
     captions: PathText
 
 
-class Download(_Section):
+class Download(Section):
     """Stage `download`."""
 
     scenes: Scenes
     folder: Folder
 
 
-class VocabularyParams(_Section):
+class VocabularyParams(Section):
     """Stage `vocabulary`."""
 
     minimum_count: Annotated[int, Field(ge=1, le=1_000_000)]
 
 
-class FeaturesParams(_Section):
+class FeaturesParams(Section):
     """Stage `features`."""
 
-    encoder: Annotated[str, _one_of(ENCODERS)]
+    encoder: Annotated[str, one_of(ENCODERS)]
     weights: PathText
     batch_size: Annotated[int, Field(ge=1, le=1024)]
 
 
-class ModelParams(_Section):
-    """Sizes of the decoder."""
-
-    embedding_size: Size
-    state_size: Size
-    attention_size: Size
-    spatial_encoding: Literal["none", "learned"]
-
-
-class Recipe(_Section):
+class Recipe(Section):
     """How a decoder is trained on one data set."""
 
     epochs: Passes
@@ -152,8 +104,9 @@ class Recipe(_Section):
     learning_rate: LearningRate
     blind_learning_rate: LearningRate = 0.001
     schedule: Literal["cosine", "constant"]
-    gradient_norm: Annotated[float, Field(gt=0), _within(1e-6, 1e30)]
+    gradient_norm: Annotated[float, Field(gt=0), within(1e-6, 1e30)]
     label_smoothing: Share
+    attention_penalty: Annotated[float, Field(ge=0, le=1000)] = 0.0
     feature_dropout: Share
     word_dropout: Share
     output_dropout: Share
@@ -169,7 +122,7 @@ class Recipe(_Section):
         return self
 
 
-class Train(_Section):
+class Train(Section):
     """Stages `train` and `blind`: a recipe for each data set."""
 
     scenes: Recipe
@@ -177,7 +130,7 @@ class Train(_Section):
     folder: Recipe
 
 
-class Evaluate(_Section):
+class Evaluate(Section):
     """Stage `evaluate`."""
 
     beam: Annotated[int, Field(ge=1, le=50)]
@@ -204,11 +157,11 @@ class Evaluate(_Section):
         return [name for name in METRICS if name in names]  # the order says nothing: equal choices are equal
 
 
-class Params(_Section):
+class Params(Section):
     """The whole of an experiment."""
 
-    dataset: Annotated[str, _one_of(DATASETS)]
-    attention: Annotated[str, _one_of(ATTENTIONS)]
+    dataset: Annotated[str, one_of(DATASETS)]
+    attention: Annotated[str, one_of(ATTENTIONS)]
     seed: Seed
     download: Download
     vocabulary: VocabularyParams
@@ -216,6 +169,24 @@ class Params(_Section):
     model: ModelParams
     train: Train
     evaluate: Evaluate
+
+    @model_validator(mode="after")
+    def _penalty_that_can_change_something(self) -> "Params":
+        if self.recipe.attention_penalty and self.attention == "uniform":
+            raise ValueError(
+                f"{section_of(self.dataset)}.attention_penalty is {self.recipe.attention_penalty:g}, and uniform "
+                "attention has nothing to learn from it: set it to 0, or choose another attention"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _heads_that_the_attention_has(self) -> "Params":
+        if self.model.heads > 1 and self.attention not in SEVERAL_HEADS:
+            raise ValueError(
+                f"model.heads is {self.model.heads}, and attention {self.attention} has one head: set model.heads to "
+                f"1, or attention to {' or '.join(SEVERAL_HEADS)}"
+            )
+        return self
 
     @property
     def recipe(self) -> Recipe:
@@ -235,8 +206,12 @@ def section_of(dataset: str) -> str:
     return f"train.{dataset}"
 
 
-def load(path: Path) -> Params:
+def load(path: Path, **changes: Any) -> Params:
     """Read and validate an experiment's YAML file.
+
+    Args:
+        path: the file.
+        changes: values that take the place of those at its top level.
 
     Raises:
         CaptionerError: no file, no YAML, an unknown key or value; in one line that lists what is allowed.
@@ -248,6 +223,8 @@ def load(path: Path) -> Params:
     except CaptionerError as error:
         raise CaptionerError(f"{path.name} is not YAML: {error}.") from None
     values = parse(text, str(path))
+    if isinstance(values, dict):
+        values |= changes
     try:
         return Params.model_validate(values)
     except ValidationError as error:
@@ -298,7 +275,7 @@ def _problem(details: Any) -> str:
     message = details["msg"].removeprefix("Value error, ")
     message = f"{message[0].lower()}{message[1:]}"
     if details["type"] == "value_error" and isinstance(received, dict):
-        return f"{key}: {message}"
+        return f"{key}: {message}" if key else message
     if details["type"] == "string_type" and isinstance(received, (bool, int, float, date)):
         message += (
             "; text that looks like a number, a date or true stands between quotes: '2024', "

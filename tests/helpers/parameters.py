@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from captioner.model.hyperparameters import ModelParams
 from captioner.params import Params
 
 _RECIPE: dict[str, Any] = {
@@ -21,6 +22,7 @@ _RECIPE: dict[str, Any] = {
     "schedule": "cosine",
     "gradient_norm": 5.0,
     "label_smoothing": 0.0,
+    "attention_penalty": 0.0,
     "feature_dropout": 0.0,
     "word_dropout": 0.0,
     "output_dropout": 0.0,
@@ -44,7 +46,9 @@ _VALUES: dict[str, Any] = {
     },
     "vocabulary": {"minimum_count": 5},
     "features": {"encoder": "efficientnet_lite0", "weights": "imagenet", "batch_size": 32},
-    "model": {"embedding_size": 256, "state_size": 512, "attention_size": 256, "spatial_encoding": "learned"},
+    "model": ModelParams(
+        embedding_size=256, state_size=512, attention_size=256, spatial_encoding="learned"
+    ).model_dump(),
     "train": {
         "scenes": _RECIPE,
         "flickr8k": _RECIPE | _PHOTOGRAPHS,

@@ -35,7 +35,8 @@ def train_all(checkout: Path, dataset: str, attentions: Sequence[str], seeds: Se
     Raises:
         CaptionerError: the parameters are wrong, a training fails, or git or the MLflow store cannot be used.
     """
-    params.load(checkout / "params.yaml")  # else the first stage would say what is wrong with it
+    for attention in attentions:  # else the first stage would say what is wrong, of the last one after hours
+        params.load(checkout / "params.yaml", dataset=dataset, attention=attention)
     trainings = {(attention, seed): f"study-{dataset}-{attention}-{seed}" for attention in attentions for seed in seeds}
     commit = _git(checkout, "rev-parse", "--short", "HEAD")
     trained, pictures = [], {}
