@@ -11,6 +11,7 @@ with fast_start():
 from captioner.common import files
 from captioner.data import store
 from captioner.features.store import Features
+from captioner.model.hyperparameters import ModelParams
 from captioner.params import Params, section_of
 from captioner.scoring.statistics import STATISTICS
 from captioner.text.vocabulary import Vocabulary
@@ -23,14 +24,21 @@ def blind(params: Params) -> None:
     """Write `results/blind/`: the history of training, and the likelihood of the test captions."""
     keras.utils.set_random_seed(params.seed)
     own = params.recipe
-    recipe = own.model_copy(update={"epochs": own.blind_epochs, "learning_rate": own.blind_learning_rate})
+    recipe = own.model_copy(
+        update={"epochs": own.blind_epochs, "learning_rate": own.blind_learning_rate, "attention_penalty": 0.0}
+    )
     vocabulary = Vocabulary.load(VOCABULARY)
     captions = store.read_captions(DATA)
     blank = Features.blank(captions["image"])
     training_batches = fit.batches(blank, captions, "train", vocabulary, recipe, params.seed)
     validation = fit.batches(blank, captions, "validation", vocabulary, recipe)
     test = fit.batches(blank, captions, "test", vocabulary, recipe)
-    sizes = params.model.model_copy(update={"spatial_encoding": "none"})
+    sizes = ModelParams(
+        embedding_size=params.model.embedding_size,
+        state_size=params.model.state_size,
+        attention_size=1,  # uniform attention compares nothing
+        spatial_encoding="none",
+    )
     decoder = fit.build(sizes, recipe, "uniform", len(vocabulary), blank.channels, blank.positions)
     with files.replacing(BLIND) as results:
         results.mkdir()

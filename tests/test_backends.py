@@ -16,8 +16,6 @@ from checkout import ROOT
 from eagerly import eager
 from rounding import assert_same
 
-from captioner.model.attention import ATTENTIONS
-
 pytestmark = pytest.mark.slow
 
 ON_JAX = """
@@ -94,18 +92,18 @@ def consumed() -> dict[str, np.ndarray]:
     return trial.consumed()
 
 
-def history(work: Path, backend: str, attention: str) -> pd.DataFrame:
-    return pd.read_csv(work / backend / attention / "history.csv")
+def history(work: Path, backend: str, name: str) -> pd.DataFrame:
+    return pd.read_csv(work / backend / name / "history.csv")
 
 
-@pytest.mark.parametrize("attention", ATTENTIONS)
-def test_losses_step_by_step(work: Path, attention: str) -> None:
-    found, expected = (history(work, backend, attention) for backend in ("jax", "tensorflow"))
+@pytest.mark.parametrize("name", trial.MODELS)
+def test_losses_step_by_step(work: Path, name: str) -> None:
+    found, expected = (history(work, backend, name) for backend in ("jax", "tensorflow"))
     assert len(found) == trial.STEPS
-    for name in ("loss", "nll", "val_loss", "val_nll"):
-        assert expected[name].iloc[-1] < 0.8 * expected[name].iloc[0]
+    for loss in ("loss", "nll", "val_loss", "val_nll"):
+        assert expected[loss].iloc[-1] < 0.8 * expected[loss].iloc[0]
         # forward and backward, in each step; the table has all digits of float32
-        assert_same(found[name].astype("f"), expected[name], 2 * trial.STEPS * tiny.TERMS)
+        assert_same(found[loss].astype("f"), expected[loss], 2 * trial.STEPS * tiny.TERMS)
 
 
 @pytest.mark.parametrize("backend", ["tensorflow", "jax"])

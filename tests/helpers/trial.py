@@ -10,8 +10,10 @@ import tiny
 
 from captioner.features.compiled import compile_forward
 from captioner.inference.captioner import Captioner
-from captioner.model.attention import ATTENTIONS
+from captioner.model.decoder import Decoder
+from captioner.model.hyperparameters import ModelParams
 from captioner.model.saved_model import SavedModel
+from captioner.params import Recipe
 from captioner.training import fit
 from captioner.training.batches import CaptionBatches
 from captioner.training.likelihood import nll_of_decoder
@@ -19,15 +21,25 @@ from captioner.training.losses import TokenCrossEntropy
 from captioner.training.teacher_forcing import TeacherForcing
 
 STEPS, WORDS = 6, 2
+MODELS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "dot": ("dot", {}, {}),
+    "gated": ("gated", {"spatial_encoding": "sinusoidal", "embedding_size": 8}, {"attention_penalty": 0.1}),
+    "heads": ("scaled_dot", {"heads": 2, "attention_size": 6, "spatial_encoding": "none"}, {"label_smoothing": 0.1}),
+    "adaptive": ("adaptive", {"tie_embeddings": True}, {}),
+}
+"""Attention, changes of the decoder's hyper-parameters and of the recipe, so that each switch is on once.
+
+`uniform` and `bahdanau` have nothing that these lack.
+"""
 ENCODER = "encoder.keras"
 PICTURES = np.random.default_rng(5).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
 
 
 def begin(directory: Path) -> None:
-    """Write first weights, one file an attention, and a small encoder of the layers that the large ones have."""
+    """Write first weights, one file a model, and a small encoder of the layers that the large ones have."""
     directory.mkdir()
-    for attention in ATTENTIONS:
-        tiny.decoder(attention).save_weights(directory / f"{attention}.weights.h5")
+    for name in MODELS:
+        untrained(name)[0].save_weights(directory / f"{name}.weights.h5")
     layers = keras.layers
     small = keras.Sequential(
         [
@@ -43,25 +55,31 @@ def begin(directory: Path) -> None:
     small.save(directory / ENCODER)
 
 
+def untrained(name: str) -> tuple[Decoder, Recipe]:
+    """Return one of `MODELS`, and its recipe."""
+    attention, sizes, recipe = MODELS[name]
+    used = tiny.recipe(epochs=STEPS, maximum_words=WORDS, **recipe)
+    return tiny.decoder(attention, used, ModelParams(**tiny.SIZES.model_dump() | sizes)), used
+
+
 def encoder(first: Path) -> Callable[[np.ndarray], np.ndarray]:
     """Return the encoder in `first`, compiled for the two pictures: to a map, float16 `[2, 4, 4, 12]`."""
     return compile_forward(keras.saving.load_model(first / ENCODER), len(PICTURES))[0]
 
 
 def learn(first: Path, directory: Path) -> None:
-    """Train from the weights in `first`, one step an epoch; write a history and a model an attention."""
-    used = tiny.recipe(epochs=STEPS, maximum_words=WORDS)
+    """Train from the weights in `first`, one step an epoch; write the history and the model of each of `MODELS`."""
     features = tiny.features()
     made_by = {"name": features.encoder, "weights": features.weights, "weights_sha256": features.weights_sha256}
-    for attention in ATTENTIONS:
-        decoder = tiny.decoder(attention, used)
-        decoder.load_weights(first / f"{attention}.weights.h5")
-        (directory / attention).mkdir(parents=True)
-        history = keras.callbacks.CSVLogger(directory / attention / "history.csv")
+    for name in MODELS:
+        decoder, used = untrained(name)
+        decoder.load_weights(first / f"{name}.weights.h5")
+        (directory / name).mkdir(parents=True)
+        history = keras.callbacks.CSVLogger(directory / name / "history.csv")
         data = tiny.batches(used)
         assert len(data) == 1
         fit.train(decoder, data, tiny.batches(used, None), used, [tiny.Scores(range(STEPS)), history])
-        SavedModel(decoder, tiny.vocabulary(), made_by, WORDS, {}).save(directory / attention / "model")
+        SavedModel(decoder, tiny.vocabulary(), made_by, WORDS, {}).save(directory / name / "model")
 
 
 def seeded() -> list[np.ndarray]:
@@ -134,10 +152,10 @@ def _nearest(means: list[list[float]], known: list[float]) -> np.ndarray:
 def use(directory: Path) -> dict[str, Any]:
     """Return what the models there say of the pictures, and how surprised they are by the captions."""
     said: dict[str, Any] = {}
-    for attention in ATTENTIONS:
-        model = Captioner.load(directory / attention / "model")
+    for name in MODELS:
+        model = Captioner.load(directory / name / "model")
         found = model.generator(beam=3, batch_size=4).generate(tiny.features().grid)
-        said |= {f"{attention} {name}": values for name, values in found._asdict().items()}
+        said |= {f"{name} {part}": values for part, values in found._asdict().items()}
         surprise = nll_of_decoder(model.decoder, tiny.batches(tiny.recipe(maximum_words=WORDS), None))
-        said[f"{attention} nll"] = surprise.rows["nll"]
+        said[f"{name} nll"] = surprise.rows["nll"]
     return said

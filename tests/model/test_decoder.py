@@ -17,16 +17,25 @@ from captioner.model.attention.base import Attention
 from captioner.model.attention.dot import DotProductAttention
 from captioner.model.attention.uniform import UniformAttention
 from captioner.model.decoder import Decoder, State
+from captioner.model.hyperparameters import ModelParams
 from captioner.text.vocabulary import END, PAD, START, decoder_inputs
-from captioner.training.losses import TokenCrossEntropy
+from captioner.training import fit
+from captioner.training.losses import TokenCrossEntropy, attention_penalty
 from captioner.training.prefix_sharing import StepWidths
 from captioner.training.teacher_forcing import TeacherForcing
 
 EVERY = pytest.mark.parametrize("attention", ATTENTIONS)
+LOOKING = pytest.mark.parametrize("attention", [name for name in ATTENTIONS if name != "uniform"])
 DOUBLE = pytest.mark.usefixtures("double")
 G, N, T, V = 3, 2, 4, 12
 P, C, E, H = tiny.POSITIONS, tiny.CHANNELS, 6, 8
-SIZES: dict[str, Any] = {"embedding_size": E, "state_size": H, "attention_size": 5}
+SIZES: dict[str, Any] = {"embedding_size": E, "state_size": H, "attention_size": 5, "spatial_encoding": "learned"}
+SWITCHES: list[dict[str, Any]] = [
+    {"tie_embeddings": True},
+    {"spatial_encoding": "none"},
+    {"spatial_encoding": "sinusoidal", "embedding_size": 8},
+    {"attention": "scaled_dot", "heads": 2, "attention_size": 4},
+]
 # what is added up for the loss of a batch, with embeddings as long as there are here: in each step what the gates, the
 # attention, the output and the vocabulary have for inputs; then the tokens
 TERMS = T * (2 * 10 * E + H + 5 + P + 10 * E + H + V) + G * N * T
@@ -35,7 +44,7 @@ TERMS = T * (2 * 10 * E + H + 5 + P + 10 * E + H + V) + G * N * T
 def decoder(attention: str = "bahdanau", dropout: float = 0.0, **options: Any) -> Decoder:
     """A decoder with large random weights, biases included, so that everything has a say."""
     dropouts: dict[str, Any] = dict.fromkeys(("feature_dropout", "word_dropout", "output_dropout"), dropout)
-    model = Decoder(V, attention, **SIZES | dropouts | options)
+    model = Decoder(V, attention, ModelParams(**SIZES | options), **dropouts)
     model.build({"features": (None, P, C), "words": (None, N, T)})
     return with_random_weights(model)
 
@@ -126,7 +135,7 @@ def test_stepped_form_gives_the_logits_of_the_whole_sequence(
     for step in range(T):
         logits, state, weights = model.next_word(words[:, :, step].reshape(-1), state, picture)
         assert_same(np.asarray(logits).reshape(G, N, V), whole[:, :, step], TERMS)
-        assert weights.shape == (G * N, P)
+        assert weights.shape == (G * N, model.weights_size(P))
 
 
 @DOUBLE
@@ -287,7 +296,7 @@ def test_an_attention_of_ones_own_is_trained_as_it_generates(
     kind: type[Attention], monkeypatch: pytest.MonkeyPatch, features: np.ndarray, words: np.ndarray
 ) -> None:
     plain = logits_of(decoder("uniform" if kind is Gated else "dot"), features, words)
-    monkeypatch.setattr("captioner.model.attention.create", lambda _, units: kind(units))
+    monkeypatch.setattr("captioner.model.attention.create", lambda _, options: kind.of(options))
     model = decoder()
     whole = logits_of(model, features, words)
     assert np.abs(whole - plain).max() > 1e-2
@@ -341,7 +350,7 @@ def test_an_untrained_decoder_hears_earlier_words_and_sees_the_picture(
     assert np.abs(logits_of(model, features[::-1], words) - logits)[0].max() > 1e-5
 
 
-@pytest.mark.parametrize("attention", ["bahdanau", "dot"])
+@LOOKING
 def test_an_untrained_decoder_looks_elsewhere_in_another_state(attention: str, features: np.ndarray) -> None:
     model = tiny.decoder(attention)
     picture, state = model.initialize(features)
@@ -392,14 +401,14 @@ def test_words_read_behind_the_caption_have_no_say(
 
 
 @EVERY
-@pytest.mark.parametrize("encoding", ["learned", "none"])
+@pytest.mark.parametrize("encoding", ["learned", "sinusoidal", "none"])
 def test_where_a_feature_stands_is_known_by_looking_at_its_spatial_encoding(
     attention: str, encoding: str, features: np.ndarray, words: np.ndarray
 ) -> None:
-    model = decoder(attention, spatial_encoding=encoding)
+    model = decoder(attention, spatial_encoding=encoding, embedding_size=8)
     moved = logits_of(model, features[:, [2, 0, 3, 1]], words) - logits_of(model, features, words)
     # what is added to a position stays the same in the mean, whatever feature stands there
-    knows = encoding == "learned" and attention != "uniform"
+    knows = encoding != "none" and attention != "uniform"
     assert bool(np.abs(moved).max() > 0.01) is knows
 
 
@@ -415,8 +424,8 @@ def test_dropout_in_training_only(features: np.ndarray, words: np.ndarray) -> No
 
 @pytest.mark.parametrize("place", ["feature_dropout", "word_dropout", "output_dropout"])
 def test_each_dropout_has_its_place(place: str, features: np.ndarray, words: np.ndarray) -> None:
-    dropouts = {"feature_dropout": 0.0, "word_dropout": 0.0, "output_dropout": 0.0, place: 0.5}
-    model = Decoder(V, "dot", **SIZES | dropouts)
+    dropouts: dict[str, Any] = {"feature_dropout": 0.0, "word_dropout": 0.0, "output_dropout": 0.0, place: 0.5}
+    model = Decoder(V, "dot", ModelParams(**SIZES), **dropouts)
     still = logits_of(model, features, words)
     assert np.abs(logits_of(model, features, words, training=True) - still).max() > 1e-4
 
@@ -444,7 +453,97 @@ def test_config_has_every_argument() -> None:
     model = decoder("dot", dropout=0.3)
     again = Decoder.from_config(model.get_config())
     assert again.config == model.config
-    assert {"feature_dropout", "word_dropout", "output_dropout", "attention_name", *SIZES} < again.config.keys()
+    names = {"feature_dropout", "word_dropout", "output_dropout", "attention_name", *ModelParams.model_fields}
+    assert names < again.config.keys() and again.options == model.options
+
+
+def test_a_config_of_before_has_the_defaults_of_what_came_later() -> None:
+    before = {"vocabulary_size": V, "attention_name": "dot", **SIZES}
+    assert Decoder.from_config(before).options == ModelParams(**SIZES, heads=1, tie_embeddings=False)
+
+
+# --- switches --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("switches", SWITCHES)
+@DOUBLE
+def test_with_each_switch_all_forms_of_the_recurrence_are_the_same(
+    switches: dict[str, Any], features: np.ndarray, words: np.ndarray, targets: np.ndarray
+) -> None:
+    model = decoder(**switches)
+    whole = logits_of(model, features, words)
+    picture, state = model.initialize(features, captions=N)
+    for step in range(T):
+        logits, state, _ = model.next_word(words[:, :, step].reshape(-1), state, picture)
+        assert_same(np.asarray(logits).reshape(G, N, V), whole[:, :, step], TERMS)
+    step_widths = StepWidths((G * N,) * T)
+    inputs = inputs_of_rows(step_widths, features, np.arange(G * N) // N, words.reshape(-1, T))
+    wanted = targets.reshape(-1, T).T.ravel()
+    expected = loss_and_gradients(model, features, words, targets)
+    assert_same_gradients(taught(model, step_widths, inputs, wanted), expected)
+    assert all(np.abs(gradient).max() > 0 for gradient in expected[1])
+
+
+@pytest.mark.parametrize("switches", SWITCHES)
+def test_with_each_switch_a_saved_decoder_gives_the_same_logits(
+    switches: dict[str, Any], features: np.ndarray, words: np.ndarray, tmp_path: Path
+) -> None:
+    model = decoder(**switches)
+    model.save(tmp_path / "decoder.keras")
+    loaded = keras.saving.load_model(tmp_path / "decoder.keras")
+    np.testing.assert_array_equal(logits_of(loaded, features, words), logits_of(model, features, words))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("trainable", [False, True])
+def test_word_vectors_of_another_size(
+    trainable: bool, tied: bool, features: np.ndarray, words: np.ndarray, targets: np.ndarray, tmp_path: Path
+) -> None:
+    options = ModelParams(**SIZES, word_vectors="v.txt", word_vectors_trainable=trainable, tie_embeddings=tied)
+    vectors = np.random.default_rng(5).normal(size=(V, 3)).astype("f")
+    model = fit.build(options, tiny.recipe(), "dot", V, C, P, vectors)
+    np.testing.assert_array_equal(np.asarray(model.embedding.embeddings), vectors)
+    assert any(weight is model.embedding.embeddings for weight in model.trainable_weights) is trainable
+    _, gradients = loss_and_gradients(model, features, words, targets)
+    assert all(np.abs(gradient).max() > 0 for gradient in gradients)
+    model.save(tmp_path / "decoder.keras")
+    loaded = keras.saving.load_model(tmp_path / "decoder.keras")
+    np.testing.assert_array_equal(logits_of(loaded, features, words), logits_of(model, features, words))
+    assert [weight.path for weight in loaded.trainable_weights] == [weight.path for weight in model.trainable_weights]
+
+
+@DOUBLE
+def test_tied_embeddings_are_one_matrix(features: np.ndarray, words: np.ndarray) -> None:
+    model = decoder(tie_embeddings=True)
+    assert sorted(tuple(weight.shape) for weight in model.weights if V in weight.shape) == [(V,), (V, E)]
+    apart = decoder()
+    deep = np.asarray(model.deep_output(*(np.ones((1, size)) for size in (H, E, E))))
+    apart.vocabulary_logits.set_weights(
+        [np.asarray(model.embedding.embeddings).T, np.asarray(model.vocabulary_logits.bias)]
+    )
+    assert_same(model.logits(deep), apart.logits(deep), TERMS)
+
+
+@pytest.mark.parametrize("attention", ["bahdanau", "scaled_dot", "adaptive"])
+@DOUBLE
+def test_the_penalty_is_that_of_each_captions_own_weights(
+    attention: str, features: np.ndarray, words: np.ndarray, targets: np.ndarray
+) -> None:
+    model = decoder(attention)
+    picture, state = model.initialize(features, captions=N)
+    looked = []
+    for step in range(T):
+        _, state, weights = model.next_word(words[:, :, step].reshape(-1), state, picture)
+        looked.append(np.asarray(weights)[:, :P])  # of adaptive attention, what the sentinel leaves
+    real = (targets != PAD).reshape(-1, T)
+    sums = np.einsum("tbp,bt->bp", np.stack(looked), real)
+    step_widths = StepWidths((G * N,) * T)
+    inputs = inputs_of_rows(step_widths, features, np.arange(G * N) // N, words.reshape(-1, T))
+    teacher = TeacherForcing(model, step_widths, attention_penalty=0.5)
+    teacher(inputs | {"targets": targets.reshape(-1, T).T.ravel()}, training=True)
+    assert_same(teacher.losses[0], 0.5 * ((1 - sums) ** 2).sum() / real.sum(), TERMS)
+    teacher(inputs, training=False)
+    assert not teacher.losses
 
 
 # --- the loss --------------------------------------------------------------------------------------------------------
@@ -475,6 +574,28 @@ def test_loss_of_large_logits_is_finite(targets: np.ndarray) -> None:
     logits = np.zeros((G, N, T, V), np.float32)
     logits[..., PAD] = 1e4
     assert_same(TokenCrossEntropy(0.1)(targets, logits), 1e4 * (0.9 + 0.1 * 11 / 12), TERMS)
+
+
+@pytest.mark.parametrize(
+    ("weights", "targets", "expected"),
+    [
+        ([[1, 0], [0, 1]], [5, END], 0.0),  # each position once
+        ([[1, 0], [1, 0]], [5, END], 1.0),  # (1 - 2)^2 + (1 - 0)^2, of two tokens
+        ([[0.5, 0.5], [0.5, 0.5]], [5, END], 0.0),
+        ([[0.5, 0.5], [1, 0]], [END, PAD], 0.5),  # padding looks at nothing
+        ([[1, 0], [1, 0]], [PAD, PAD], 0.0),  # no caption
+    ],
+)
+def test_penalty_of_one_caption(weights: list[list[float]], targets: list[int], expected: float) -> None:
+    found = attention_penalty(np.array(weights, np.float32), np.array(targets), np.zeros(2, int))
+    assert float(found) == pytest.approx(expected)
+
+
+def test_penalty_is_that_of_the_captions_that_there_are() -> None:
+    weights = np.array([[1, 0], [0.5, 0.5], [0, 1], [1, 0], [0, 1]], np.float32)
+    # captions 0 and 1 in turn, then 2, which is padding
+    found = attention_penalty(weights, np.array([5, 5, END, END, PAD]), np.array([0, 1, 0, 1, 2]))
+    assert float(found) == pytest.approx((0 + (0.5**2 + 0.5**2)) / 4)  # per token
 
 
 def test_loss_config_round_trip() -> None:

@@ -1,15 +1,20 @@
 """The captioning model: a picture's feature map in, the probability of each next word out.
 
 Legend: `G` pictures · `N` captions per picture · `B` captions (`G x N`) · `T` tokens · `P` positions of the grid ·
-`C` encoder channels · `E` size of feature vectors and word embeddings · `H` size of the state · `V` vocabulary.
+`C` encoder channels · `E` size of feature vectors and word embeddings · `H` size of the state · `V` vocabulary ·
+`W` attention weights at a word: `P` of most attentions, else see `captioner.model.attention.base.Attention.looks`.
 """
 
+import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from captioner.common.keras import Tensor, keras, ops
 from captioner.model import attention
 from captioner.model.dropout import Dropout
+from captioner.model.hyperparameters import ModelParams
+from captioner.model.spatial_encoding import sinusoids
+from captioner.model.tied_logits import TiedLogits
 
 
 class State(NamedTuple):
@@ -41,14 +46,11 @@ class Decoder(keras.Model):
     Args:
         vocabulary_size: `V`, special tokens included.
         attention_name: which attention, by its name in `params.yaml`.
-        embedding_size: `E`.
-        state_size: `H`.
-        attention_size: size of the space in which the attention compares state and positions.
-        spatial_encoding: `learned` adds to each feature vector one that tells its position, so that a decoder knows
-            where it looks; `none` leaves that to what the encoder lets through.
+        options: its hyper-parameters.
         feature_dropout: share of the projected map's values dropped in training.
         word_dropout: share of the word embeddings' values dropped in training.
         output_dropout: share of the vocabulary layer's inputs dropped in training.
+        word_vector_size: of pretrained word vectors, which a learned projection turns into embeddings; `E` by default.
 
     Call arguments:
         inputs: `features`, the encoder's map, float `[G, P, C]`; `words`, int `[G, N, T]`: `START` and the caption.
@@ -61,26 +63,24 @@ class Decoder(keras.Model):
         self,
         vocabulary_size: int,
         attention_name: str,
-        embedding_size: int = 256,
-        state_size: int = 512,
-        attention_size: int = 256,
-        spatial_encoding: str = "learned",
+        options: ModelParams,
         feature_dropout: float = 0.25,
         word_dropout: float = 0.5,
         output_dropout: float = 0.5,
+        word_vector_size: int | None = None,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
+        embedding_size, state_size = options.embedding_size, options.state_size
+        self.options = options
         self.config: dict[str, Any] = {
             "vocabulary_size": vocabulary_size,
             "attention_name": attention_name,
-            "embedding_size": embedding_size,
-            "state_size": state_size,
-            "attention_size": attention_size,
-            "spatial_encoding": spatial_encoding,
+            **options.model_dump(),
             "feature_dropout": feature_dropout,
             "word_dropout": word_dropout,
             "output_dropout": output_dropout,
+            "word_vector_size": word_vector_size,
         }
         dense = keras.layers.Dense
         # without it, attention flees to empty ground, whose features are near zero, and never comes back to the objects
@@ -90,36 +90,51 @@ class Decoder(keras.Model):
         )
         self.projection = dense(embedding_size, name="projection")
         self.feature_dropout = Dropout(feature_dropout)
-        self.attention = attention.create(attention_name, attention_size)
+        self.attention = attention.create(attention_name, options)
         self.initial_output = dense(state_size, activation="tanh", name="initial_output")
         self.initial_cell = dense(state_size, activation="tanh", name="initial_cell")
-        self.embedding = keras.layers.Embedding(vocabulary_size, embedding_size, name="embedding")
+        self.embedding = keras.layers.Embedding(vocabulary_size, word_vector_size or embedding_size, name="embedding")
+        if word_vector_size:
+            self.embedding.trainable = options.word_vectors_trainable
+            self.word_projection = dense(embedding_size, use_bias=False, name="word_projection")
         self.word_dropout = Dropout(word_dropout)
         self.word_gates = dense(4 * state_size, bias_initializer=_forget_gate_bias, name="word_gates")
         self.recurrent_gates = dense(4 * state_size, use_bias=False, name="recurrent_gates")
         self.state_to_output = dense(embedding_size, name="state_to_output")
         self.context_to_output = dense(embedding_size, use_bias=False, name="context_to_output")
         self.output_dropout = Dropout(output_dropout)
-        self.vocabulary_logits = dense(vocabulary_size, dtype="float32", name="vocabulary_logits")
+        last: dict[str, Any] = {"dtype": "float32", "name": "vocabulary_logits"}
+        self.vocabulary_logits: Any = TiedLogits(**last) if options.tie_embeddings else dense(vocabulary_size, **last)
 
     def build(self, input_shape: dict[str, tuple]) -> None:
         """Make the weights for a map of `C` channels."""
-        embedding, state = self.config["embedding_size"], self.config["state_size"]
+        embedding, state, positions = self.options.embedding_size, self.options.state_size, input_shape["features"][1]
         self.normalization.build(input_shape["features"])
         self.projection.build(input_shape["features"])
-        if self.config["spatial_encoding"] == "learned":
+        if self.options.spatial_encoding == "learned":
             self.positions = self.add_weight(
-                name="positions", shape=(input_shape["features"][1], embedding), initializer="random_normal"
+                name="positions", shape=(positions, embedding), initializer="random_normal"
             )
-        self.attention.build((None, input_shape["features"][1], embedding), (None, state))
+        elif self.options.spatial_encoding == "sinusoidal":
+            # feature vectors begin small, and sinusoids as they are would drown them
+            small = keras.initializers.Constant(0.1)
+            self.position_gain = self.add_weight(name="position_gain", shape=(), initializer=small)
+            self.sinusoids = sinusoids(positions, embedding)
+        self.attention.build((None, positions, embedding), (None, state))
         self.initial_output.build((None, embedding))
         self.initial_cell.build((None, embedding))
         self.embedding.build((None,))
+        if size := self.config["word_vector_size"]:
+            self.word_projection.build((None, size))
         self.word_gates.build((None, embedding))
         self.recurrent_gates.build((None, embedding + state))
         self.state_to_output.build((None, state))
         self.context_to_output.build((None, embedding))
-        self.vocabulary_logits.build((None, embedding))
+        if self.options.tie_embeddings:
+            size = self.config["word_vector_size"] or embedding
+            self.vocabulary_logits.build((None, size), (self.config["vocabulary_size"], size))
+        else:
+            self.vocabulary_logits.build((None, embedding))
 
     def call(self, inputs: dict[str, Tensor], training: bool = False) -> Tensor:
         """Return the logits of each next word, given the true words before it; see the class."""
@@ -127,7 +142,7 @@ class Decoder(keras.Model):
         captions, length = words.shape[1:]
         picture, state = self.initialize(features, captions, training)
         words = ops.reshape(words, (-1, length))  # [B, T]
-        embedded = self.word_dropout(self.embedding(words), training=training)  # [B, T, E]
+        embedded = self.word_dropout(self.embed(words), training=training)  # [B, T, E]
         gates = self.word_gates(embedded)  # [B, T, 4H]
         outputs, contexts = [], []
         for step in range(length):
@@ -138,13 +153,20 @@ class Decoder(keras.Model):
         logits = self.logits(deep, training)  # [B, T, V]
         return ops.reshape(logits, (-1, captions, length, logits.shape[-1]))
 
+    def embed(self, words: Tensor) -> Tensor:
+        """Return the embeddings of words `[...]`, `[..., E]`."""
+        embedded = self.embedding(words)
+        return self.word_projection(embedded) if self.config["word_vector_size"] else embedded
+
     def initialize(self, features: Tensor, captions: int = 1, training: bool = False) -> tuple[Picture, State]:
         """Return what the steps need of pictures `[G, P, C]`, and the initial state, for each of their captions."""
         # stored in float16, in which Keras on JAX would normalize if left to itself
         features = ops.cast(features, self.compute_dtype)
         vectors = self.projection(self.normalization(features))  # [G, P, E]
-        if self.config["spatial_encoding"] == "learned":
+        if self.options.spatial_encoding == "learned":
             vectors = vectors + self.positions
+        elif self.options.spatial_encoding == "sinusoidal":
+            vectors = vectors + self.position_gain * ops.cast(self.sinusoids, vectors.dtype)
         vectors = self.feature_dropout(vectors, training=training)
         keys = self.attention.project_keys(vectors)
         mean = ops.mean(vectors, axis=1)  # [G, E]
@@ -168,12 +190,14 @@ class Decoder(keras.Model):
             recurrent_gates: what takes the place of the layer of this name, from `[B, E + H]` to `[B, 4H]`.
 
         Returns:
-            The new state, the context vector `[B, E]` and the attention weights `[B, P]`.
+            The new state, the context vector `[B, E]` and the attention weights `[B, W]`.
         """
         # by name, since Keras takes by place nothing but tensors
-        context, weights = self.attention(
-            feature_vectors=picture.feature_vectors, state_output=state.output, keys=picture.keys
-        )
+        inputs = {"feature_vectors": picture.feature_vectors, "state_output": state.output, "keys": picture.keys}
+        if self.attention.reads_cell:
+            inputs["state_cell"] = state.cell
+        context, weights = self.attention(**inputs)
+        weights = ops.reshape(weights, (-1, math.prod(weights.shape[1:])))
         recurrent_gates = recurrent_gates or self.recurrent_gates
         gates = word_gates + recurrent_gates(ops.concatenate([context, state.output], axis=-1))
         input_gate, forget_gate, candidate, output_gate = ops.split(gates, 4, axis=-1)  # [B, H] each
@@ -186,17 +210,33 @@ class Decoder(keras.Model):
 
     def logits(self, deep: Tensor, training: bool = False) -> Tensor:
         """Return the logits of the next word, `[..., V]`, from what `deep_output` returned."""
-        return self.vocabulary_logits(self.output_dropout(deep, training=training))
+        deep = self.output_dropout(deep, training=training)
+        if not self.options.tie_embeddings:
+            return self.vocabulary_logits(deep)
+        if self.config["word_vector_size"]:
+            deep = ops.matmul(deep, ops.transpose(self.word_projection.kernel))  # [..., D]
+        return self.vocabulary_logits(deep, ops.convert_to_tensor(self.embedding.embeddings))
 
     def next_word(self, words: Tensor, state: State, picture: Picture) -> tuple[Tensor, State, Tensor]:
-        """Generate: return logits `[B, V]`, new state and attention weights `[B, P]` after the words `[B]`."""
-        embedded = self.embedding(words)  # [B, E]
+        """Generate: return logits `[B, V]`, new state and attention weights `[B, W]` after the words `[B]`."""
+        embedded = self.embed(words)  # [B, E]
         state, context, weights = self.step(self.word_gates(embedded), state, picture)
         return self.logits(self.deep_output(state.output, context, embedded)), state, weights
+
+    def weights_size(self, positions: int) -> int:
+        """Return `W` for a grid of `P` positions."""
+        return math.prod(self.attention.weights_shape(positions))
 
     def get_config(self) -> dict:
         """Return what `__init__` was given."""
         return {**super().get_config(), **self.config}
+
+    @classmethod
+    def from_config(cls, config: dict, custom_objects: Any = None) -> Self:  # noqa: ARG003
+        """Return a decoder as `get_config` describes it; hyper-parameters that it lacks have their defaults."""
+        options = {name: config[name] for name in ModelParams.model_fields if name in config}
+        others = {name: value for name, value in config.items() if name not in options}
+        return cls(options=ModelParams(**options), **others)
 
 
 def _forget_gate_bias(shape: tuple[int], dtype: Any = None) -> Tensor:

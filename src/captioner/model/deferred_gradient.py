@@ -7,9 +7,12 @@ output; kept until all are there, they make one large product, which takes half 
 Legend: `B` rows · `I` size of what goes in · `O` size of what comes out · `T` steps.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from captioner.common.keras import Tensor, keras, ops
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class DeferredGradientMatmul:
@@ -86,6 +89,20 @@ def multiply(rows: Tensor, matrix: Tensor, transposed: bool = False) -> Tensor:
     if transposed:
         return ops.squeeze(ops.matmul(matrix, ops.expand_dims(rows, 2)), 2)
     return ops.squeeze(ops.matmul(ops.expand_dims(rows, 1), matrix), 1)
+
+
+def only_multiplies(function: Function) -> Function:
+    """Mark a method that uses what may be a `DeferredGradientMatmul` by `multiply` alone, once a step.
+
+    The mark belongs to this very method: one that overrides it has none.
+    """
+    function.only_multiplies = True  # type: ignore[attr-defined]
+    return function
+
+
+def is_only_multiplying(method: Callable[..., Any]) -> bool:
+    """Return whether a method is marked by `only_multiplies`."""
+    return getattr(method, "only_multiplies", False)
 
 
 def _by_row(steps: Sequence[Tensor], rows: Sequence[int]) -> Tensor:

@@ -23,6 +23,8 @@ class Description:
         vocabulary_sha256: hash of the vocabulary's file.
         weights_sha256: hash of the decoder's weights.
         params: the experiment's parameters, by dotted name, for the record.
+        word_vectors: name of the file that the embeddings began with, and `covered`, percent of the words that it has;
+            None where there was none.
     """
 
     encoder: dict[str, str]
@@ -30,6 +32,7 @@ class Description:
     vocabulary_sha256: str
     weights_sha256: str
     params: dict[str, Any]
+    word_vectors: dict[str, Any] | None = None
 
     @classmethod
     def read(cls, directory: Path) -> "Description":
@@ -47,6 +50,7 @@ class Description:
                     f"The model in {directory} has the format {described['format']}, this version reads {FORMAT}: "
                     "train it again with `dvc repro`."
                 )
+            described.setdefault("word_vectors", None)  # which models of before lack
             return cls(**{name: described[name] for name in cls.__annotations__})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise no_model(directory, error) from None

@@ -29,6 +29,7 @@ class SavedModel:
         encoder: name, `weights` and `weights_sha256` of the encoder whose features it was trained on.
         maximum_words: the longest caption it was trained on.
         params: the experiment's parameters, by dotted name, for the record.
+        word_vectors: see `Description`.
     """
 
     decoder: Decoder
@@ -36,6 +37,7 @@ class SavedModel:
     encoder: dict[str, str]
     maximum_words: int
     params: dict[str, Any]
+    word_vectors: dict[str, Any] | None = None
 
     def save(self, directory: Path) -> None:
         """Write the model to a directory, whole or not at all."""
@@ -50,6 +52,7 @@ class SavedModel:
                 "vocabulary_sha256": files.sha256(beside / VOCABULARY),
                 "weights_sha256": self.weights_sha256,
                 "params": self.params,
+                "word_vectors": self.word_vectors,
             }
             (beside / DESCRIPTION).write_text(files.json_of(described, indent=2) + "\n", "utf-8")
 
@@ -66,7 +69,8 @@ class SavedModel:
         try:
             vocabulary = Vocabulary.load(directory / VOCABULARY)
             decoder = keras.saving.load_model(directory / DECODER, compile=False)
-            model = cls(decoder, vocabulary, described.encoder, described.maximum_words, described.params)
+            own = (described.encoder, described.maximum_words, described.params, described.word_vectors)
+            model = cls(decoder, vocabulary, *own)
             expected = {VOCABULARY: described.vocabulary_sha256, DECODER: described.weights_sha256}
         except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
             raise no_model(directory, error) from None

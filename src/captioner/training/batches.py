@@ -23,11 +23,11 @@ BALANCED_TOGETHER = 128  # batches; the time of an assignment grows with the thi
 class CaptionBatches(keras.utils.PyDataset):
     """Pictures with their captions, for `captioner.training.teacher_forcing.TeacherForcing`.
 
-    An item is `({features [G, P, C], pictures [A + B], origins [A + B], words [R], spoken [S]}, targets [S])`: the map
-    of `G` pictures; of each row (see `captioner.training.prefix_sharing`) its picture, and the row before that it goes
-    on from; the words that are read, step by step; and the words that must be said, step by step, those of the longest
-    captions first, with the row after which each must be said. Beyond a caption's own end stands padding, which neither
-    costs nor counts. All batches have one shape.
+    An item is `({features [G, P, C], pictures [A + B], parent_rows [A + B], words [R], target_rows [S]}, targets [S])`:
+    the map of `G` pictures; of each row (see `captioner.training.prefix_sharing`) its picture, and the row before that
+    it continues; the words that are read, step by step; and the targets, step by step, those of the longest captions
+    first, with the row that tells each. Beyond a caption's own end stands padding, which neither costs nor counts. All
+    batches have one shape.
 
     A picture's captions stand in one batch, since they share what is computed of the picture. One with more than `N`
     captions appears several times. Batches are drawn at random, yet so that about as many captions continue at a place
@@ -47,8 +47,9 @@ class CaptionBatches(keras.utils.PyDataset):
     Attributes:
         images: the picture of each example, an example being up to `N` captions of one picture.
         lengths: tokens of each caption.
-        layout: how many rows are computed at each step: as many as in the batch with the most, rounded up to full
-            vectors of the processor. May be set to a wider one.
+        step_widths: how many rows are computed at each step: as many as in the batch with the most, rounded up to full
+            vectors of the processor. May be set to wider ones.
+        targets_as_input: whether the inputs have `targets` too, for what a loss computes within the model.
 
     Raises:
         CaptionerError: there are no captions, or a picture has no features.
@@ -84,7 +85,9 @@ class CaptionBatches(keras.utils.PyDataset):
         ]
         self.images = [image for image, _ in chunks]
         self.examples = [(row_of(features, image), rows) for image, rows in chunks]
-        self.prefix_owners = self._speakers()  # of each caption's prefixes, among those of its example: [captions, T]
+        self.prefix_owners = (
+            self._prefix_owners()
+        )  # of each caption's prefixes, among those of its example: [captions, T]
         going_on, prefixes = self._rows()
         shared_steps = best_shared_steps(going_on.sum(axis=0), prefixes.sum(axis=0))
         self.orders = [np.arange(len(chunks))]
@@ -92,11 +95,12 @@ class CaptionBatches(keras.utils.PyDataset):
             traits = np.concatenate([prefixes[:, :shared_steps], going_on[:, shared_steps:]], axis=1)
             generator = np.random.default_rng(seed)
             self.orders = [balanced_order(traits, batch_size, generator) for _ in range(epochs * passes)]
+        self.targets_as_input = False
         self.passes = passes
         self.epoch = 0
         self.step_widths = StepWidths(self._most(going_on), self._most(prefixes), shared_steps)
 
-    def _speakers(self) -> np.ndarray:
+    def _prefix_owners(self) -> np.ndarray:
         words = decoder_inputs(self.targets)
         found = np.empty(self.targets.shape, np.min_scalar_type(max(len(rows) for _, rows in self.examples)))
         counts = pd.Series([len(rows) for _, rows in self.examples])
@@ -166,7 +170,10 @@ class CaptionBatches(keras.utils.PyDataset):
             "target_rows": arranged.target_rows.astype(np.int32),
         }
         steps, target_captions = self.step_widths.target_rows
-        return inputs, targets[target_captions, steps]
+        targets = targets[target_captions, steps]
+        if self.targets_as_input:
+            inputs["targets"] = targets
+        return inputs, targets
 
 
 def balanced_order(traits: np.ndarray, batch_size: int, generator: np.random.Generator) -> np.ndarray:

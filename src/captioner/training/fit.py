@@ -10,7 +10,8 @@ import pandas as pd
 from captioner.common.keras import keras
 from captioner.features.store import Features
 from captioner.model.decoder import Decoder
-from captioner.params import ModelParams, Recipe
+from captioner.model.hyperparameters import ModelParams
+from captioner.params import Recipe
 from captioner.text.vocabulary import Vocabulary
 from captioner.training.batches import CaptionBatches
 from captioner.training.callbacks import FEW, KeepBest, StopOnNonFinite, chosen_by
@@ -34,18 +35,30 @@ def about_choice(training: int, validation: int) -> str:
 
 
 def build(
-    sizes: ModelParams, recipe: Recipe, attention: str, vocabulary: int, channels: int, positions: int
+    sizes: ModelParams,
+    recipe: Recipe,
+    attention: str,
+    vocabulary: int,
+    channels: int,
+    positions: int,
+    word_vectors: np.ndarray | None = None,
 ) -> Decoder:
-    """Return an untrained decoder for `vocabulary` tokens and a map `[positions, channels]`."""
+    """Return an untrained decoder for `vocabulary` tokens and a map `[positions, channels]`.
+
+    Where there are `word_vectors` `[vocabulary, D]`, its embeddings begin with them.
+    """
     decoder = Decoder(
         vocabulary,
         attention,
-        **sizes.model_dump(),
+        sizes,
         **recipe.model_dump(include={"feature_dropout", "word_dropout", "output_dropout"}),
+        word_vector_size=None if word_vectors is None else word_vectors.shape[1],
         name="decoder",
     )
     tokens = (None, recipe.captions_per_picture, recipe.maximum_words + 1)
     decoder.build({"features": (None, positions, channels), "words": tokens})
+    if word_vectors is not None:
+        decoder.embedding.set_weights([word_vectors])
     return decoder
 
 
@@ -106,7 +119,8 @@ def train(
 
 def compile_for_training(decoder: Decoder, batches: CaptionBatches, recipe: Recipe) -> TeacherForcing:
     """Return what fits a decoder to batches, compiled."""
-    model = TeacherForcing(decoder, batches.step_widths)
+    model = TeacherForcing(decoder, batches.step_widths, recipe.attention_penalty)
+    batches.targets_as_input = recipe.attention_penalty > 0
     model.compile(
         optimizer=optimizer(recipe, len(batches)),
         loss=TokenCrossEntropy(recipe.label_smoothing),

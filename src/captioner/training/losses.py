@@ -1,6 +1,11 @@
-"""Negative log-likelihood of tokens, as loss and as metric. Legend: `V` vocabulary."""
+"""Negative log-likelihood of tokens, as loss and as metric, and what a loss may ask of attention.
+
+Legend: `V` vocabulary · `S` targets · `P` positions of the grid.
+"""
 
 from typing import Any
+
+import numpy as np
 
 from captioner.common.keras import Tensor, keras, ops
 from captioner.text.vocabulary import PAD
@@ -11,6 +16,28 @@ def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
     targets = ops.cast(targets, "int32")
     chosen = ops.squeeze(ops.take_along_axis(logits, ops.expand_dims(targets, -1), axis=-1), -1)
     return ops.where(ops.equal(targets, PAD), 0.0, ops.logsumexp(logits, axis=-1) - chosen)
+
+
+def attention_penalty(weights: Tensor, targets: Tensor, captions: np.ndarray) -> Tensor:
+    """Return how far captions are from having looked at each position as much as at any other, a scalar.
+
+    It is `sum_j (1 - sum_t p_tj)^2` of each caption, with the sum over its words and its end, divided by the number of
+    real tokens, as the cross-entropy is: so the two have the proportion of the source. `T` words have the weight `T` to
+    spend on `P` positions: even attention comes to `(P - T)^2 / P`, and nothing comes lower.
+
+    Source: Xu et al. 2015, "Show, Attend and Tell", section 4.2.1 ("doubly stochastic attention"), equation 14.
+
+    Args:
+        weights: of the positions at each target, `[S, P]`.
+        targets: the words, int `[S]`, `PAD` where there is none.
+        captions: whose each target is, int `[S]`, from 0 on.
+    """
+    real = ops.cast(ops.not_equal(targets, PAD), weights.dtype)[:, None]  # [S, 1]
+    number = int(captions.max()) + 1
+    looked = ops.segment_sum(ops.concatenate([weights * real, real], axis=1), captions, num_segments=number)
+    exists = ops.cast(looked[:, -1] > 0, weights.dtype)  # [captions]
+    missing = ops.sum((1 - looked[:, :-1]) ** 2, axis=1)
+    return ops.sum(missing * exists) / ops.maximum(ops.sum(real), 1)
 
 
 @keras.saving.register_keras_serializable("captioner")

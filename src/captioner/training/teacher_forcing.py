@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from captioner.common.keras import Tensor, keras, ops
 from captioner.model.decoder import Decoder, Picture, State
 from captioner.model.deferred_gradient import DeferredGradientMatmul
+from captioner.training.losses import attention_penalty
 from captioner.training.prefix_sharing import StepWidths
 
 
@@ -23,6 +24,8 @@ class TeacherForcing(keras.Model):
     Args:
         decoder: it is shared, not copied.
         step_widths: how many rows each step has.
+        attention_penalty: in training, how much `captioner.training.losses.attention_penalty` adds to the loss; the
+            inputs then need the `targets` too.
 
     Call arguments:
         inputs: `features`, the encoder's map, float `[G, P, C]`; `pictures`, int `[A + B]`: the picture of each row of
@@ -34,10 +37,11 @@ class TeacherForcing(keras.Model):
         Logits of the targets, float32 `[S, V]`.
     """
 
-    def __init__(self, decoder: Decoder, step_widths: StepWidths):
+    def __init__(self, decoder: Decoder, step_widths: StepWidths, attention_penalty: float = 0.0):
         super().__init__(name="teacher_forcing")
         self.decoder = decoder
         self.step_widths = step_widths
+        self.attention_penalty = attention_penalty
         self.built = True
 
     def call(self, inputs: dict[str, Tensor], training: bool = False) -> Tensor:
@@ -52,7 +56,7 @@ class TeacherForcing(keras.Model):
         parts = iter(_split(gates, rows))  # [rows_t, 4H] each
         recurrent_gates = DeferredGradientMatmul(decoder.recurrent_gates.kernel, rows)
         once, begun = decoder.initialize(inputs["features"], training=training)
-        outputs, contexts, state = [], [], None
+        outputs, contexts, weights, state = [], [], [], None
         for phase, picture, parent_row in zip(phases, pictures, parent_rows, strict=True):
             whole = Picture(*_rows(once, picture))
             whole = Picture(*decoder.attention.with_deferred_gradients(whole.feature_vectors, whole.keys, phase))
@@ -65,11 +69,20 @@ class TeacherForcing(keras.Model):
                 elif width < before:
                     state, whole = State(*_first(state, width)), Picture(*_first(whole, width))
                 seen = Picture(*_first(whole, width))
-                state, context, _ = decoder.step(next(parts), state, seen, recurrent_gates)
+                state, context, looked = decoder.step(next(parts), state, seen, recurrent_gates)
                 outputs.append(state.output)
                 contexts.append(context)
+                weights.append(looked)
         deep = decoder.deep_output(ops.concatenate(outputs), ops.concatenate(contexts), embedded)  # [R, E]
         target_rows = ops.reshape(inputs["target_rows"], (sum(self.step_widths.captions),))
+        if training and self.attention_penalty:
+            looks = decoder.attention.looks(
+                ops.take(ops.concatenate(weights), target_rows, axis=0)
+            )  # of each target, [S, P]
+            _, captions = self.step_widths.target_rows
+            spent = looks.positions if looks.grounding is None else looks.positions * looks.grounding[..., None]
+            penalty = attention_penalty(spent, inputs["targets"], captions)
+            self.add_loss(self.attention_penalty * penalty)
         return decoder.logits(ops.take(deep, target_rows, axis=0), training)
 
     def _read(self, words: Tensor, training: bool) -> tuple[Tensor, Tensor]:
@@ -79,10 +92,10 @@ class TeacherForcing(keras.Model):
         dropped = training and decoder.config["word_dropout"]
         # multiplications for each gate, forward and backward, in the three ways below that involve words
         if dropped or vocabulary * (3 * size + 2 * length) > 3 * length * size:
-            embedded = decoder.word_dropout(decoder.embedding(words), training=training)
+            embedded = decoder.word_dropout(decoder.embed(words), training=training)
             return embedded, decoder.word_gates(embedded)
         # of few words the gates are computed once each; they are picked by a product, since so is its gradient then
-        every = decoder.embedding(ops.arange(vocabulary))  # [V, E]
+        every = decoder.embed(ops.arange(vocabulary))  # [V, E]
         picked = ops.one_hot(words, vocabulary, dtype=every.dtype)  # [R, V]
         return ops.matmul(picked, every), ops.matmul(picked, decoder.word_gates(every))
 

@@ -28,12 +28,7 @@ class BahdanauAttention(Attention):
         self.feature_projection = keras.layers.Dense(units, name="V")  # its bias is b
         self.score = keras.layers.Dense(1, name="W")  # its bias is c
 
-    def build(
-        self,
-        feature_vectors_shape: tuple,
-        state_output_shape: tuple,
-        keys_shape: Any = None,  # noqa: ARG002
-    ) -> None:
+    def build(self, feature_vectors_shape: tuple, state_output_shape: tuple, **_: Any) -> None:
         """Make U, V, b, W and c."""
         self.feature_projection.build(feature_vectors_shape)
         self.state_projection.build(state_output_shape)
@@ -45,5 +40,12 @@ class BahdanauAttention(Attention):
 
     def attention_scores(self, keys: Tensor, state_output: Tensor) -> Tensor:
         """Return `W tanh(U s_t + keys_j) + c`, `[B, P]`."""
-        query = ops.expand_dims(self.state_projection(state_output), 1)  # [B, 1, A]
-        return ops.squeeze(self.score(ops.tanh(query + keys)), -1)  # [B, P]
+        return self.compared(self.query(state_output), keys)
+
+    def query(self, state_output: Tensor) -> Tensor:
+        """Return `U s_t`, `[B, 1, A]`."""
+        return ops.expand_dims(self.state_projection(state_output), 1)
+
+    def compared(self, query: Tensor, keys: Tensor) -> Tensor:
+        """Return `W tanh(query + keys_j) + c`, `[B, P]`."""
+        return ops.squeeze(self.score(ops.tanh(query + keys)), -1)

@@ -5,7 +5,7 @@ from typing import Any
 
 from captioner.common.keras import Tensor, keras
 from captioner.model.attention.base import Attention
-from captioner.model.deferred_gradient import DeferredGradientMatmul, multiply
+from captioner.model.deferred_gradient import DeferredGradientMatmul, is_only_multiplying, multiply, only_multiplies
 
 
 @keras.saving.register_keras_serializable("captioner")
@@ -30,12 +30,7 @@ class DotProductAttention(Attention):
         self.query_projection = keras.layers.Dense(units, use_bias=False, kernel_initializer=small, name="Q")
         self.key_projection = keras.layers.Dense(units, use_bias=False, name="K")
 
-    def build(
-        self,
-        feature_vectors_shape: tuple,
-        state_output_shape: tuple,
-        keys_shape: Any = None,  # noqa: ARG002
-    ) -> None:
+    def build(self, feature_vectors_shape: tuple, state_output_shape: tuple, **_: Any) -> None:
         """Make Q and K."""
         self.key_projection.build(feature_vectors_shape)
         self.query_projection.build(state_output_shape)
@@ -44,6 +39,7 @@ class DotProductAttention(Attention):
         """Return `K x_j`, `[B, P, A]`."""
         return self.key_projection(feature_vectors)
 
+    @only_multiplies
     def attention_scores(self, keys: Tensor, state_output: Tensor) -> Tensor:
         """Return `(Q s_t)^T keys_j`, `[B, P]`."""
         return multiply(self.query_projection(state_output), keys, transposed=True)
@@ -53,7 +49,6 @@ class DotProductAttention(Attention):
     ) -> tuple[Tensor, Tensor]:
         """Return both for the steps of a recurrence; see the base class."""
         feature_vectors, keys = super().with_deferred_gradients(feature_vectors, keys, rows)
-        own = (type(self).call, type(self).attention_scores)
-        if own == (Attention.call, DotProductAttention.attention_scores):
+        if is_only_multiplying(type(self).call) and is_only_multiplying(type(self).attention_scores):
             keys = DeferredGradientMatmul(keys, rows, transposed=True)
         return feature_vectors, keys

@@ -14,7 +14,7 @@ class UniformAttention(Attention):
         units: taken so that all attentions are made alike; without effect.
     """
 
-    def build(self, feature_vectors_shape: tuple, state_output_shape: tuple, keys_shape: Any = None) -> None:
+    def build(self, feature_vectors_shape: tuple, state_output_shape: tuple, **_: Any) -> None:
         """Make no weights."""
 
     def project_keys(self, feature_vectors: Tensor) -> Tensor:
