@@ -64,7 +64,7 @@ def evaluate(params: Params) -> None:
         )
         began = time.perf_counter()
         searched = generator.generate(features.grid, rows_of(features, names))
-        found = dict(zip(names, captions_of(searched, model.vocabulary), strict=True))
+        found = dict(zip(names, captions_of(searched, model.vocabulary, model.decoder.attention), strict=True))
         pace = len(names) / (time.perf_counter() - began)
         texts = {image: caption.text for image, caption in found.items()}
         likely = likelihood(model, features, captions)
@@ -78,6 +78,7 @@ def evaluate(params: Params) -> None:
             | novel
             | attention_metrics.attention_on_objects(found, objects)
             | attention_metrics.entropy(found, objects)
+            | attention_metrics.grounding(found, objects)
             | leave_one_out.suffixed("leave-one-out")
         )
         baselines = SufficientStatistics.read(BASELINES / STATISTICS) | SufficientStatistics.read(BLIND / STATISTICS)
@@ -92,7 +93,9 @@ def evaluate(params: Params) -> None:
         written = results.write_scores(own, baselines, setting, directory)
         dropout = any(value for name, value in model.decoder.config.items() if name.endswith("_dropout"))
         results.write_curves(TRAINED / HISTORY, written, directory, dropout)
-        title = f"{model.decoder.config['attention_name']} attention, {counted(len(names), 'test picture')}"
+        heads = model.decoder.options.heads
+        kind = f"{model.decoder.config['attention_name']} attention{f' of {heads} heads' if heads > 1 else ''}"
+        title = f"{kind}, {counted(len(names), 'test picture')}"
         every = store.read_pictures(DATA, names)
         page = directory / "report.html"
         results.write_report(title, written, remarks, every, found, references, scores.by_image, page)

@@ -105,7 +105,7 @@ def test_the_package_itself_takes_no_old_path() -> None:
 def test_a_saved_model_captions_as_it_did() -> None:
     model = Captioner.load(OLD / "data/captioner")
     found = model.generator(2, batch_size=4).generate(tiny.features().grid)
-    assert [caption.text for caption in captions_of(found, model.vocabulary)] == tiny.SAID
+    assert [caption.text for caption in captions_of(found, model.vocabulary, model.decoder.attention)] == tiny.SAID
 
 
 def test_a_logged_model_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

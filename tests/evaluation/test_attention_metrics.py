@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -113,3 +114,19 @@ def test_words_of_the_scenes_have_a_kind() -> None:
     words = {word for wordings in grammar.RELATIONS.values() for wording in wordings for word in wording.split()}
     known = attention_metrics.FUNCTION_WORDS | attention_metrics._SCENE_KINDS.keys()
     assert words | {"a", "an", "is"} <= known
+
+
+def test_grounding_by_kind_of_word() -> None:
+    words = said(*((word, [0.25] * 4) for word in ("a", "red", "star", "below")))["a.png"]
+    caption = replace(words, grounding=np.array([0.2, 0.5, 0.9, 0.4], np.float32))
+    photographs = attention_metrics.grounding({"a.png": caption}, no_objects()).scores()
+    assert photographs == pytest.approx({"grounding-content": 70, "grounding-function": 30})
+    on_scenes = attention_metrics.grounding({"a.png": caption}, boxes(LEFT)).scores()
+    more = {"grounding-colour": 50, "grounding-shape": 90, "grounding-relation": 40}
+    assert {name: value for name, value in on_scenes.items() if not np.isnan(value)} == pytest.approx(
+        photographs | more
+    )
+
+
+def test_what_always_looks_has_no_grounding() -> None:
+    assert attention_metrics.grounding(said(("a", [0.25] * 4)), boxes(LEFT)).scores() == {}

@@ -116,6 +116,17 @@ def test_rows_are_kept_in_their_order(tmp_path: Path) -> None:
     assert [one["scores"] for one in kept] == [{"CIDEr": 12.35, "BLEU-1": 0.5}, {"METEOR": 100.0}]
 
 
+def test_heads_and_grounding_are_kept_where_there_are_any(tmp_path: Path) -> None:
+    heads = np.stack([looks(0, 8, 16), looks(24, 48, -1)], axis=1)  # [T, N, P]
+    several = row(attention=heads.mean(axis=1), heads=heads, grounding=np.array([0.5, 0.12345, 1]))
+    first, second = page(tmp_path, several, row("b.png")).rows
+    assert first["grounding"] == [0.5, 0.123, 1.0]
+    for head, stored in enumerate(first["heads"]):
+        light = np.frombuffer(base64.b64decode(stored), np.uint8).reshape(3, POSITIONS)
+        np.testing.assert_array_equal(light, quantized_light(heads[:, head]))
+    assert not {"heads", "grounding"} & second.keys()
+
+
 def test_title_remarks_and_scores_can_be_read(tmp_path: Path) -> None:
     made = page(tmp_path, title="Dots & stars", remarks=["It is no better than the blind decoder.", "1 < 2"])
     assert made.text["title"] == made.text["h1"] == "Dots & stars"
@@ -430,6 +441,30 @@ def test_in_a_browser(tmp_path: Path, browser: Browser) -> None:
     assert browser.run("return document.querySelector('.caption').textContent") == "The model said nothing."
 
     assert all(url.startswith(("file:", "data:", "blob:")) for url in browser.requested())
+    assert not browser.driver.get_log("browser")
+
+
+def test_heads_and_grounding_in_a_browser(tmp_path: Path, browser: Browser) -> None:
+    side = attention_figure.TILE
+    heads = np.stack([looks(0, 8), looks(24, 48)], axis=1)  # [T, N, P]
+    given = {"attention": heads.mean(axis=1), "heads": heads.reshape(2, 2, 7, 7), "grounding": np.array([0.25, 1.0])}
+    page(tmp_path, row(caption="two looks", picture=encoded(side, side), **given), title="Heads")
+    browser.driver.get((tmp_path / "page.html").as_uri())
+    browser.wait("performance.getEntriesByName('ready').length")
+    offered = browser.run("return [...document.getElementById('head').options].map(one => one.textContent)")
+    assert offered == ["mean of the heads", "head 1 of 2", "head 2 of 2"]
+    picture = np.full((side, side, 3), 120, np.uint8)
+    for choice, weights in {"-1": given["attention"], "0": heads[:, 0], "1": heads[:, 1]}.items():
+        browser.run("document.getElementById('head').value = arguments[0]", choice)
+        browser.run("document.querySelector('.word').focus()")
+        expected = attention_figure.attention_figure(picture, ["two", "looks"], weights)
+        assert np.abs(browser.seen() - tile(expected, 1)).max() <= 2
+        assert browser.run("return document.querySelector('.look').textContent").endswith(" · looked 25 %")
+        browser.run("document.activeElement.blur()")
+    page(tmp_path, row(), title="One head")
+    browser.driver.refresh()
+    browser.wait("document.title === 'One head' && performance.getEntriesByName('ready').length")
+    assert not browser.run("return document.getElementById('head').checkVisibility()")
     assert not browser.driver.get_log("browser")
 
 

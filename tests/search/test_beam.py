@@ -154,7 +154,7 @@ def test_ends_early() -> None:
         logits[:, END] = 50
         return ops.convert_to_tensor(logits), state, ops.zeros((2, 1))
 
-    found = beam_search(step, ops.zeros((2, 1)), pictures=2, positions=1, beam=1, maximum=100)
+    found = beam_search(step, ops.zeros((2, 1)), pictures=2, size=1, beam=1, maximum=100)
     assert found.words.shape == (2, 101)
     assert len(steps) == 2
 

@@ -76,6 +76,14 @@ class Fake:
         return Caption(words, -1.5, np.eye(49)[places].reshape(-1, 7, 7))
 
 
+class TwoHeads(Fake):
+    """Has a second head, which looks at the next place but one, and says that it has looked by half."""
+
+    def _said(self, words: list[str]) -> Caption:
+        one, other = super()._said(words).attention, np.roll(super()._said(words).attention, 2, axis=2)
+        return Caption(words, -1.5, (one + other) / 2, np.stack([one, other], axis=1), np.full(len(words), 0.5))
+
+
 def picture(level: int = 100, form: str = "PNG", size: tuple[int, int] = (40, 20), **options: Any) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", size, (level,) * 3).save(buffer, form, **options)
@@ -432,12 +440,12 @@ def test_models_and_pictures_of_the_checkout_are_served(
 
 def test_it_tells_its_address_serves_and_ends_with_ctrl_c() -> None:
     script = """
-import types, numpy, captioner.serving.demo as demo
+import types, captioner.serving.demo as demo
 from captioner.common.ports import reserve
 class Model:
     def caption(self, pixels, beam):
-        weights = numpy.full((1, 7, 7), 1 / 49)
-        return types.SimpleNamespace(words=[str(pixels[0, 0, 0])], log_probability=-1.0, attention=weights)
+        words = [str(pixels[0, 0, 0])]
+        return types.SimpleNamespace(words=words, described={"words": words})
     def alternatives(self, pixels, words, most=5):
         return [[], []]
 demo.serve({"model": Model()}, [], reserve(0))
@@ -447,12 +455,15 @@ print("ended")
     with subprocess.Popen(
         [sys.executable, "-c", script], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
-        assert process.stdout is not None and process.stderr is not None
-        line = process.stdout.readline()
-        assert line.startswith("The demo is at http://127.0.0.1:") and line.endswith(" (end with Ctrl-C)\n")
-        assert ask(line.split()[4], picture(9))[1]["models"][0]["captions"][0]["words"] == ["9"]
-        process.send_signal(signal.SIGINT)
-        assert process.communicate(timeout=30) == ("ended\n", "")
+        try:
+            assert process.stdout is not None and process.stderr is not None
+            line = process.stdout.readline()
+            assert line.startswith("The demo is at http://127.0.0.1:") and line.endswith(" (end with Ctrl-C)\n")
+            assert ask(line.split()[4], picture(9))[1]["models"][0]["captions"][0]["words"] == ["9"]
+            process.send_signal(signal.SIGINT)
+            assert process.communicate(timeout=30) == ("ended\n", "")
+        finally:
+            process.kill()
     assert process.returncode == 0
 
 
@@ -468,6 +479,28 @@ def place(seen: np.ndarray) -> int:
     """Number of the place, row by row, that is lit."""
     row, column = np.unravel_index(seen.argmax(), seen.shape)
     return 7 * int(7 * row / seen.shape[0]) + int(7 * column / seen.shape[1])
+
+
+def test_heads_and_grounding(browser: Browser) -> None:
+    with served(TwoHeads("heads"), Fake(), pictures=[("test.png", picture(200, size=(70, 70)))]) as address:
+        _, told, _ = ask(address, picture())
+        caption, plain = (model["captions"][0] for model in told["models"])
+        assert np.array(caption["heads"]).shape == (4, 2, 7, 7) and caption["grounding"] == [0.5] * 4
+        assert not {"heads", "grounding"} & plain.keys()
+
+        browser.driver.get(address)
+        browser.wait("performance.getEntriesByName('ready').length")
+        browser.run("document.querySelector('#tests button').click()")
+        browser.wait("document.querySelector('.card') && !document.querySelector('.word.coming')")
+        heads = "return [...document.querySelectorAll('.card select')].map(one => one.checkVisibility())"
+        assert browser.run(heads) == [True, False]
+        for choice, looked in (("0", 1), ("1", 3)):
+            browser.run("document.querySelector('.card select').value = arguments[0]", choice)
+            browser.point("#cards > li:first-child .word", 1)
+            assert place(browser.seen()) == looked
+            assert browser.run("return document.querySelector('.look').textContent").endswith("· looked 50 %")
+            browser.point("#file")
+        assert not browser.driver.get_log("browser")
 
 
 def test_in_a_browser(tmp_path: Path, browser: Browser) -> None:

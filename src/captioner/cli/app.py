@@ -94,8 +94,9 @@ def caption(
         bool,
         typer.Option(
             "--json",
-            help="A JSON object a line: image, caption, words, log_probability (nats), weights (words x 7 x 7). With "
-            "--samples: image and captions, a list of the others.",
+            help="A JSON object a line: image, caption, words, log_probability (nats), weights (words x 7 x 7), of "
+            "several heads also heads, of adaptive attention also grounding. With --samples: image and captions, a "
+            "list of the others.",
         ),
     ] = False,
     figure: Annotated[
@@ -277,8 +278,8 @@ def compare(
 def study(
     dataset: Annotated[str, typer.Option(metavar="NAME", help="What all are trained on.")] = "scenes",
     attentions: Annotated[
-        str | None, typer.Option(metavar="NAME,NAME", help="Two or more. Without it: all that there are.")
-    ] = None,
+        str, typer.Option(metavar="NAME,NAME", help="Two or more of those that `attention` in params.yaml may be.")
+    ] = "uniform,bahdanau,dot",
     seeds: Annotated[str, typer.Option(metavar="N,N", help="Of the trainings of each attention.")] = "1,2,3",
 ) -> None:
     """Train each attention with each seed, and say which differences are significant.
@@ -294,7 +295,7 @@ def study(
         datasets = _names_among("--dataset", dataset, DATASETS)
         if len(datasets) != 1:
             raise CaptionerError(f"--dataset is {quoted(dataset)}: a study has one; start one for each.")
-        chosen = _names_among("--attentions", ",".join(ATTENTIONS) if attentions is None else attentions, ATTENTIONS)
+        chosen = _names_among("--attentions", attentions, ATTENTIONS)
         if len(chosen) < 2:
             raise CaptionerError(f"--attentions is {quoted(attentions)}: a study needs two or more.")
         train_all(checkout_of(Path.cwd()), datasets[0], chosen, _seeds(seeds))
@@ -484,15 +485,7 @@ def _lines(place: str, captions: "Sequence[Caption]", named: bool, sampled: bool
     if not as_json:
         yield from (f"{place}: {caption.text}" if named else caption.text for caption in captions)
         return
-    described = [
-        {
-            "caption": caption.text,
-            "words": caption.words,
-            "log_probability": round(caption.log_probability, 4),
-            "weights": [[[round(weight, 6) for weight in row] for row in grid] for grid in caption.attention.tolist()],
-        }
-        for caption in captions
-    ]
+    described = [{"caption": caption.text, **caption.described} for caption in captions]
     yield json_of({"image": place} | ({"captions": described} if sampled else described[0]))
 
 

@@ -5,7 +5,7 @@ Legend: `P` positions of the grid, row by row · `W` words of a caption.
 Source of pointing accuracy: the pointing game, Zhang et al., ECCV 2016.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -60,19 +60,47 @@ def attention_on_objects(captions: Mapping[str, Caption], objects: pd.DataFrame)
 
 
 def entropy(captions: Mapping[str, Caption], objects: pd.DataFrame) -> SufficientStatistics:
-    """Measure how widely attention spreads, in nats per word, by kind of word: 0 at one position, `log P` when even.
+    """Measure how widely attention spreads, in nats per word: 0 at one position, `log P` when even.
 
-    The kinds are `content` and `function` words and, on scenes, `shape`, `colour`, `size` and `relation` as well; the
-    names are `attention-entropy-content` and so on.
+    The names are `attention-entropy-content` and so on, see `_by_kind_of_word`.
+    """
+    return _by_kind_of_word(
+        "attention-entropy", captions, objects, lambda caption: entr(caption.attention_by_position).sum(axis=1)
+    )
+
+
+def grounding(captions: Mapping[str, Caption], objects: pd.DataFrame) -> SufficientStatistics:
+    """Measure how much an attention that need not look has looked, in percent per word.
+
+    Of one that always does there is nothing to measure. The names are `grounding-content` and so on, see
+    `_by_kind_of_word`.
+
+    Source: Lu et al. 2017, "Knowing When to Look", section 5.3, where `1 - beta` is the visual grounding probability.
+    """
+    if any(caption.grounding is None for caption in captions.values()):
+        return SufficientStatistics(list(captions), {})
+
+    def percent(caption: Caption) -> np.ndarray:
+        assert caption.grounding is not None
+        return 100 * caption.grounding
+
+    return _by_kind_of_word("grounding", captions, objects, percent)
+
+
+def _by_kind_of_word(
+    name: str, captions: Mapping[str, Caption], objects: pd.DataFrame, measure: Callable[[Caption], np.ndarray]
+) -> SufficientStatistics:
+    """Return the mean over words of what `measure` gives for each word of a caption, by kind of word.
+
+    The kinds are `content` and `function` words and, on scenes, `shape`, `colour`, `size` and `relation` as well.
     """
     kinds = ["content", "function", *(dict.fromkeys(_SCENE_KINDS.values()) if not objects.empty else ())]
     sums = {kind: np.zeros((len(captions), 2)) for kind in kinds}
     for number, caption in enumerate(captions.values()):
-        for word, weights in zip(caption.words, caption.attention_by_position, strict=True):
-            spread = float(entr(weights).sum())
+        for word, value in zip(caption.words, measure(caption), strict=True):
             for kind in {_kind(word), _SCENE_KINDS.get(word)} & sums.keys():
-                sums[kind][number] += spread, 1
-    return SufficientStatistics(list(captions), {f"attention-entropy-{kind}": rows for kind, rows in sums.items()})
+                sums[kind][number] += float(value), 1
+    return SufficientStatistics(list(captions), {f"{name}-{kind}": rows for kind, rows in sums.items()})
 
 
 def _kind(word: str) -> str:

@@ -159,7 +159,10 @@ _CURVE_BASELINES = {
 def write_captions(
     captions: Mapping[str, Caption], references: Mapping[str, Sequence[str]], by_image: pd.DataFrame, path: Path
 ) -> None:
-    """Write a JSON object a line and picture: `image`, `caption`, `references`, `log_probability`, `scores`."""
+    """Write a JSON object a line and picture: `image`, `caption`, `references`, `log_probability`, `scores`.
+
+    Of an attention that need not look there is also `grounding`, how much it looked at each word, 0 to 1.
+    """
     own = by_image.round(4).to_dict("index")
     with replacing(path) as beside, beside.open("w", encoding="utf-8") as file:
         for image, caption in captions.items():
@@ -170,6 +173,8 @@ def write_captions(
                 "log_probability": round(caption.log_probability, 4),
                 "scores": own[image],
             }
+            if caption.grounding is not None:
+                row["grounding"] = caption.grounding.astype(float).round(4).tolist()
             file.write(json_of(row) + "\n")
 
 
@@ -187,7 +192,14 @@ def write_report(
     own: dict[Any, dict[Any, float]] = by_image.to_dict("index")
     rows = (
         report.Row(
-            image, picture, captions[image].words, captions[image].attention_by_position, references[image], scored
+            image,
+            picture,
+            captions[image].words,
+            captions[image].attention_by_position,
+            references[image],
+            scored,
+            captions[image].heads,
+            captions[image].grounding,
         )
         for (image, scored), picture in zip(own.items(), pictures, strict=True)
     )

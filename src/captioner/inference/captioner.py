@@ -57,7 +57,7 @@ class Captioner(SavedModel):
 
     def captions(self, generator: Generator, features: np.ndarray, rows: np.ndarray | None = None) -> list[Caption]:
         """Caption the rows (all, if not given) of a map `[pictures, P, C]`."""
-        return captions_of(generator.generate(features, rows), self.vocabulary)
+        return captions_of(generator.generate(features, rows), self.vocabulary, self.decoder.attention)
 
     @overload
     def caption(  # type: ignore[overload-overlap]  # a path is one picture, though it is iterable
@@ -181,7 +181,9 @@ class Captioner(SavedModel):
         with self._network:
             sampler = self._once(Sampler, samples, maximum)
             found = sampler.draw(self._features(image), temperature, top_p, seed)
-        different = {tuple(caption.words): caption for caption in captions_of(found, self.vocabulary)}
+        different = {
+            tuple(caption.words): caption for caption in captions_of(found, self.vocabulary, self.decoder.attention)
+        }
         return sorted(different.values(), key=lambda caption: -caption.log_probability)
 
     def alternatives(self, image: Picture, words: Sequence[str], most: int = 5) -> list[list[Alternative]]:

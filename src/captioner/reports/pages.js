@@ -69,20 +69,33 @@ function inWords(light) {
   return `${place}: ${times.toFixed(times < 10 ? 1 : 0)} × the even share`;
 }
 
-// Returns what lays light over a picture in its frame and says it in words, or, given null, takes it away.
+// How much a model looked at a word, where it need not look; `share` is undefined where it always does.
+function howMuch(share) {
+  return share === undefined ? "" : ` · looked ${(100 * share).toFixed(0)} %`;
+}
+
+// Fills a select with what can be shown of several heads: their mean, then each.
+function offerHeads(select, count) {
+  select.append(element("option", {value: -1}, "mean of the heads"), ...Array.from(
+    {length: count}, (_, head) => element("option", {value: head}, `head ${head + 1} of ${count}`)));
+}
+
+// Returns what lays light over a picture in its frame and says it in words, with some `more`, or, given null, takes it
+// away.
 function lamp(frame, picture, look) {
-  let canvas = null, light = null;
-  return function shed(given) {
+  let canvas = null, light = null, more = "";
+  return function shed(given, said = "") {
     light = given;
+    more = said;
     if (!light) {
       canvas?.remove();
       canvas = null;
       look.textContent = "";
       return;
     }
-    look.textContent = inWords(light);
+    look.textContent = inWords(light) + more;
     if (!picture.complete) {
-      picture.addEventListener("load", () => shed(light), {once: true});
+      picture.addEventListener("load", () => shed(light, more), {once: true});
       return;
     }
     if (!canvas) {

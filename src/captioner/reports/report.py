@@ -37,6 +37,8 @@ class Row:
             `j % sqrt(P)` of the grid, which covers the whole picture.
         references: what people wrote.
         scores: the caption's own, in percent, by name; some may lack.
+        heads: the weights of each of several heads, `[T, N, P]` or `[T, N, R, R]`.
+        grounding: how much the model looked at each word, 0 to 1, `[T]`, where it need not look.
     """
 
     image: str
@@ -45,6 +47,8 @@ class Row:
     attention: np.ndarray
     references: Sequence[str]
     scores: Mapping[str, float]
+    heads: np.ndarray | None = None
+    grounding: np.ndarray | None = None
 
 
 def write(
@@ -115,11 +119,23 @@ def _contents(rows: Iterable[Row]) -> Iterator[tuple[dict[str, Any], str]]:
             "words": list(row.words),
             "light": pages.base64_of(quantized_light(weights).tobytes()),
             "references": list(row.references),
+            **_more(row),
             "scores": {name: round(float(value), 2) for name, value in row.scores.items() if isfinite(value)},
         }
         yield content, pages.base64_of(photograph)
     if row is None:
         raise CaptionerError("received no rows; a report needs at least one picture with a caption")
+
+
+def _more(row: Row) -> dict[str, Any]:
+    """Return the light of each head, and how much was looked, of a row that has them."""
+    more: dict[str, Any] = {}
+    if row.heads is not None and row.words:
+        by_head = np.moveaxis(row.heads.reshape(*row.heads.shape[:2], -1), 1, 0)  # [N, T, P]
+        more["heads"] = [pages.base64_of(quantized_light(weights).tobytes()) for weights in by_head]
+    if row.grounding is not None:
+        more["grounding"] = [round(float(share), 3) for share in row.grounding]
+    return more
 
 
 def _shown(name: str, score: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Beam search over a whole batch of pictures at once.
 
 Legend: `B` pictures · `K` width of the beam · `T` longest caption in tokens, `END` included · `V` vocabulary ·
-`P` positions of the picture's grid.
+`W` attention weights at a word.
 
 Nothing here knows the decoder: `step` is any function that says how likely each next word is.
 """
@@ -17,7 +17,7 @@ def beam_search(
     step: Step,
     state: Tensor,
     pictures: Tensor,
-    positions: int,
+    size: int,
     beam: int = 3,
     maximum: int = 20,
     length_normalization: float = 1.0,
@@ -29,10 +29,10 @@ def beam_search(
     plain form): without it, the shortest captions win.
 
     Args:
-        step: `(words [B*K], state) -> (logits [B*K, V], state, weights [B*K, P])`.
+        step: `(words [B*K], state) -> (logits [B*K, V], state, weights [B*K, W])`.
         state: tensors in any nest, `[B*K, ...]`, the rows of a picture side by side and equal.
         pictures: `B`.
-        positions: `P`.
+        size: `W`.
         beam: `K`.
         maximum: longest caption in words.
         length_normalization: 0 for none, 1 for the mean log-probability of a word.
@@ -52,16 +52,16 @@ def beam_search(
         position: Tensor, last: Tensor, log_probability: Tensor, words: Tensor, weights: Tensor, state: Tensor
     ) -> tuple:
         logits, new_state, new_weights = step(last, state)
-        size = logits.shape[-1]
+        vocabulary = logits.shape[-1]
         closed = finished(last)  # [B*K]
-        token = ops.expand_dims(ops.arange(size), 0)  # [1, V]
+        token = ops.expand_dims(ops.arange(vocabulary), 0)  # [1, V]
         scores = ops.log_softmax(ops.cast(logits, "float32")) + ops.where(
             forbidden(token, position, length), LARGE_NEGATIVE, 0.0
         )
         # a finished candidate continues in one way only, by padding, at no cost
         scores = ops.where(ops.expand_dims(closed, 1), ops.where(token == PAD, 0.0, 2 * LARGE_NEGATIVE), scores)
         total = ops.reshape(log_probability, (-1, 1)) + scores  # [B*K, V]
-        most = min(beam, size)  # extensions of one candidate that may stay in the beam, `M`
+        most = min(beam, vocabulary)  # extensions of one candidate that may stay in the beam, `M`
         each, tokens = top_k(total, most)  # [B*K, M]
         log_probability, best = ops.top_k(ops.reshape(each, (-1, beam * most)), beam)  # [B, K]
         parents = best // most
@@ -75,7 +75,7 @@ def beam_search(
         state = keras.tree.map_structure(lambda x: chosen(x, parents), new_state)
         return position + 1, last, log_probability, words, weights, state
 
-    begun = start(pictures * beam, length, positions, ops.tile(first_in_beam, (pictures, 1)), state)
+    begun = start(pictures * beam, length, size, ops.tile(first_in_beam, (pictures, 1)), state)
     _, _, log_probability, words, weights, _ = ops.while_loop(unfinished(length), extend, begun)
     lengths = ops.sum(ops.cast(ops.not_equal(words, PAD), "float32"), axis=-1)  # [B*K]
     objective = log_probability / ops.reshape(lengths, (-1, beam)) ** length_normalization  # [B, K]

@@ -1,13 +1,15 @@
 """A caption, and captions of many pictures from their features.
 
-Legend: `T` words of a caption · `P` positions of the picture's grid, `R x R` · `C` encoder channels.
+Legend: `T` words of a caption · `P` positions of the picture's grid, `R x R` · `N` heads.
 """
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from captioner.model.attention.base import Attention
 from captioner.search.steps import SearchResult
 from captioner.text.vocabulary import Vocabulary
 
@@ -20,12 +22,17 @@ class Caption:
         words: the caption's words.
         log_probability: of the words and the end, in nats.
         attention: the weights at each word, over rows and columns of the picture, `[T, R, R]` (7 x 7 of the encoders
-            here); each word's sum to 1.
+            here); each word's sum to 1. Of several heads it is their mean.
+        heads: the weights of each head, `[T, N, R, R]`; None where there is one.
+        grounding: how much the model looked at each word, 0 (all by the words before) to 1, `[T]`; None where the
+            attention always looks.
     """
 
     words: list[str]
     log_probability: float
     attention: np.ndarray
+    heads: np.ndarray | None = None
+    grounding: np.ndarray | None = None
 
     @property
     def text(self) -> str:
@@ -37,12 +44,38 @@ class Caption:
         """The attention with the grid's rows one behind the other, `[T, P]`."""
         return self.attention.reshape(len(self.attention), math.prod(self.attention.shape[1:]))
 
+    @property
+    def described(self) -> dict[str, Any]:
+        """What JSON says of it: `words`, `log_probability`, `weights`, and if there are any `heads`, `grounding`."""
+        parts = {"weights": self.attention, "heads": self.heads, "grounding": self.grounding}
+        return {"words": self.words, "log_probability": round(self.log_probability, 4)} | {
+            name: np.round(part.astype(float), 6).tolist() for name, part in parts.items() if part is not None
+        }
 
-def captions_of(found: SearchResult, vocabulary: Vocabulary) -> list[Caption]:
-    """Return what a search found, in words."""
-    side = math.isqrt(found.weights.shape[-1])
-    words = [vocabulary.decode_words(numbers) for numbers in found.words]
-    return [
-        Caption(said, float(log_probability), weights[: len(said)].reshape(len(said), side, side))
-        for said, log_probability, weights in zip(words, found.log_probability, found.weights, strict=True)
-    ]
+
+def captions_of(found: SearchResult, vocabulary: Vocabulary, attention: Attention) -> list[Caption]:
+    """Return what a search found, in words.
+
+    Args:
+        found: by the search.
+        vocabulary: of the decoder.
+        attention: of the decoder, which knows what its weights say.
+    """
+    looks = attention.looks(found.weights)
+    positions, heads, grounding = (None if part is None else np.asarray(part) for part in looks)
+    assert positions is not None
+    side = math.isqrt(positions.shape[-1])
+    captions = []
+    for number, tokens in enumerate(found.words):
+        words = vocabulary.decode_words(tokens)
+        end = len(words)
+        captions.append(
+            Caption(
+                words,
+                float(found.log_probability[number]),
+                positions[number, :end].reshape(end, side, side),
+                None if heads is None else heads[number, :end].reshape(end, heads.shape[2], side, side),
+                None if grounding is None else grounding[number, :end],
+            )
+        )
+    return captions

@@ -46,12 +46,13 @@ class Generator(keras.Model):
     def call(self, features: Tensor) -> SearchResult:
         """Search captions for the map `[B, P, C]`."""
         pictures, positions = features.shape[:2]
+        size = self.decoder.weights_size(positions)
         picture, state = self.decoder.initialize(features, captions=self.beam)
 
         def step(words: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             return self.decoder.next_word(words, state, picture)
 
-        return beam_search(step, state, pictures, positions, self.beam, self.maximum, self.length_normalization)
+        return beam_search(step, state, pictures, size, self.beam, self.maximum, self.length_normalization)
 
     def generate(self, features: np.ndarray, rows: np.ndarray | None = None) -> SearchResult:
         """Return captions, as arrays, for the rows (all, if not given) of a map `[pictures, P, C]`, read in batches."""
@@ -93,7 +94,7 @@ class Sampler(keras.Model):
         def step(words: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             return self.decoder.next_word(words, state, picture)
 
-        return sample(step, state, draws, features.shape[1], temperature, top_p)
+        return sample(step, state, draws, self.decoder.weights_size(features.shape[1]), temperature, top_p)
 
     def draw(
         self, features: np.ndarray, temperature: float = 1.0, top_p: float = 1.0, seed: int | None = None

@@ -1,5 +1,5 @@
 """Captions drawn word by word. Legend: `B` captions · `T` longest caption in tokens, `END` included · `V` vocabulary ·
-`P` positions of the picture's grid.
+`W` attention weights at a word.
 """
 
 from captioner.common.keras import Tensor, ops
@@ -11,7 +11,7 @@ def sample(
     step: Step,
     state: Tensor,
     draws: Tensor,
-    positions: int,
+    size: int,
     temperature: Tensor = 1.0,
     top_p: Tensor = 1.0,
 ) -> SearchResult:
@@ -22,10 +22,10 @@ def sample(
     logits are divided by the temperature before. Toward temperature 0, or `top_p` 0, this is greedy search.
 
     Args:
-        step: `(words [B], state) -> (logits [B, V], state, weights [B, P])`.
+        step: `(words [B], state) -> (logits [B, V], state, weights [B, W])`.
         state: tensors in any nest, `[B, ...]`.
         draws: evenly distributed numbers from 0 to below 1, one a word, float `[B, T]`; they decide what is drawn.
-        positions: `P`.
+        size: `W`.
         temperature: above 0.
         top_p: above 0, at most 1.
 
@@ -65,6 +65,6 @@ def sample(
         weights = ops.where(ops.expand_dims(now, -1), ops.expand_dims(new_weights, 1), weights)
         return position + 1, last, log_probability, words, weights, state
 
-    begun = start(rows, length, positions, ops.zeros((rows,)), state)
+    begun = start(rows, length, size, ops.zeros((rows,)), state)
     _, _, log_probability, words, weights, _ = ops.while_loop(unfinished(length), extend, begun)
     return SearchResult(words, log_probability, weights)

@@ -1,7 +1,7 @@
 """What beam search and sampling share: their result, finished captions, and tokens that may not follow.
 
 Legend: `B` pictures · `T` longest caption in tokens, `END` included · `V` vocabulary ·
-`P` positions of the picture's grid.
+`W` attention weights at a word.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from captioner.common.keras import Tensor, ops
 from captioner.text.vocabulary import END, PAD, START, UNKNOWN
 
 Step: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
-"""From last words `[rows]` and state to logits `[rows, V]`, the new state and attention weights `[rows, P]`."""
+"""From last words `[rows]` and state to logits `[rows, V]`, the new state and attention weights `[rows, W]`."""
 
 LARGE_NEGATIVE = -1e9  # a log-probability that no sum of real ones reaches, and float32 still adds to
 
@@ -22,7 +22,7 @@ class SearchResult(NamedTuple):
     Attributes:
         words: int32 `[B, T]`, closed by `END`, then `PAD`.
         log_probability: of these words and `END`, in nats, `[B]`.
-        weights: the attention weights at each word, 0 behind the last, `[B, T, P]`.
+        weights: the attention weights at each word, 0 behind the last, `[B, T, W]`.
     """
 
     words: Tensor
@@ -41,14 +41,14 @@ def forbidden(token: Tensor, position: Tensor, length: int) -> Tensor:
     return never | ((token != END) & (position == length - 1))  # as long as allowed: it has to end here
 
 
-def start(rows: Tensor, length: int, positions: int, log_probability: Tensor, state: Tensor) -> tuple:
+def start(rows: Tensor, length: int, size: int, log_probability: Tensor, state: Tensor) -> tuple:
     """Return the loop variables before the first step: position, last words, log-probability, words, weights, state."""
     return (
         ops.convert_to_tensor(0, "int32"),
         ops.full((rows,), START, "int32"),
         log_probability,
         ops.full((rows, length), PAD, "int32"),
-        ops.zeros((rows, length, positions)),
+        ops.zeros((rows, length, size)),
         state,
     )
 

@@ -178,9 +178,9 @@ def answer(models: "Mapping[str, Captioner]", data: bytes, settings: Settings) -
 
     Returns:
         `photograph`, upright, as JPEG in base64, its `size`, and `models`, each with `name` and `captions`: the one
-        found by beam search, then those drawn, see `Captioner.samples`, without the first. A caption has `words`,
-        `log_probability` (nats), `weights` `[T, R, R]`, and for each word and for the end after it `alternatives`: the
-        most probable, `word` and `probability`, and the word said where it is not one of them.
+        found by beam search, then those drawn, see `Captioner.samples`, without the first. A caption has what
+        `Caption.described` says, and for each word and for the end after it `alternatives`: the most probable, `word`
+        and `probability`, and the word said where it is not one of them.
 
     Raises:
         UnreadableImage: the picture cannot be read.
@@ -266,12 +266,7 @@ def _described(model: "Captioner", pixels: np.ndarray, caption: "Caption") -> di
     ):
         shown = likeliest[:ALTERNATIVES] + [each for each in likeliest[ALTERNATIVES:] if each.word == said]
         places.append([{"word": each.word, "probability": round(each.probability, 5)} for each in shown])
-    return {
-        "words": caption.words,
-        "log_probability": round(caption.log_probability, 4),
-        "weights": np.round(caption.attention.astype(float), 6).tolist(),
-        "alternatives": places,
-    }
+    return {**caption.described, "alternatives": places}
 
 
 def _page(models: "Mapping[str, Captioner]", pictures: Sequence[tuple[str, bytes]]) -> tuple[str, str]:

@@ -11,6 +11,7 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from captioner.common.keras import keras
 from captioner.reports.attention_figure import attention_figure
+from captioner.search.caption import captions_of
 from captioner.search.generators import Generator
 from captioner.text.vocabulary import Vocabulary
 from captioner.tracking import names
@@ -48,9 +49,9 @@ class TensorBoardLogger(keras.callbacks.Callback):
             for name, value in (logs or {}).items()
         ]
         found = self.generator.generate(self.features)
-        for number, picture in enumerate(self.pictures):
-            words = self.vocabulary.decode_words(found.words[number])
-            figure = attention_figure(picture, words, found.weights[number, : len(words)])
+        captions = captions_of(found, self.vocabulary, self.generator.decoder.attention)
+        for number, (picture, caption) in enumerate(zip(self.pictures, captions, strict=True)):
+            figure = attention_figure(picture, caption.words, caption.attention_by_position)
             encoded = io.BytesIO()
             figure.save(encoded, "PNG")
             image = Summary.Image(height=figure.height, width=figure.width, encoded_image_string=encoded.getvalue())
