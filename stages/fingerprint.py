@@ -9,7 +9,7 @@ from typing import Any
 from stage import main_checkout, run
 
 from captioner.common import files
-from captioner.common.fingerprints import FileHashes
+from captioner.common.fingerprints import FileHashes, combined
 from captioner.common.workspace import FINGERPRINTS
 from captioner.encoders import networks
 from captioner.params import Params
@@ -29,10 +29,17 @@ def fingerprint(params: Params) -> None:
         file = networks.weights_file(asked.encoder, asked.weights, checkout)
         return {} if file is None else {"sha256": hashes.of([file])[file]}
 
-    own, asked = params.download.folder, params.features
+    def vectors() -> dict[str, str]:
+        from captioner.text import word_vectors  # likewise
+
+        found = hashes.of(word_vectors.files_of(asked_vectors, checkout))
+        return {"sha256": combined((file.suffix, sha256) for file, sha256 in found.items())}
+
+    own, asked, asked_vectors = params.download.folder, params.features, params.model.word_vectors
     found = {
         "pictures": {} if params.dataset != "folder" else _look(checkout, "pictures", own.path, pictures),
         "weights": {} if asked.weights == "imagenet" else _look(checkout, "weights", asked.weights, weights),
+        "word_vectors": {} if asked_vectors == "none" else _look(checkout, "word_vectors", asked_vectors, vectors),
     }
     hashes.save()
     with files.replacing(FINGERPRINTS) as beside:

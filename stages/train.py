@@ -1,5 +1,7 @@
 """Train a decoder with one attention on the features."""
 
+from typing import Any
+
 import numpy as np
 from stage import main_checkout, run
 
@@ -18,12 +20,24 @@ from captioner.params import Params, section_of
 from captioner.scoring.scorer import Scorer
 from captioner.scoring.shares import shares
 from captioner.search.generators import Generator
+from captioner.text import word_vectors
 from captioner.text.vocabulary import Vocabulary
 from captioner.tracking import runs, tensorboard
 from captioner.training import callbacks, fit
 from captioner.training.history import HISTORY
 
 SHOWN = 3  # validation pictures whose attention is drawn after each epoch
+
+
+def pretrained(params: Params, vocabulary: Vocabulary) -> tuple[np.ndarray | None, dict[str, Any] | None]:
+    """Return the vectors that the embeddings begin with and what a model says of them, or nothing."""
+    found = word_vectors.files_of(params.model.word_vectors, main_checkout())
+    if not found:
+        return None, None
+    vectors = word_vectors.load(found[0], vocabulary.words, params.seed)
+    broken = f" Rows that cannot be read, and are left out: {vectors.broken:,}." if vectors.broken else ""
+    print(f"{found[0]} has vectors for {vectors.covered:.1%} of the vocabulary's words.{broken}", flush=True)
+    return vectors.matrix, {"file": found[0].name, "covered": round(100 * vectors.covered, 2)}
 
 
 def train(params: Params) -> None:
@@ -42,7 +56,10 @@ def train(params: Params) -> None:
         chosen = {name: scores[name] for name in ("CIDEr", "BLEU-4")}
         return chosen | shares(generated, objects).scores()
 
-    decoder = fit.build(params.model, recipe, params.attention, len(vocabulary), features.channels, features.positions)
+    sizes = (len(vocabulary), features.channels, features.positions)
+    vectors, about_vectors = pretrained(params, vocabulary)
+    measured = {} if about_vectors is None else {"train/words-with-vectors": about_vectors["covered"]}
+    decoder = fit.build(params.model, recipe, params.attention, *sizes, vectors)
 
     names = list(references)
     print(fit.about_choice(captions["image"][captions["split"] == "train"].nunique(), len(names)), flush=True)
@@ -55,7 +72,7 @@ def train(params: Params) -> None:
     }
     with (
         files.replacing(TRAINED) as results,
-        runs.training(main_checkout(), params, SECONDS, identity) as tracked,
+        runs.training(main_checkout(), params, SECONDS, identity, measured) as tracked,
     ):
         results.mkdir()
         kept = fit.train(
@@ -84,7 +101,7 @@ def train(params: Params) -> None:
         }
         # how it is evaluated is no part of the model, and may change
         made_with = {name: value for name, value in params.flat().items() if not name.startswith("evaluate.")}
-        model = SavedModel(decoder, vocabulary, encoder, recipe.maximum_words, made_with)
+        model = SavedModel(decoder, vocabulary, encoder, recipe.maximum_words, made_with, about_vectors)
         model.save(MODEL)
         tracked.log_training(results, MODEL, model.weights_sha256)
 

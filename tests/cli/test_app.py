@@ -10,10 +10,12 @@ import sys
 import tomllib
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
 import numpy as np
+import parameters
 import pytest
 import tiny
 from checkout import ROOT
@@ -26,6 +28,7 @@ from captioner.cli.app import app, compare
 from captioner.common.errors import CaptionerError
 from captioner.evaluation import bootstrap
 from captioner.inference.captioner import Captioner
+from captioner.model.attention import ATTENTIONS
 
 
 @pytest.fixture
@@ -319,6 +322,14 @@ class TestInfo:
         assert (told["params"], told["weights_sha256"]) == (model.params, model.weights_sha256)
         assert (told["words"], told["maximum_words"], told["attention"], told["data"]) == (words, 4, "bahdanau", None)
 
+    def test_word_vectors(self, checkout: Path, model: Captioner) -> None:
+        vectors = {"file": "glove.txt", "covered": 93.12}
+        replace(model, word_vectors=vectors).save(checkout / "models/captioner")
+        code, out, err = call("info")
+        assert (code, err) == (0, "") and "vectors     glove.txt, of 93.12 % of the words\n" in out
+        assert json.loads(call("info", "--json")[1])["word_vectors"] == vectors
+        assert "glove.txt" in call("info", "--card")[1]
+
     def test_without_scores_or_model(self, checkout: Path) -> None:
         assert "none beside this model" in call("info")[1]
         expected = "info: There is no model in elsewhere: make one with `dvc repro`.\n"
@@ -466,10 +477,20 @@ def test_a_study_takes_the_seeds_that_a_training_takes(seeds: str) -> None:
     assert err.endswith("give whole numbers from 0 to 4294967295, as in --seeds 1,2,3.\n")
 
 
+def test_what_an_attention_of_a_study_cannot_have_is_refused_before_the_first_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parameters.write(tmp_path, **{"attention": "scaled_dot", "model.heads": 4})
+    monkeypatch.chdir(tmp_path)
+    code, out, err = call("study", "--attentions", "scaled_dot,dot")
+    assert (code, out) == (1, "")
+    assert err.startswith("study: params.yaml: model.heads is 4, and attention dot has one head: ")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--attentions", "dot,additive"], "--attentions has 'additive': allowed are uniform, bahdanau, dot."),
+        (["--attentions", "dot,additive"], f"--attentions has 'additive': allowed are {', '.join(ATTENTIONS)}."),
         (["--attentions", "dot"], "--attentions is 'dot': a study needs two or more."),
         (["--dataset", "coco"], "--dataset has 'coco': allowed are scenes, flickr8k, folder."),
         (["--dataset", "scenes,folder"], "--dataset is 'scenes,folder': a study has one; start one for each."),

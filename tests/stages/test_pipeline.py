@@ -19,6 +19,7 @@ from PIL import Image
 
 from captioner.data import store
 from captioner.data.dataset import CAPTION_COLUMNS, SPLITS, Dataset
+from captioner.model.attention import ATTENTIONS
 from captioner.params import Recipe
 
 pytestmark = pytest.mark.slow
@@ -67,7 +68,8 @@ def test_of_a_recipe_each_stage_names_the_keys_that_concern_it() -> None:
         names = STAGES[stage]["params"]
         return {name.rpartition(".")[2] for name in names if name.startswith("train.${dataset}.")}
 
-    blind, trained, every = {"blind_epochs", "blind_learning_rate"}, {"epochs", "learning_rate"}, {*Recipe.model_fields}
+    blind, every = {"blind_epochs", "blind_learning_rate"}, {*Recipe.model_fields}
+    trained = {"epochs", "learning_rate", "attention_penalty"}
     assert listed("blind") == every - trained and listed("train") == every - blind
     assert listed("baselines") == {"maximum_words"}
 
@@ -153,7 +155,7 @@ def test_an_unknown_attention_is_one_line_before_any_work(stage: str, workspace:
     before = files(workspace)
     done = script(stage, workspace)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == (f"{stage}: params.yaml: attention is 'additive': allowed are uniform, bahdanau, dot.\n")
+    assert done.stderr == (f"{stage}: params.yaml: attention is 'additive': allowed are {', '.join(ATTENTIONS)}.\n")
     assert files(workspace) == before
 
 

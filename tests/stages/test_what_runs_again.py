@@ -52,6 +52,9 @@ BY_PARAMETER: dict[str, tuple[Any, list[str]]] = {
     "features.batch_size": (8, []),
     "model.state_size": (8, ["blind", "train"]),
     "model.spatial_encoding": ("none", ["train"]),
+    "model.heads": (2, ["train"]),
+    "model.word_vectors": ("vectors.txt", ["train"]),
+    "train.scenes.attention_penalty": (1.0, ["train"]),
     "train.scenes.epochs": (9, ["train"]),
     "train.scenes.learning_rate": (0.5, ["train"]),
     "train.scenes.blind_epochs": (9, ["blind"]),
@@ -81,7 +84,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (place / path).write_text(f"{path}\n")
     # what stages read of directories that others write
     for directory, files in {
-        "data/fingerprints": ["pictures.json", "weights.json"],
+        "data/fingerprints": ["pictures.json", "weights.json", "word_vectors.json"],
         "results/train": ["history.csv", "run.json"],
     }.items():
         (place / directory).unlink()

@@ -33,6 +33,7 @@ def about(directory: Path) -> dict[str, Any]:
             "attention": described.params.get("attention"),
             "encoder": dict(described.encoder),
             "words": words,
+            "word_vectors": described.word_vectors,
             "maximum_words": described.maximum_words,
             "weights_sha256": described.weights_sha256,
             "scores": _scores(directory, described.weights_sha256),
@@ -64,6 +65,8 @@ def table(known: dict[str, Any]) -> list[str]:
         ("vocabulary", f"{known['words']:,} words; captions of at most {known['maximum_words']}"),
         ("weights", known["weights_sha256"][:12]),
     ]
+    if vectors := known["word_vectors"]:
+        rows.insert(5, ("vectors", f"{vectors['file']}, of {vectors['covered']} % of the words"))
     lines = [f"{name:12}{value}" for name, value in rows]
     shown = {name: known["scores"][name] for name in HEADINGS if name in known["scores"]}
     if shown:

@@ -49,7 +49,7 @@ def card(directory: Path) -> str:
         CaptionerError: there is no whole model in the directory.
     """
     known = about(directory)
-    encoder, params = known["encoder"], known["params"]
+    encoder, params, vectors = known["encoder"], known["params"], known["word_vectors"]
     weights = f"`{_public(encoder['weights'])}` (`{encoder['weights_sha256'][:12]}`)"
     kind, use = _DATA.get(known["data"], ("unknown", "Unknown."))
     lines = [
@@ -62,6 +62,7 @@ def card(directory: Path) -> str:
         f"| encoder | `{encoder['name']}`, frozen; {weights} |",
         f"| attention | `{known['attention'] or 'unknown'}` |",
         f"| vocabulary | {known['words']:,} words; anything else cannot be said |",
+        *([f"| word vectors | `{vectors['file']}`, of {vectors['covered']} % of the words |"] if vectors else []),
         f"| data | `{known['data'] or 'unknown'}`: {kind} |",
         f"| weights | `{known['weights_sha256'][:12]}` |",
         "",

@@ -28,6 +28,7 @@ REQUIREMENTS = (
     "numpy",
     "pillow",
     "psutil",
+    "pydantic",
     "tokenizers",
     "tqdm",
 )

@@ -102,7 +102,9 @@ class Run:
 
 
 @contextmanager
-def training(root: Path, params: Params, seconds: Path, tags: Mapping[str, str]) -> Iterator[Run]:
+def training(
+    root: Path, params: Params, seconds: Path, tags: Mapping[str, str], metrics: Mapping[str, float] | None = None
+) -> Iterator[Run]:
     """Open the run of a training; it ends as FINISHED, or as FAILED when the block raises or the process is terminated.
 
     Args:
@@ -110,12 +112,14 @@ def training(root: Path, params: Params, seconds: Path, tags: Mapping[str, str])
         params: the experiment.
         seconds: the directory where the stages before have noted how long they took.
         tags: what else to tag the run with.
+        metrics: what was measured before training.
 
     Raises:
         CaptionerError: the store cannot be reached.
     """
     name = " · ".join(filter(None, [params.attention, params.dataset, os.environ.get("DVC_EXP_NAME")]))
     record = Record("", name, _tags(root, params) | dict(tags), params.flat())
+    record.metrics |= metrics or {}
     for stage in ("download", "vocabulary", "features"):
         path = seconds / f"{stage}.json"
         if path.is_file():
