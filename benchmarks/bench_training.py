@@ -32,7 +32,6 @@ import numpy as np
 from captioner import params
 from captioner.common.startup import keep_freed_memory
 from captioner.features.store import Features
-from captioner.model.attention import ATTENTIONS
 from captioner.model.decoder import Decoder, Picture, State
 from captioner.params import ModelParams, Recipe
 from captioner.text.vocabulary import PAD, decoder_inputs
@@ -197,5 +196,5 @@ def measure(attention: str, directory: Path) -> None:
 if __name__ == "__main__":
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
-        for name in sys.argv[1:] or ATTENTIONS:
+        for name in sys.argv[1:] or GOALS:
             measure(name, Path(folder))

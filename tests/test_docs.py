@@ -164,6 +164,8 @@ def test_messages_are_quoted_as_they_are_printed() -> None:
     assert [quote for quote in quoted if not any(quote in message for message in said)] == []
 
 
+SHOWN = ("hyperparameters", "attention/scaled_dot")
+"""The modules whose lines the section about a hyper-parameter shows, in order."""
 EXTENDING = (ROOT / "docs/extending.md").read_text("utf-8")
 
 
@@ -175,17 +177,28 @@ def test_the_attention_of_the_documentation(monkeypatch: pytest.MonkeyPatch, rng
         module = types.ModuleType(f"captioner.model.attention.{place.partition(':')[0]}")
         monkeypatch.setitem(sys.modules, module.__name__, module)
         exec(definition, vars(module))
-        layer = attention.create(name, 5)
+        layer = attention.create(name, tiny.SIZES.model_copy(update={"attention_size": 5}))
         vectors, state = rng.normal(size=(2, 4, 3)).astype("f"), rng.normal(size=(2, 6)).astype("f")
         context, weights = layer(vectors, state)
-        query, key = (np.asarray(each.kernel) for each in (layer.query_projection, layer.key_projection))
-        scores = np.einsum("ba,bpa->bp", state @ query, vectors @ key) / np.sqrt(5)
+        query, key = (
+            state @ np.asarray(layer.query_projection.kernel),
+            vectors @ np.asarray(layer.key_projection.kernel),
+        )
+        lengths = np.linalg.norm(query, axis=-1)[:, None] * np.linalg.norm(key, axis=-1)
+        scores = np.e * np.einsum("ba,bpa->bp", query, key) / lengths
         expected = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
-        terms = 3 + 6 + 5 + 4 + 4  # channels, state, units, positions twice
+        terms = 3 + 6 + 5 + 5 + 5 + 4 + 4  # channels, state, units three times, positions twice
         largest = max(1, np.abs(scores).max())
         assert_same(weights, expected, terms, largest)
         assert_same(context, np.einsum("bp,bpe->be", expected, vectors), terms, largest * np.abs(vectors).max())
         assert tiny.decoder(name).attention.name == "attention"
+
+
+def test_the_hyper_parameter_of_the_documentation() -> None:
+    shown = re.findall("^```text\n(.*?)```", section(EXTENDING, "### A hyper-parameter"), re.MULTILINE | re.DOTALL)
+    sources = [(ROOT / f"src/captioner/model/{name}.py").read_text("utf-8") for name in SHOWN]
+    assert len(shown) == len(sources)
+    assert [code for code, source in zip(shown, sources, strict=True) if code not in source] == []
 
 
 def test_the_encoder_of_the_documentation() -> None:
