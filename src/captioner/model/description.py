@@ -50,7 +50,7 @@ class Description:
                     f"The model in {directory} has the format {described['format']}, this version reads {FORMAT}: "
                     "train it again with `dvc repro`."
                 )
-            described.setdefault("word_vectors", None)  # which models of before lack
+            described.setdefault("word_vectors", None)
             return cls(**{name: described[name] for name in cls.__annotations__})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise no_model(directory, error) from None

@@ -52,8 +52,7 @@ class SavedModel:
                 "vocabulary_sha256": files.sha256(beside / VOCABULARY),
                 "weights_sha256": self.weights_sha256,
                 "params": self.params,
-                "word_vectors": self.word_vectors,
-            }
+            } | ({} if self.word_vectors is None else {"word_vectors": self.word_vectors})
             (beside / DESCRIPTION).write_text(files.json_of(described, indent=2) + "\n", "utf-8")
 
     @classmethod
