@@ -697,7 +697,7 @@ likeness = (word_vectors / length) @ (word_vectors / length).T
 for word in ("red", "circle", "above"):
     row = likeness[vocabulary.encode(word)[0]]
     nearest = sorted(known, key=lambda number, row=row: -row[number])[1:4]
-    print(f"nearest to {word}:", ", ".join(vocabulary.words[number] for number in nearest))
+    print(f"nearest to {word}:", ", ".join(vocabulary.tokens[number] for number in nearest))
 
 # %% [markdown]
 # A random rotation brings them to the embedding's size without changing what is near what; then they are scaled to the

@@ -34,7 +34,7 @@ def pretrained(params: Params, vocabulary: Vocabulary) -> tuple[np.ndarray | Non
     found = word_vectors.files_of(params.model.word_vectors, main_checkout())
     if not found:
         return None, None
-    vectors = word_vectors.load(found[0], vocabulary.words, params.seed)
+    vectors = word_vectors.load(found[0], vocabulary.tokens, params.seed)
     broken = f" Rows that cannot be read, and are left out: {vectors.broken:,}." if vectors.broken else ""
     print(f"{found[0]} has vectors for {vectors.covered:.1%} of the vocabulary's words.{broken}", flush=True)
     return vectors.matrix, {"file": found[0].name, "covered": round(100 * vectors.covered, 2)}
@@ -64,7 +64,9 @@ def train(params: Params) -> None:
     names = list(references)
     print(fit.about_choice(captions["image"][captions["split"] == "train"].nunique(), len(names)), flush=True)
     rows = rows_of(features, names)
-    greedy = Generator(decoder, beam=1, maximum=recipe.maximum_words, batch_size=min(64, len(names)))
+    greedy = Generator(
+        decoder, beam=1, maximum=recipe.maximum_words, batch_size=min(64, len(names)), vocabulary=vocabulary
+    )
     shown = np.stack([images.decode(data, images.IMAGE_SIZE) for data in store.read_pictures(DATA, names[:SHOWN])])
     identity = {
         "data_sha256": files.sha256(DATA / store.CAPTIONS),

@@ -1,17 +1,20 @@
-"""Collect the words of the training captions."""
+"""Collect the words of the training captions, or pieces of words."""
 
 from stage import run
 
 from captioner.common.workspace import DATA, VOCABULARY
 from captioner.data import store
 from captioner.params import Params
-from captioner.text.vocabulary import Vocabulary, usable_count
+from captioner.text.vocabulary import Subwords, Vocabulary, usable_count
 
 
 def vocabulary(params: Params) -> None:
     """Write `data/vocabulary.json`."""
     captions = store.read_captions(DATA)
     training = captions["caption"][captions["split"] == "train"]
+    if params.vocabulary.tokens == "bpe":
+        Subwords.learn(training, params.vocabulary.bpe_size).save(VOCABULARY)
+        return
     wanted = params.vocabulary.minimum_count
     used, unknown = usable_count(training, wanted)
     if used < wanted:

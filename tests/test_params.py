@@ -171,7 +171,10 @@ def test_batches_that_no_memory_holds(tmp_path: Path) -> None:
     [
         ("attnetion", ["unknown key attnetion", "dataset, attention, seed", "did you mean attention?"]),
         ("train.scenes.epoch", ["unknown key train.scenes.epoch", "epochs, patience", "did you mean epochs?"]),
-        ("evaluate.zzz", ["unknown key evaluate.zzz", "beam, length_normalization, batch_size, attention_pictures"]),
+        (
+            "evaluate.zzz",
+            ["unknown key evaluate.zzz", "beam, length_normalization, batch_size, samples, attention_pictures"],
+        ),
         ("download.folder.PATH", ["unknown key download.folder.PATH", "path, captions"]),
     ],
 )
@@ -214,6 +217,12 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
             {"attention": "uniform", "train.scenes.attention_penalty": 1.0},
             "train.scenes.attention_penalty is 1, and uniform attention has nothing to learn from it: set it to 0, or",
         ),
+        (
+            {"model.word_vectors": "vectors.txt", "vocabulary.tokens": "bpe"},
+            "params.yaml: model.word_vectors is a file with vectors of words, and vocabulary.tokens is bpe, pieces of",
+        ),
+        ({"evaluate.samples": 1}, "evaluate.samples is 1: allowed are 0, for none, and 2 to 100"),
+        ({"evaluate.samples": 100, "evaluate.batch_size": 4096}, "samples × batch_size is 409,600 captions searched"),
         (
             {"model.spatial_encoding": "sinusoidal", "model.embedding_size": 6},
             "model: spatial_encoding sinusoidal needs an embedding_size that 4 divides, received 6",

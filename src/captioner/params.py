@@ -17,6 +17,7 @@ from captioner.encoders import ENCODERS
 from captioner.model.attention import ATTENTIONS, SEVERAL_HEADS
 from captioner.model.hyperparameters import ModelParams
 from captioner.scoring import METRICS
+from captioner.text import FEWEST_SUBWORDS
 
 # Bounds are where what a value feeds stops working, or stops making sense: docs/parameters.md#bounds says why.
 SEEDS = 2**32
@@ -81,6 +82,8 @@ class VocabularyParams(Section):
     """Stage `vocabulary`."""
 
     minimum_count: Annotated[int, Field(ge=1, le=1_000_000)]
+    tokens: Literal["words", "bpe"] = "words"
+    bpe_size: Annotated[int, Field(ge=FEWEST_SUBWORDS, le=65_000)] = 1000
 
 
 class FeaturesParams(Section):
@@ -136,18 +139,27 @@ class Evaluate(Section):
     beam: Annotated[int, Field(ge=1, le=50)]
     length_normalization: Annotated[float, Field(ge=0, le=10)]
     batch_size: Pictures
+    samples: Annotated[int, Field(ge=0, le=100)] = 5
     attention_pictures: Annotated[int, Field(ge=0, le=10_000)]
     metrics: list[str]
 
     @model_validator(mode="after")
     def _searches_that_memory_holds(self) -> "Evaluate":
-        rows = self.beam * self.batch_size
-        if rows > ROWS_OF_A_SEARCH:
-            raise ValueError(
-                f"beam × batch_size is {rows:,} captions searched at a time, allowed are {ROWS_OF_A_SEARCH:,}: "
-                "lower one of them"
-            )
+        for name in ("beam", "samples"):
+            rows = getattr(self, name) * self.batch_size
+            if rows > ROWS_OF_A_SEARCH:
+                raise ValueError(
+                    f"{name} × batch_size is {rows:,} captions searched at a time, allowed are {ROWS_OF_A_SEARCH:,}: "
+                    "lower one of them"
+                )
         return self
+
+    @field_validator("samples")
+    @classmethod
+    def _none_or_several(cls, samples: int) -> int:
+        if samples == 1:
+            raise ValueError("allowed are 0, for none, and 2 to 100: one caption cannot differ from others")
+        return samples
 
     @field_validator("metrics")
     @classmethod
@@ -185,6 +197,15 @@ class Params(Section):
             raise ValueError(
                 f"model.heads is {self.model.heads}, and attention {self.attention} has one head: set model.heads to "
                 f"1, or attention to {' or '.join(SEVERAL_HEADS)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _vectors_of_tokens_that_are_words(self) -> "Params":
+        if self.model.word_vectors != "none" and self.vocabulary.tokens == "bpe":
+            raise ValueError(
+                "model.word_vectors is a file with vectors of words, and vocabulary.tokens is bpe, pieces of words: "
+                "set model.word_vectors to none, or vocabulary.tokens to words"
             )
         return self
 

@@ -44,7 +44,7 @@ _VALUES: dict[str, Any] = {
         },
         "folder": {"path": "pictures", "captions": "captions.csv"},
     },
-    "vocabulary": {"minimum_count": 5},
+    "vocabulary": {"tokens": "words", "bpe_size": 1000, "minimum_count": 5},
     "features": {"encoder": "efficientnet_lite0", "weights": "imagenet", "batch_size": 32},
     "model": ModelParams(
         embedding_size=256, state_size=512, attention_size=256, spatial_encoding="learned"
@@ -58,6 +58,7 @@ _VALUES: dict[str, Any] = {
         "beam": 3,
         "length_normalization": 1.0,
         "batch_size": 64,
+        "samples": 5,
         "attention_pictures": 12,
         "metrics": ["BLEU", "METEOR", "ROUGE-L", "CIDEr"],
     },

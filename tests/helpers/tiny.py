@@ -13,7 +13,8 @@ from PIL import Image
 from captioner.features.store import Features
 from captioner.model.decoder import Decoder
 from captioner.params import ModelParams, Recipe
-from captioner.text.vocabulary import Vocabulary
+from captioner.text import FEWEST_SUBWORDS
+from captioner.text.vocabulary import Subwords, Vocabulary
 from captioner.training import fit
 from captioner.training.batches import CaptionBatches
 from captioner.training.prefix_sharing import StepWidths
@@ -93,11 +94,21 @@ class Extractor:
         return features().grid[pixels[:, 0, 0, 0] // 60]
 
 
-def batches(used: Recipe, seed: int | None = 1, by_image: dict[str, list[str]] = CAPTIONS) -> CaptionBatches:
+def subwords() -> Subwords:
+    """Return a vocabulary in which the words of the data set have one piece to six."""
+    return Subwords.learn(captions()["caption"], FEWEST_SUBWORDS + 6)
+
+
+def batches(
+    used: Recipe,
+    seed: int | None = 1,
+    by_image: dict[str, list[str]] = CAPTIONS,
+    known: Vocabulary | None = None,
+) -> CaptionBatches:
     return CaptionBatches(
         features(),
         captions(by_image),
-        vocabulary(),
+        known or vocabulary(),
         used.batch_size,
         used.captions_per_picture,
         used.maximum_words,
@@ -124,8 +135,13 @@ def histories(step_widths: StepWidths, inputs: dict[str, np.ndarray]) -> list[li
     return known
 
 
-def decoder(attention: str = "dot", used: Recipe | None = None, sizes: ModelParams = SIZES) -> Decoder:
-    return fit.build(sizes, used or recipe(), attention, len(vocabulary()), CHANNELS, POSITIONS)
+def decoder(
+    attention: str = "dot",
+    used: Recipe | None = None,
+    sizes: ModelParams = SIZES,
+    known: Vocabulary | None = None,
+) -> Decoder:
+    return fit.build(sizes, used or recipe(), attention, len(known or vocabulary()), CHANNELS, POSITIONS)
 
 
 class Scores(keras.callbacks.Callback):

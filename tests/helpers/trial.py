@@ -14,6 +14,7 @@ from captioner.model.decoder import Decoder
 from captioner.model.hyperparameters import ModelParams
 from captioner.model.saved_model import SavedModel
 from captioner.params import Recipe
+from captioner.text.vocabulary import Vocabulary
 from captioner.training import fit
 from captioner.training.batches import CaptionBatches
 from captioner.training.likelihood import nll_of_decoder
@@ -55,11 +56,16 @@ def begin(directory: Path) -> None:
     small.save(directory / ENCODER)
 
 
+def known(name: str) -> Vocabulary:
+    """Return the vocabulary of one of `MODELS`: one has subwords."""
+    return tiny.subwords() if name == "heads" else tiny.vocabulary()
+
+
 def untrained(name: str) -> tuple[Decoder, Recipe]:
     """Return one of `MODELS`, and its recipe."""
     attention, sizes, recipe = MODELS[name]
     used = tiny.recipe(epochs=STEPS, maximum_words=WORDS, **recipe)
-    return tiny.decoder(attention, used, ModelParams(**tiny.SIZES.model_dump() | sizes)), used
+    return tiny.decoder(attention, used, ModelParams(**tiny.SIZES.model_dump() | sizes), known(name)), used
 
 
 def encoder(first: Path) -> Callable[[np.ndarray], np.ndarray]:
@@ -76,10 +82,10 @@ def learn(first: Path, directory: Path) -> None:
         decoder.load_weights(first / f"{name}.weights.h5")
         (directory / name).mkdir(parents=True)
         history = keras.callbacks.CSVLogger(directory / name / "history.csv")
-        data = tiny.batches(used)
+        data, validation = (tiny.batches(used, seed, known=known(name)) for seed in (1, None))
         assert len(data) == 1
-        fit.train(decoder, data, tiny.batches(used, None), used, [tiny.Scores(range(STEPS)), history])
-        SavedModel(decoder, tiny.vocabulary(), made_by, WORDS, {}).save(directory / name / "model")
+        fit.train(decoder, data, validation, used, [tiny.Scores(range(STEPS)), history])
+        SavedModel(decoder, known(name), made_by, WORDS, {}).save(directory / name / "model")
 
 
 def seeded() -> list[np.ndarray]:
@@ -156,6 +162,7 @@ def use(directory: Path) -> dict[str, Any]:
         model = Captioner.load(directory / name / "model")
         found = model.generator(beam=3, batch_size=4).generate(tiny.features().grid)
         said |= {f"{name} {part}": values for part, values in found._asdict().items()}
-        surprise = nll_of_decoder(model.decoder, tiny.batches(tiny.recipe(maximum_words=WORDS), None))
+        test = tiny.batches(tiny.recipe(maximum_words=WORDS), None, known=known(name))
+        surprise = nll_of_decoder(model.decoder, test)
         said[f"{name} nll"] = surprise.rows["nll"]
     return said

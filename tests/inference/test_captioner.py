@@ -60,7 +60,7 @@ def test_a_loaded_model_says_the_same(model: Captioner, saved: Path) -> None:
     loaded = Captioner.load(saved)
     assert texts(loaded) == texts(model) == [captions[0] for captions in tiny.CAPTIONS.values()]
     assert (loaded.encoder, loaded.maximum_words, loaded.params) == (model.encoder, model.maximum_words, model.params)
-    assert loaded.vocabulary.words == model.vocabulary.words
+    assert loaded.vocabulary.tokens == model.vocabulary.tokens
     assert loaded.weights_sha256 == model.weights_sha256
 
 
@@ -281,9 +281,9 @@ class TestPictures:
         fresh = dataclasses.replace(model)
         made = []
 
-        def make(decoder: Decoder, *arguments: Any) -> Generator:
+        def make(decoder: Decoder, *arguments: Any, **options: Any) -> Generator:
             made.append(arguments)
-            return Generator(decoder, *arguments)
+            return Generator(decoder, *arguments, **options)
 
         monkeypatch.setattr("captioner.inference.captioner.Generator", make)
         for _ in range(3):
@@ -362,7 +362,7 @@ class TestPictures:
 
     def test_all_alternatives_are_words_or_the_end(self, model: Captioner) -> None:
         [first, after] = model.alternatives(tiny.photograph(1), ["a"], most=1000)
-        assert {each.word for each in first} == {*model.vocabulary.words[len(SPECIAL_TOKENS) :], "<end>"}
+        assert {each.word for each in first} == {*model.vocabulary.tokens[len(SPECIAL_TOKENS) :], "<end>"}
         assert len(first) == len(after) == len(model.vocabulary) - 3
 
     @pytest.mark.parametrize("word", ["zebra", "<pad>", "<unk>", "<start>", "<end>", ""])

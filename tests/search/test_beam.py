@@ -1,6 +1,7 @@
 """The search finds what a plain one finds: checked on toy models that are tables of probabilities."""
 
 import itertools
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import keras
@@ -13,7 +14,7 @@ from rounding import assert_same, tolerance
 
 from captioner.search.beam import BLOCK, beam_search, top_k
 from captioner.search.sampling import sample
-from captioner.search.steps import SearchResult
+from captioner.search.steps import SearchResult, at_most_words
 from captioner.text.vocabulary import END, PAD, START, UNKNOWN
 
 SAYABLE = END + 1  # the first number that is a word
@@ -444,3 +445,56 @@ def test_the_largest_are_those_of_a_sort_even_of_equal_values(
     order = np.argsort(-values, axis=1, kind="stable")[:, :k]
     assert np.array_equal(places, order)
     assert np.array_equal(largest, np.take_along_axis(values, order, axis=1))
+
+
+# --- words of several tokens -----------------------------------------------------------------------------------------
+
+
+def limited(tables: np.ndarray, begins: np.ndarray | None, words: int, maximum: int, beam: int = 3) -> SearchResult:
+    """Search in Markov models for captions of at most so many words."""
+
+    def step(last: Any, picture: Any) -> tuple[Any, Any, Any]:
+        logits = ops.take(np.reshape(tables, (-1, tables.shape[-1])), picture * tables.shape[1] + last, axis=0)
+        return logits, picture, ops.zeros((len(last), 1))
+
+    rows = len(tables) * beam
+    state = ops.convert_to_tensor(np.repeat(np.arange(len(tables), dtype=np.int32), beam))
+    found = beam_search(*at_most_words(step, state, rows, begins, words), len(tables), 1, beam, maximum)
+    return SearchResult(*(np.asarray(values) for values in found))
+
+
+@pytest.mark.parametrize("words", [1, 2, 4])
+def test_where_each_token_is_a_word_so_many_words_are_so_many_tokens(words: int) -> None:
+    tables = markov(5, 6)
+    each = np.arange(tables.shape[-1]) >= SAYABLE
+    found, expected = limited(tables, each, words, 6), limited(tables, None, 99, words)
+    np.testing.assert_array_equal(found.words[:, : words + 1], expected.words)
+    assert_same(found.log_probability, expected.log_probability, TERMS, float(np.abs(tables).max()))
+
+
+@pytest.mark.parametrize("words", [1, 2, 3])
+def test_captions_begin_with_a_word_and_have_at_most_so_many(words: int) -> None:
+    tables = markov(20, 8, end=-2.0)
+    begins = np.arange(tables.shape[-1]) >= SAYABLE + 4
+    found = limited(tables, begins, words, 7)
+    assert begins[found.words[:, 0]].all()
+    assert begins[found.words].sum(axis=1).max() == words
+    # they have the probability that the model gives them
+    for number, row in enumerate(found.words):
+        said = [int(word) for word in row if word != PAD]
+        steps = pairwise([START, *said])
+        expected = sum(float(log_softmax(tables[number, one].astype(float))[other]) for one, other in steps)
+        assert_same(found.log_probability[number], expected, TERMS, 7 * float(np.abs(tables).max()))
+
+
+def test_a_drawn_caption_has_at_most_so_many_words() -> None:
+    tables = markov(1, 8, end=-2.0)[0]
+    begins = np.arange(len(tables)) >= SAYABLE + 4
+
+    def step(last: Any, state: Any) -> tuple[Any, Any, Any]:
+        return ops.take(tables, last, axis=0), state, ops.zeros((len(last), 1))
+
+    draws = np.random.default_rng(1).random((200, 8), np.float32)
+    limited_step, state = at_most_words(step, ops.zeros((200,)), 200, begins, 2)
+    found = np.asarray(sample(limited_step, state, draws, 1).words)
+    assert begins[found[:, 0]].all() and begins[found].sum(axis=1).max() == 2

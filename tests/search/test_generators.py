@@ -79,3 +79,15 @@ def test_draws_several_captions_of_a_picture(overfit: Decoder, generator: Genera
     assert len({tuple(words) for words in hot.words.tolist()}) > 1
     np.testing.assert_array_equal(hot.words, sampler.draw(grid[1:2], temperature=50.0, seed=1).words)
     assert (hot.words != sampler.draw(grid[1:2], temperature=50.0, seed=2).words).any()
+
+
+@pytest.mark.usefixtures("eager")
+def test_what_is_drawn_of_a_picture_does_not_depend_on_the_batch(overfit: Decoder, grid: np.ndarray) -> None:
+    rows = np.array([3, 0, 2])
+    one, three = (Sampler(overfit, samples=2, maximum=4, batch_size=size) for size in (1, 3))
+    found = three.draw(grid, temperature=30.0, seed=1, rows=rows)
+    assert found.words.shape == (6, 5) and len({tuple(words) for words in found.words.tolist()}) > 1
+    np.testing.assert_array_equal(one.draw(grid, temperature=30.0, seed=1, rows=rows).words, found.words)
+    several = Sampler(overfit, samples=2, maximum=4, batch_size=2).draw(grid, temperature=30.0, seed=1, rows=rows)
+    np.testing.assert_array_equal(several.words, found.words)
+    assert_same(several.log_probability, found.log_probability, tiny.TERMS, 30 * tiny.LARGEST)

@@ -280,7 +280,7 @@ class TestLoaded:
         ):
             model.predict(["x"])
         (said,) = model.predict(model.input_example)
-        assert set(said.split()) <= set(tiny.vocabulary().words)
+        assert set(said.split()) <= set(tiny.vocabulary().tokens)
 
     def test_on_the_command_line(self, root: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(root)

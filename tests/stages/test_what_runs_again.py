@@ -48,6 +48,8 @@ BY_PARAMETER: dict[str, tuple[Any, list[str]]] = {
     "attention": ("uniform", ["train"]),
     "seed": (7, ["blind", "train", "evaluate"]),
     "vocabulary.minimum_count": (2, ["vocabulary"]),
+    "vocabulary.tokens": ("bpe", ["vocabulary"]),
+    "evaluate.samples": (2, ["evaluate"]),
     "features.encoder": ("mobilenet", ["features"]),
     "features.batch_size": (8, []),
     "model.state_size": (8, ["blind", "train"]),

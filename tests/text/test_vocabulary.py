@@ -36,12 +36,12 @@ def vocabulary() -> Vocabulary:
 
 
 def test_special_tokens_come_first_then_the_most_frequent(vocabulary: Vocabulary) -> None:
-    assert vocabulary.words == (
+    assert vocabulary.tokens == (
         *("<pad>", "<unk>", "<start>", "<end>"),
         *("a", "dog", "ball", "cat", "dog's", "mid-air", "runs", "the"),
     )
     assert len(vocabulary) == 12
-    assert [vocabulary.words[number] for number in (PAD, UNKNOWN, START, END)] == list(SPECIAL_TOKENS)
+    assert [vocabulary.tokens[number] for number in (PAD, UNKNOWN, START, END)] == list(SPECIAL_TOKENS)
 
 
 @given(words=WORDS)
@@ -185,7 +185,7 @@ def test_decode_stops_at_the_end_and_says_no_special_token(vocabulary: Vocabular
 )
 def test_minimum_count_and_ties_by_the_alphabet(minimum: int, words: list[str]) -> None:
     for captions in (["c b a", "b c a d", "b"], ["b", "a c b d", "a b c"]):
-        assert list(Vocabulary.build(captions, minimum).words[4:]) == words
+        assert list(Vocabulary.build(captions, minimum).tokens[4:]) == words
 
 
 @pytest.mark.parametrize("captions", [[], [""], ["", " . "], ["a dog", "a cat"]])
@@ -252,7 +252,7 @@ def test_what_is_read_is_what_was_to_be_said_before(vocabulary: Vocabulary, capt
 def test_save_and_load(vocabulary: Vocabulary, tmp_path: Path) -> None:
     vocabulary.save(tmp_path / "new" / "vocabulary.json")
     loaded = Vocabulary.load(tmp_path / "new" / "vocabulary.json")
-    assert loaded.words == vocabulary.words
+    assert loaded.tokens == vocabulary.tokens
     assert loaded.encode("A dog's <end> CAFE\u0301 犬 cat") == vocabulary.encode("A dog's <end> CAFE\u0301 犬 cat")
     loaded.save(tmp_path / "again.json")
     assert (tmp_path / "again.json").read_bytes() == (tmp_path / "new" / "vocabulary.json").read_bytes()

@@ -70,7 +70,7 @@ def expected(by_image: dict[str, list[str]]) -> Seen:
 def test_each_caption_once_an_epoch_with_its_picture(
     counts: list[int], size: int, shared_steps: int, seed: int | None
 ) -> None:
-    words = tiny.vocabulary().words[4:]
+    words = tiny.vocabulary().tokens[4:]
     by_image = {
         image: [f"{words[number]} {words[-1]}" for number in range(count)]
         for image, count in zip(tiny.CAPTIONS, counts, strict=True)
@@ -115,7 +115,7 @@ def test_the_longest_captions_come_first() -> None:
 @pytest.mark.parametrize(("captions", "size"), [(1, 1), (7, 1), (30, 1), (30, 4)])
 def test_as_many_captions_are_computed_as_go_on(captions: int, size: int) -> None:
     generator = np.random.default_rng(captions)
-    words = tiny.vocabulary().words[4:]
+    words = tiny.vocabulary().tokens[4:]
     texts = [" ".join(words[: generator.integers(0, 5)]) for _ in range(captions)]
     epoch = batches(dict.fromkeys(tiny.CAPTIONS, texts), size, captions)
     ends = [min(len(text.split()) + 1, 5) for text in texts]
@@ -127,7 +127,7 @@ def test_as_many_captions_are_computed_as_go_on(captions: int, size: int) -> Non
 
 def test_words_that_captions_share_are_computed_once() -> None:
     """Of three captions that begin with the same two words, and two of them with the same three."""
-    a, b, c, d, e, f = tiny.vocabulary().words[4:10]
+    a, b, c, d, e, f = tiny.vocabulary().tokens[4:10]
     texts = [f"{a} {b} {c} {d}", f"{a} {b} {c} {e}", f"{a} {b} {f}"]
     epoch = batches(dict.fromkeys(tiny.CAPTIONS, texts), size=4, shared_steps=3)
     # what is read: START, a, b, then c or f, then d, e or nothing
@@ -146,7 +146,7 @@ def test_words_that_captions_share_are_computed_once() -> None:
 def test_captions_that_begin_alike_are_each_said_whole(
     texts: list[list[list[int]]], size: int, shared_steps: int, seed: int | None, wider: list[list[int]]
 ) -> None:
-    words = tiny.vocabulary().words
+    words = tiny.vocabulary().tokens
 
     def said(captions: list[list[int]]) -> list[str]:
         return [" ".join(words[number] for number in caption) for caption in captions]
@@ -165,7 +165,7 @@ def test_captions_that_begin_alike_are_each_said_whole(
 
 
 def test_what_an_order_of_a_later_epoch_needs_is_known_before() -> None:
-    words = tiny.vocabulary().words[4:]
+    words = tiny.vocabulary().tokens[4:]
     by_image = {image: [" ".join(words[: number % 5])] * 3 for number, image in enumerate(tiny.CAPTIONS)}
     epoch = CaptionBatches(tiny.features(), tiny.captions(by_image), tiny.vocabulary(), 3, 3, 4, seed=1, epochs=8)
     for _ in range(8):

@@ -68,7 +68,7 @@ def test_the_same_twice_gives_equal_weights_and_captions(overfit: Decoder, gener
     again = tiny.overfit()
     assert_equal_weights(again.get_weights(), overfit.get_weights())
     grid = tiny.features().grid
-    other = Generator(again, generator.beam, generator.maximum, batch_size=generator.batch_size)
+    other = Generator(again, generator.captions, generator.maximum, batch_size=generator.batch_size)
     for one, two in zip(generator.generate(grid), other.generate(grid), strict=True):
         np.testing.assert_array_equal(one, two)
 

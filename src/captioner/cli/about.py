@@ -26,13 +26,14 @@ def about(directory: Path) -> dict[str, Any]:
     """
     described = Description.read(directory)
     try:
-        words = len(Vocabulary.load(directory / VOCABULARY)) - len(SPECIAL_TOKENS)
+        vocabulary = Vocabulary.load(directory / VOCABULARY)
         return {
             "model": str(directory),
             "data": described.params.get("dataset"),
             "attention": described.params.get("attention"),
             "encoder": dict(described.encoder),
-            "words": words,
+            "words": len(vocabulary) - len(SPECIAL_TOKENS),
+            "vocabulary": vocabulary.described(),
             "word_vectors": described.word_vectors,
             "maximum_words": described.maximum_words,
             "weights_sha256": described.weights_sha256,
@@ -62,7 +63,7 @@ def table(known: dict[str, Any]) -> list[str]:
         ("data", known["data"] or "unknown"),
         ("attention", known["attention"] or "unknown"),
         ("encoder", f"{encoder['name']}, weights {encoder['weights']} ({encoder['weights_sha256'][:12]})"),
-        ("vocabulary", f"{known['words']:,} words; captions of at most {known['maximum_words']}"),
+        ("vocabulary", f"{known['vocabulary'].partition(';')[0]}; captions of at most {known['maximum_words']} words"),
         ("weights", known["weights_sha256"][:12]),
     ]
     if vectors := known["word_vectors"]:

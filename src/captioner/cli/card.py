@@ -61,7 +61,7 @@ def card(directory: Path) -> str:
         "|---|---|",
         f"| encoder | `{encoder['name']}`, frozen; {weights} |",
         f"| attention | `{known['attention'] or 'unknown'}` |",
-        f"| vocabulary | {known['words']:,} words; anything else cannot be said |",
+        f"| vocabulary | {known['vocabulary']} |",
         *([f"| word vectors | `{vectors['file']}`, of {vectors['covered']} % of the words |"] if vectors else []),
         f"| data | `{known['data'] or 'unknown'}`: {kind} |",
         f"| weights | `{known['weights_sha256'][:12]}` |",

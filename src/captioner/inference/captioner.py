@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple, overload
+from typing import Any, overload
 
 import numpy as np
 
@@ -19,23 +19,12 @@ from captioner.features.extract import Extractor
 from captioner.inference import pictures
 from captioner.inference.pictures import Picture
 from captioner.model.saved_model import SavedModel
+from captioner.search.alternatives import Alternative, alternatives
 from captioner.search.caption import Caption, captions_of
 from captioner.search.generators import Generator, Sampler
-from captioner.text.vocabulary import END, SPECIAL_TOKENS, START
+from captioner.text.vocabulary import UNKNOWN
 
 BATCH = 32  # pictures
-
-
-class Alternative(NamedTuple):
-    """What a model could have said at one place of a caption.
-
-    Attributes:
-        word: the word, `<end>` for the end of the caption.
-        probability: by the model, after the words before it.
-    """
-
-    word: str
-    probability: float
 
 
 @dataclass
@@ -53,7 +42,9 @@ class Captioner(SavedModel):
 
     def generator(self, beam: int = 3, length_normalization: float = 1.0, batch_size: int = 64) -> Generator:
         """Return what generates captions from features with this model's weights, compiled for many pictures."""
-        return Generator(self.decoder, beam, self.maximum_words, length_normalization, batch_size)
+        return Generator(
+            self.decoder, beam, self.maximum_words, length_normalization, batch_size, vocabulary=self.vocabulary
+        )
 
     def captions(self, generator: Generator, features: np.ndarray, rows: np.ndarray | None = None) -> list[Caption]:
         """Caption the rows (all, if not given) of a map `[pictures, P, C]`."""
@@ -202,20 +193,14 @@ class Captioner(SavedModel):
             UnreadableImage: the picture cannot be read.
             CaptionerError: the model does not know a word, or the encoder's weights cannot be obtained.
         """
-        numbers = {word: number for number, word in enumerate(self.vocabulary.words)}
-        unknown = [word for word in words if numbers.get(word, 0) < len(SPECIAL_TOKENS)]
-        if unknown:
-            raise CaptionerError(f"received {unknown[0]!r}, a word that the model does not know: see its vocabulary")
-        decoder_inputs = np.array([[[START, *(numbers[word] for word in words)]]], np.int32)  # [1, 1, T + 1]
+        text = " ".join(words)
+        tokens = self.vocabulary.encode_words(text)
+        if self.vocabulary.split(text) != list(words) or [UNKNOWN] in tokens:
+            known = self.vocabulary.split
+            unknown = next(word for word in words if known(word) != [word] or UNKNOWN in self.vocabulary.encode(word))
+            raise CaptionerError(f"received {unknown!r}, a word that the model does not know: see its vocabulary")
         with self._network:
-            logits = self.decoder({"features": self._features(image), "words": decoder_inputs})
-        probabilities = np.asarray(keras.ops.softmax(logits))[0, 0]  # [T + 1, V]
-        sayable = [END, *range(len(SPECIAL_TOKENS), len(self.vocabulary))]
-        best = np.argsort(-probabilities[:, sayable], axis=1, kind="stable")[:, :most]
-        return [
-            [Alternative(self.vocabulary.words[sayable[column]], float(row[sayable[column]])) for column in columns]
-            for row, columns in zip(probabilities, best, strict=True)
-        ]
+            return alternatives(self.decoder, self.vocabulary, self._features(image), tokens, most)
 
     def _stream(
         self, images: Iterable[Picture | UnreadableImage], search: tuple[int, int, float]
@@ -238,7 +223,7 @@ class Captioner(SavedModel):
         """Return a search of this kind, made and traced only once."""
         key = (kind, *arguments)
         if key not in self._compiled:
-            made = kind(self.decoder, *arguments)
+            made = kind(self.decoder, *arguments, vocabulary=self.vocabulary)
             # TensorFlow's graph is there at once, XLA takes seconds to save milliseconds; JAX has nothing else.
             made.compile(jit_compile=keras.backend.backend() == "jax")
             self._compiled[key] = made

@@ -22,7 +22,7 @@ class Caption:
         words: the caption's words.
         log_probability: of the words and the end, in nats.
         attention: the weights at each word, over rows and columns of the picture, `[T, R, R]` (7 x 7 of the encoders
-            here); each word's sum to 1. Of several heads it is their mean.
+            here); each word's sum to 1. Of several heads, and of the pieces of a word, it is their mean.
         heads: the weights of each head, `[T, N, R, R]`; None where there is one.
         grounding: how much the model looked at each word, 0 (all by the words before) to 1, `[T]`; None where the
             attention always looks.
@@ -67,15 +67,22 @@ def captions_of(found: SearchResult, vocabulary: Vocabulary, attention: Attentio
     side = math.isqrt(positions.shape[-1])
     captions = []
     for number, tokens in enumerate(found.words):
-        words = vocabulary.decode_words(tokens)
-        end = len(words)
+        words = vocabulary.decode_places(tokens)
+
+        def of_words(part: np.ndarray | None, shape: tuple[int, ...], number: int = number, words: Any = words) -> Any:
+            """Return the mean of what stands at the tokens of each word, `[T, *shape]`."""
+            if part is None:
+                return None
+            means = [part[number, places].mean(axis=0) for _, places in words]
+            return np.reshape(means, (len(words), *shape)).astype(part.dtype)
+
         captions.append(
             Caption(
-                words,
+                [word for word, _ in words],
                 float(found.log_probability[number]),
-                positions[number, :end].reshape(end, side, side),
-                None if heads is None else heads[number, :end].reshape(end, heads.shape[2], side, side),
-                None if grounding is None else grounding[number, :end],
+                of_words(positions, (side, side)),
+                of_words(heads, (0 if heads is None else heads.shape[2], side, side)),
+                of_words(grounding, ()),
             )
         )
     return captions
