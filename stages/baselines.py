@@ -8,7 +8,7 @@ from captioner.common.workspace import BASELINES, DATA, VOCABULARY
 from captioner.data import store
 from captioner.data.dataset import captions_by_image
 from captioner.evaluation.baselines import best_constant, nll_of_frequencies
-from captioner.evaluation.diversity import TrainingGrams
+from captioner.evaluation.diversity import TrainingGrams, variety
 from captioner.params import Params
 from captioner.scoring.scorer import Scorer
 from captioner.scoring.statistics import STATISTICS
@@ -32,6 +32,7 @@ def baselines(params: Params) -> None:
             | scorer.score(dict.fromkeys(test, constant)).statistics.suffixed("constant")
             | scorer.people().suffixed("person")
             | grams.unseen(people).suffixed("person")
+            | variety(people).suffixed("person")
         )
     if scorer.copies:
         print(scorer.copies_in_words())

@@ -1,5 +1,6 @@
 """Caption the test pictures, score the captions, and draw where the model looked."""
 
+import itertools
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ from captioner.common.errors import CaptionerError
 from captioner.data import store
 from captioner.data.dataset import captions_by_image
 from captioner.evaluation import attention_metrics, results, signature
-from captioner.evaluation.diversity import TrainingGrams
+from captioner.evaluation.diversity import TrainingGrams, nll_of_samples, variety
 from captioner.features.store import Features, rows_of
 from captioner.model.saved_model import SavedModel
 from captioner.params import Params
@@ -29,7 +30,7 @@ from captioner.scoring.shares import shares
 from captioner.scoring.spice import JARS, Spice
 from captioner.scoring.statistics import STATISTICS, SufficientStatistics
 from captioner.search.caption import Caption, captions_of
-from captioner.search.generators import Generator
+from captioner.search.generators import Generator, Sampler
 from captioner.tracking import runs
 from captioner.training.batches import CaptionBatches
 from captioner.training.history import HISTORY
@@ -51,7 +52,14 @@ def evaluate(params: Params) -> None:
         raise CaptionerError("No picture is in the test split: give some to it.")
     names = list(references)
     batch_size = min(settings.batch_size, len(names))
-    generator = Generator(model.decoder, settings.beam, model.maximum_words, settings.length_normalization, batch_size)
+    generator = Generator(
+        model.decoder,
+        settings.beam,
+        model.maximum_words,
+        settings.length_normalization,
+        batch_size,
+        vocabulary=model.vocabulary,
+    )
     with Scorer(references, spice) as scorer, runs.evaluation(main_checkout(), Path(), params) as tracked:
         scorer.prepare(settings.metrics)
         setting = signature.Setting(
@@ -61,12 +69,15 @@ def evaluate(params: Params) -> None:
             settings.length_normalization,
             model.weights_sha256,
             copies=scorer.copies > 0,
+            samples=settings.samples,
+            subwords=0 if model.vocabulary.begins_word is None else len(model.vocabulary),
         )
         began = time.perf_counter()
         searched = generator.generate(features.grid, rows_of(features, names))
         found = dict(zip(names, captions_of(searched, model.vocabulary, model.decoder.attention), strict=True))
         pace = len(names) / (time.perf_counter() - began)
         texts = {image: caption.text for image, caption in found.items()}
+        samples, of_samples = draw(model, features, names, settings.samples, batch_size, params.seed)
         likely = likelihood(model, features, captions)
         novel = novelty(model, captions, found)
         scores = scorer.score(texts, settings.metrics)
@@ -76,6 +87,7 @@ def evaluate(params: Params) -> None:
             | shares(texts, objects)
             | likely
             | novel
+            | of_samples
             | attention_metrics.attention_on_objects(found, objects)
             | attention_metrics.entropy(found, objects)
             | attention_metrics.grounding(found, objects)
@@ -88,8 +100,9 @@ def evaluate(params: Params) -> None:
         shown = np.random.default_rng(params.seed).permutation(len(names))[: settings.attention_pictures]
         drawn = [names[number] for number in sorted(shown)]
         pictures = dict(zip(drawn, store.read_pictures(DATA, drawn), strict=True))
+        evaluated = results.Evaluated(found, references, scores.by_image, samples, results.nll_by_image(own))
         results.write_attention(pictures, found, references, directory / "attention")
-        results.write_captions(found, references, scores.by_image, directory / "captions.jsonl")
+        results.write_captions(evaluated, directory / "captions.jsonl")
         written = results.write_scores(own, baselines, setting, directory)
         dropout = any(value for name, value in model.decoder.config.items() if name.endswith("_dropout"))
         results.write_curves(TRAINED / HISTORY, written, directory, dropout)
@@ -98,11 +111,25 @@ def evaluate(params: Params) -> None:
         title = f"{kind}, {counted(len(names), 'test picture')}"
         every = store.read_pictures(DATA, names)
         page = directory / "report.html"
-        results.write_report(title, written, remarks, every, found, references, scores.by_image, page)
+        results.write_report(title, written, remarks, every, evaluated, page)
         tracked.log_evaluation(directory, {"captions_per_second": pace})
     for name, entry in written.items():
         print(results.line(name, entry))
     print(*remarks, sep="\n")
+
+
+def draw(
+    model: SavedModel, features: Features, names: list[str], samples: int, batch_size: int, seed: int
+) -> tuple[dict[str, list[Caption]], SufficientStatistics]:
+    """Draw captions of each picture as the model's probabilities have it; return them, and how varied they are."""
+    if not samples:
+        return {image: [] for image in names}, SufficientStatistics(names, {})
+    sampler = Sampler(model.decoder, samples, model.maximum_words, batch_size, model.vocabulary)
+    found = sampler.draw(features.grid, seed=seed, rows=rows_of(features, names))
+    captions = iter(captions_of(found, model.vocabulary, model.decoder.attention))
+    drawn = {image: list(itertools.islice(captions, samples)) for image in names}
+    words = {image: [caption.words for caption in many] for image, many in drawn.items()}
+    return drawn, variety(words) | nll_of_samples(names, found.words, found.log_probability)
 
 
 def likelihood(model: SavedModel, features: Features, captions: pd.DataFrame) -> SufficientStatistics:

@@ -19,6 +19,7 @@ from PIL import Image
 from captioner.common.errors import CaptionerError
 from captioner.datasets.scenes.grammar import RELATIONS
 from captioner.evaluation import results, signature
+from captioner.evaluation.results import Evaluated
 from captioner.evaluation.signature import Setting, Signature
 from captioner.scoring.scorer import Scorer, Scores
 from captioner.scoring.statistics import SufficientStatistics, mean
@@ -102,6 +103,18 @@ def test_how_far_people_are() -> None:
         "Held against all references of a picture but one, the model reaches 50.0 CIDEr, "
         "and the reference left out 80.7."
     ]
+
+
+def test_variety_and_own_words_are_said() -> None:
+    bleu = np.tile([4.0, 4, 4, 3, 2, 1, 4, 3, 2, 1], (3, 1))
+    own = SufficientStatistics(OWN.images, {"nll": mean([1, 2, 3]), "nll-samples": mean([1, 1, 1]), "mBLEU": bleu})
+    people = SufficientStatistics(OWN.images, {"mBLEU-person": bleu / [1, 1, 1, 1, 1, 1, 1, 1, 1, 16]})
+    assert results.remarks(own, people) == [
+        "The references surprise the model by 2.00 nats per token, captions that it draws itself by 1.00.",
+        "How much the captions of a picture repeat each other, mBLEU-4: 100.0 of those that the model draws, "
+        "50.0 of the references.",
+    ]
+    assert results.remarks(own, SufficientStatistics(OWN.images, {}))[1:] == []
 
 
 def test_copies_are_said() -> None:
@@ -220,7 +233,7 @@ def test_the_curves_table_has_every_column_that_dvc_plots(tmp_path: Path) -> Non
 
 def test_a_row_a_picture(scores: Scores, tmp_path: Path) -> None:
     captions = {image: said(text) for image, text in CAPTIONS.items()}
-    results.write_captions(captions, REFERENCES, scores.by_image, tmp_path / "captions.jsonl")
+    results.write_captions(Evaluated(captions, REFERENCES, scores.by_image), tmp_path / "captions.jsonl")
     text = (tmp_path / "captions.jsonl").read_text("utf-8")
     rows = [json.loads(line) for line in text.splitlines()]
     assert [row["image"] for row in rows] == list(CAPTIONS)
@@ -273,7 +286,8 @@ def test_nothing_half_written(scores: Scores, tmp_path: Path) -> None:
     with pytest.raises(CaptionerError):
         results.write_attention(broken, captions, REFERENCES, tmp_path / "attention")
     with pytest.raises(KeyError):
-        results.write_captions(captions | {"four.png": said("a")}, REFERENCES, by_image, tmp_path / "captions.jsonl")
+        found = Evaluated(captions | {"four.png": said("a")}, REFERENCES, by_image)
+        results.write_captions(found, tmp_path / "captions.jsonl")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -310,3 +324,49 @@ def test_a_signature_is_what_its_text_says(name: str) -> None:
     assert Signature.parse(str(made)) == made and made.score == name
     assert made.is_of(SETTING.weights_sha256) and not made.is_of("f" * 64)
     assert not SETTING.signature(name, of_model=False).is_of(SETTING.weights_sha256)
+
+
+def test_samples_and_likelihoods_of_each_picture(scores: Scores, tmp_path: Path) -> None:
+    own = SufficientStatistics(
+        list(CAPTIONS), {"nll": mean([4.0, 9.0, 2.0], [2, 3, 1]), "nll-samples": mean([8.0, 2.0, 3.0], [4, 4, 4])}
+    )
+    found = Evaluated(
+        {image: said(text) for image, text in CAPTIONS.items()},
+        REFERENCES,
+        scores.by_image,
+        {image: [said("a red circle"), said("a star")] for image in CAPTIONS},
+        results.nll_by_image(own),
+    )
+    results.write_captions(found, tmp_path / "captions.jsonl")
+    rows = [json.loads(line) for line in (tmp_path / "captions.jsonl").read_text("utf-8").splitlines()]
+    assert [row["samples"] for row in rows] == [["a red circle", "a star"]] * 3
+    assert [row["nll"] for row in rows] == [
+        {"references": 2, "samples": 2},
+        {"references": 3, "samples": 0.5},
+        {"references": 2, "samples": 0.75},
+    ]
+    results.write_report("title", {}, [], [picture()] * 3, found, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text("utf-8")
+    shown = [json.loads(row) for row in re.findall("data-row>(.*?)</script>", page)]
+    assert [(row["samples"], row["nll"]["samples"]) for row in shown] == [
+        (["a red circle", "a star"], nats) for nats in (2, 0.5, 0.75)
+    ]
+
+
+def test_scores_of_samples_say_how_many_were_drawn() -> None:
+    drawn = replace(SETTING, samples=5, subwords=1000)
+    for name in ("mBLEU-4", "distinct-1-grams"):
+        assert str(drawn.signature(name)).endswith("|pictures:3|samples:5|weights:0123456789ab")
+    assert str(drawn.signature("nll-samples")).endswith("|subwords:1000|samples:5|weights:0123456789ab")
+    assert "samples" not in str(drawn.signature("mBLEU-4-person", of_model=False))
+    assert "samples" not in str(drawn.signature("distinct-captions")) and "beam" in str(
+        drawn.signature("distinct-captions")
+    )
+
+
+def test_likelihoods_of_pieces_of_words_say_so() -> None:
+    of_subwords = replace(SETTING, subwords=1000)
+    for name in ("nll", "perplexity", "nll-unigram"):
+        assert "|subwords:1000|" in f"{of_subwords.signature(name, of_model=False)}|"
+        assert "subwords" not in str(SETTING.signature(name))
+    assert "subwords" not in str(of_subwords.signature("CIDEr"))

@@ -3,6 +3,7 @@
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -95,11 +96,22 @@ def remarks(own: SufficientStatistics, baselines: SufficientStatistics, copies: 
         said.append(f"One test picture allows neither intervals nor verdicts{zero}.")
     elif said and pictures < FEWEST:
         said.append(f"On {pictures} test pictures no difference can be significant: it takes {FEWEST} or more.")
-    reached, person = own.scores().get("CIDEr-leave-one-out"), baselines.scores().get("CIDEr-person")
+    scores, of_baselines = own.scores(), baselines.scores()
+    reached, person = scores.get("CIDEr-leave-one-out"), of_baselines.get("CIDEr-person")
     if reached is not None and person is not None and pictures > 1:
         said.append(
             f"Held against all references of a picture but one{' and its copies' if copies else ''}, the model reaches "
             f"{reached:.1f} CIDEr, and the reference left out {person:.1f}."
+        )
+    if "nll" in scores and "nll-samples" in scores:
+        said.append(
+            f"The references surprise the model by {scores['nll']:.2f} nats per token, captions that it draws itself "
+            f"by {scores['nll-samples']:.2f}."
+        )
+    if "mBLEU-4" in scores and "mBLEU-4-person" in of_baselines:
+        said.append(
+            f"How much the captions of a picture repeat each other, mBLEU-4: {scores['mBLEU-4']:.1f} of those that the "
+            f"model draws, {of_baselines['mBLEU-4-person']:.1f} of the references."
         )
     return said + ([copies] if copies else [])
 
@@ -156,23 +168,56 @@ _CURVE_BASELINES = {
 }
 
 
-def write_captions(
-    captions: Mapping[str, Caption], references: Mapping[str, Sequence[str]], by_image: pd.DataFrame, path: Path
-) -> None:
+@dataclass(frozen=True)
+class Evaluated:
+    """What was found of the test pictures, by picture.
+
+    Attributes:
+        captions: by the search.
+        references: what people wrote.
+        scores: of the caption alone, one row a picture (the index).
+        samples: captions drawn as the model's probabilities have it, if any were.
+        nll: how surprised the model is, in nats per token: by the `references`, each word after the true words before
+            it, and by its own `samples`, each after its own words, if there are any.
+    """
+
+    captions: Mapping[str, Caption]
+    references: Mapping[str, Sequence[str]]
+    scores: pd.DataFrame
+    samples: Mapping[str, Sequence[Caption]] = field(default_factory=dict)
+    nll: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+
+def nll_by_image(own: SufficientStatistics) -> dict[str, dict[str, float]]:
+    """Return, by picture, the means of `nll` and `nll-samples`, as far as they were measured."""
+    names = {"nll": "references", "nll-samples": "samples"}
+    means = {names[name]: rows[:, 0] / rows[:, 1] for name, rows in own.rows.items() if name in names}
+    return {
+        image: {name: round(float(values[row]), 4) for name, values in means.items()}
+        for row, image in enumerate(own.images)
+    }
+
+
+def write_captions(found: Evaluated, path: Path) -> None:
     """Write a JSON object a line and picture: `image`, `caption`, `references`, `log_probability`, `scores`.
 
-    Of an attention that need not look there is also `grounding`, how much it looked at each word, 0 to 1.
+    With `nll` and `samples`, as far as there are any, see `Evaluated`. Of an attention that need not look there is also
+    `grounding`, how much it looked at each word, 0 to 1.
     """
-    own = by_image.round(4).to_dict("index")
+    own = found.scores.round(4).to_dict("index")
     with replacing(path) as beside, beside.open("w", encoding="utf-8") as file:
-        for image, caption in captions.items():
+        for image, caption in found.captions.items():
             row = {
                 "image": image,
                 "caption": caption.text,
-                "references": references[image],
+                "references": found.references[image],
                 "log_probability": round(caption.log_probability, 4),
                 "scores": own[image],
             }
+            if nll := found.nll.get(image):
+                row["nll"] = nll
+            if samples := found.samples.get(image):
+                row["samples"] = [sample.text for sample in samples]
             if caption.grounding is not None:
                 row["grounding"] = caption.grounding.astype(float).round(4).tolist()
             file.write(json_of(row) + "\n")
@@ -183,23 +228,23 @@ def write_report(
     scores: Mapping[str, Mapping[str, Any]],
     said: Sequence[str],
     pictures: Iterable[bytes],
-    captions: Mapping[str, Caption],
-    references: Mapping[str, Sequence[str]],
-    by_image: pd.DataFrame,
+    found: Evaluated,
     path: Path,
 ) -> None:
-    """Write the page that shows every picture; `pictures` come in the order of `by_image`."""
-    own: dict[Any, dict[Any, float]] = by_image.to_dict("index")
+    """Write the page that shows every picture; `pictures` come in the order of `found.scores`."""
+    own: dict[Any, dict[Any, float]] = found.scores.to_dict("index")
     rows = (
         report.Row(
             image,
             picture,
-            captions[image].words,
-            captions[image].attention_by_position,
-            references[image],
+            found.captions[image].words,
+            found.captions[image].attention_by_position,
+            found.references[image],
             scored,
-            captions[image].heads,
-            captions[image].grounding,
+            found.captions[image].heads,
+            found.captions[image].grounding,
+            [sample.text for sample in found.samples.get(image, ())],
+            found.nll.get(image, {}),
         )
         for (image, scored), picture in zip(own.items(), pictures, strict=True)
     )

@@ -47,6 +47,8 @@ class Setting:
         weights_sha256: hash of the values of the model's weights.
         split: which pictures.
         copies: whether references repeat others of their picture, which are then left out along with them.
+        samples: how many captions of a picture the scores of several were drawn for.
+        subwords: how many subwords the vocabulary has, which likelihoods count; 0 where they count words.
     """
 
     references: str
@@ -56,6 +58,8 @@ class Setting:
     weights_sha256: str
     split: str = "test"
     copies: bool = False
+    samples: int = 0
+    subwords: int = 0
 
     def signature(self, name: str, of_model: bool = True) -> Signature:
         """Return how a score was made; those of baselines name no model."""
@@ -67,11 +71,20 @@ class Setting:
         one_out = caption_metric and name.endswith(("-person", "-leave-one-out"))
         left_out = f",one-left-out{',copies-left-out' if self.copies else ''}" if one_out else ""
         parts |= {"references": f"{self.references}{left_out}", "split": self.split, "pictures": str(self.pictures)}
+        likelihood = name.startswith(("nll", "perplexity"))
+        if likelihood and self.subwords:
+            parts["subwords"] = str(self.subwords)
         if of_model:
-            if not name.startswith(("nll", "perplexity")):
+            if _of_samples(name):
+                parts["samples"] = str(self.samples)
+            elif not likelihood:
                 parts |= {"beam": str(self.beam), "length-normalization": f"{self.length_normalization:g}"}
             parts["weights"] = _short(self.weights_sha256)
         return Signature(name, parts)
+
+
+def _of_samples(name: str) -> bool:
+    return (name.startswith(("mBLEU", "distinct-")) and name != "distinct-captions") or name.endswith("-samples")
 
 
 def number_of_references(references: Mapping[str, Sequence[str]]) -> str:

@@ -6,7 +6,7 @@ template; this module fills in the data. Equal data gives equal bytes.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil, isfinite
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,8 @@ class Row:
         scores: the caption's own, in percent, by name; some may lack.
         heads: the weights of each of several heads, `[T, N, P]` or `[T, N, R, R]`.
         grounding: how much the model looked at each word, 0 to 1, `[T]`, where it need not look.
+        samples: captions that the model drew.
+        nll: how surprised it is in nats per token, by what: `references`, `samples`.
     """
 
     image: str
@@ -49,6 +51,8 @@ class Row:
     scores: Mapping[str, float]
     heads: np.ndarray | None = None
     grounding: np.ndarray | None = None
+    samples: Sequence[str] = ()
+    nll: Mapping[str, float] = field(default_factory=dict)
 
 
 def write(
@@ -128,8 +132,12 @@ def _contents(rows: Iterable[Row]) -> Iterator[tuple[dict[str, Any], str]]:
 
 
 def _more(row: Row) -> dict[str, Any]:
-    """Return the light of each head, and how much was looked, of a row that has them."""
+    """Return the light of each head, how much was looked, samples and likelihoods, of a row that has them."""
     more: dict[str, Any] = {}
+    if row.samples:
+        more["samples"] = list(row.samples)
+    if row.nll:
+        more["nll"] = {name: round(float(value), 2) for name, value in row.nll.items() if isfinite(value)}
     if row.heads is not None and row.words:
         by_head = np.moveaxis(row.heads.reshape(*row.heads.shape[:2], -1), 1, 0)  # [N, T, P]
         more["heads"] = [pages.base64_of(quantized_light(weights).tobytes()) for weights in by_head]

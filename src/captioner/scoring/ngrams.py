@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from pycocoevalcap.bleu import bleu_scorer
@@ -56,20 +57,8 @@ class References:
 
     def _bleu(self, hypotheses: list[str]) -> Values:
         scorer = bleu_scorer.BleuScorer(n=4)
-        scorer.ctest = [
-            bleu_scorer.cook_test(hypothesis, bleu_scorer.cook_refs(captions))
-            for hypothesis, captions in zip(hypotheses, self.tokenized, strict=True)
-        ]
-        rows = [
-            (
-                one["testlen"],
-                min((abs(length - one["testlen"]), length) for length in one["reflen"])[1],  # the closest
-                *one["guess"],
-                *one["correct"],
-            )
-            for one in scorer.ctest
-        ]
-        return *scorer.compute_score(option="closest"), np.array(rows, float)
+        scorer.ctest = _counted_matches(hypotheses, self.tokenized)
+        return *scorer.compute_score(option="closest"), _rows_of_bleu(scorer.ctest)
 
     def _rouge(self, hypotheses: list[str]) -> Values:
         scorer = Rouge()
@@ -83,6 +72,31 @@ class References:
         scorer.ctest = [cider_scorer.cook_test(hypothesis) for hypothesis in hypotheses]
         values = scorer.compute_cider()
         return [np.mean(values)], [values], rows_of_mean(values)
+
+
+def bleu_rows(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
+    """Return BLEU's rows `[I, 10]` of tokenized captions, one a picture, against the references of each."""
+    return _rows_of_bleu(_counted_matches(hypotheses, references))
+
+
+def _counted_matches(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
+    return [
+        bleu_scorer.cook_test(hypothesis, bleu_scorer.cook_refs(captions))
+        for hypothesis, captions in zip(hypotheses, references, strict=True)
+    ]
+
+
+def _rows_of_bleu(counted: list[dict[str, Any]]) -> np.ndarray:
+    rows = [
+        (
+            one["testlen"],
+            min((abs(length - one["testlen"]), length) for length in one["reflen"])[1],  # the closest
+            *one["guess"],
+            *one["correct"],
+        )
+        for one in counted
+    ]
+    return np.array(rows, float)
 
 
 def rows_of_mean(values: Sequence[float]) -> np.ndarray:

@@ -19,12 +19,14 @@ from captioner.common.files import replacing
 
 STATISTICS, SCORES = "statistics.parquet", "scores.json"  # the files of an evaluation that comparisons read
 
-BLEU, METEOR = "BLEU", "METEOR"
+BLEU, MUTUAL_BLEU, METEOR = "BLEU", "mBLEU", "METEOR"
 MEAN = ("sum", "count")
 _STAGES = ("exact", "stem", "synonym", "paraphrase")
 _MATCHES = ("content", "reference-content", "function", "reference-function")
+_BLEU_ROW = ("length", "reference-length", *(f"{kind}-{n}" for kind in ("possible", "correct") for n in range(1, 5)))
 ROWS = {
-    BLEU: ("length", "reference-length", *(f"{kind}-{n}" for kind in ("possible", "correct") for n in range(1, 5))),
+    BLEU: _BLEU_ROW,
+    MUTUAL_BLEU: _BLEU_ROW,  # of captions against others of their picture
     METEOR: (
         *("length", "reference-length", "function", "reference-function"),
         *(f"{stage}-{matches}" for stage in _STAGES for matches in _MATCHES),
@@ -104,7 +106,7 @@ class SufficientStatistics:
             for name, rows in self.rows.items():
                 sums = counts @ rows  # [R, S]
                 match _metric_of(name):
-                    case "BLEU":
+                    case "BLEU" | "mBLEU":
                         values = _bleu(sums)
                     case "METEOR":
                         values = _meteor(sums)[None]
@@ -159,8 +161,8 @@ def _metric_of(name: str) -> str:
 
 def _scores(name: str) -> tuple[str, ...]:
     """Return the scores that come of what is kept under a name."""
-    if _metric_of(name) == BLEU:
-        return tuple(f"{BLEU}-{n}{name.removeprefix(BLEU)}" for n in range(1, 5))
+    if (metric := _metric_of(name)) in (BLEU, MUTUAL_BLEU):
+        return tuple(f"{metric}-{n}{name.removeprefix(metric)}" for n in range(1, 5))
     return (name,)
 
 
