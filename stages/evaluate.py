@@ -120,16 +120,16 @@ def evaluate(params: Params) -> None:
 
 def draw(
     model: SavedModel, features: Features, names: list[str], samples: int, batch_size: int, seed: int
-) -> tuple[dict[str, list[Caption]], SufficientStatistics]:
+) -> tuple[dict[str, list[str]], SufficientStatistics]:
     """Draw captions of each picture as the model's probabilities have it; return them, and how varied they are."""
     if not samples:
         return {image: [] for image in names}, SufficientStatistics(names, {})
     sampler = Sampler(model.decoder, samples, model.maximum_words, batch_size, model.vocabulary)
     found = sampler.draw(features.grid, seed=seed, rows=rows_of(features, names))
-    captions = iter(captions_of(found, model.vocabulary, model.decoder.attention))
+    captions = map(model.vocabulary.decode_words, found.words)
     drawn = {image: list(itertools.islice(captions, samples)) for image in names}
-    words = {image: [caption.words for caption in many] for image, many in drawn.items()}
-    return drawn, variety(words) | nll_of_samples(names, found.words, found.log_probability)
+    texts = {image: [" ".join(words) for words in many] for image, many in drawn.items()}
+    return texts, variety(drawn) | nll_of_samples(names, found.words, found.log_probability)
 
 
 def likelihood(model: SavedModel, features: Features, captions: pd.DataFrame) -> SufficientStatistics:

@@ -184,7 +184,7 @@ class Evaluated:
     captions: Mapping[str, Caption]
     references: Mapping[str, Sequence[str]]
     scores: pd.DataFrame
-    samples: Mapping[str, Sequence[Caption]] = field(default_factory=dict)
+    samples: Mapping[str, Sequence[str]] = field(default_factory=dict)
     nll: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
@@ -217,7 +217,7 @@ def write_captions(found: Evaluated, path: Path) -> None:
             if nll := found.nll.get(image):
                 row["nll"] = nll
             if samples := found.samples.get(image):
-                row["samples"] = [sample.text for sample in samples]
+                row["samples"] = samples
             if caption.grounding is not None:
                 row["grounding"] = caption.grounding.astype(float).round(4).tolist()
             file.write(json_of(row) + "\n")
@@ -243,7 +243,7 @@ def write_report(
             scored,
             found.captions[image].heads,
             found.captions[image].grounding,
-            [sample.text for sample in found.samples.get(image, ())],
+            found.samples.get(image, ()),
             found.nll.get(image, {}),
         )
         for (image, scored), picture in zip(own.items(), pictures, strict=True)
