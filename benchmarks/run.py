@@ -29,6 +29,7 @@ ROWS = {
     "training-uniform": ("bench_training.py", "uniform"),
     "training-bahdanau": ("bench_training.py", "bahdanau"),
     "training-dot": ("bench_training.py", "dot"),
+    "attentions": ("bench_attentions.py",),
     "beam-search": ("bench_beam_search.py",),
     "time-to-cider": ("bench_time_to_cider.py",),
     "repro": ("bench_repro.py",),
