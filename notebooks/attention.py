@@ -365,10 +365,10 @@ def batches(split, of=features, recipe=recipe, seed=None):
     return training.batches(of, data.captions, split, vocabulary, recipe, seed)
 
 
-def untrained(attention, of=features, sizes=sizes):
-    """Return a decoder before training, always begun with the same random numbers."""
+def untrained(attention, of=features, sizes=sizes, vectors=None):
+    """Return a decoder before training, always begun with the same random numbers, or with word vectors `[V, D]`."""
     keras.utils.set_random_seed(SEED)
-    return training.build(sizes, recipe, attention, len(vocabulary), of.channels, of.positions)
+    return training.build(sizes, recipe, attention, len(vocabulary), of.channels, of.positions, vectors)
 
 
 def fit(decoder, of=features, recipe=recipe, passes=recipe.epochs):
@@ -700,15 +700,11 @@ for word in ("red", "circle", "above"):
     print(f"nearest to {word}:", ", ".join(vocabulary.tokens[number] for number in nearest))
 
 # %% [markdown]
-# A random rotation brings them to the embedding's size without changing what is near what; then they are scaled to the
-# size of random ones, so that only their arrangement differs.
+# The decoder takes such vectors of any size, as with `model.word_vectors` in `params.yaml`: a learned projection makes
+# embeddings of them.
 
 # %%
-rotation = np.linalg.qr(rng.normal(size=(sizes.embedding_size, len(vocabulary))))[0].T  # [V, E], orthonormal rows
-pretrained = untrained("dot")
-start = ops.convert_to_numpy(pretrained.embedding.embeddings)
-vectors = word_vectors @ rotation
-pretrained.embedding.embeddings.assign(vectors * start.std() / vectors.std())
+pretrained = untrained("dot", vectors=word_vectors)
 curve = fit(pretrained, passes=2)
 
 tenth = len(curve.first_pass) // 10
@@ -902,7 +898,9 @@ print(
 #
 # - Change one thing, and say beforehand what you expect: `objects=(2, 3)` in section 1; `spatial_encoding="none"` in
 #   section 4; another seed.
-# - Write an attention of your own: one class beside the three in `src/captioner/attention.py`;
+# - Try the attentions that the package has besides these: `scaled_dot` with `heads` in `sizes`, `gated`, `adaptive`;
+#   `docs/scenes.md` says what each was worth there.
+# - Write an attention of your own: one class in a module beside those in `src/captioner/model/attention/`;
 #   `docs/extending.md` says how.
 # - The full scenes, photographs, beam search, intervals and the comparison of runs: `make repro`, then `README.md`.
 #   What it took to make scenes that tell attentions apart: `docs/scenes.md`.
