@@ -34,7 +34,7 @@ from captioner.search.generators import Generator, Sampler
 from captioner.tracking import runs
 from captioner.training.batches import CaptionBatches
 from captioner.training.history import HISTORY
-from captioner.training.likelihood import nll_of_decoder
+from captioner.training.likelihood import TeacherForced, teacher_forced
 
 NLL_BATCH = (16, 5)  # pictures, captions per picture
 
@@ -78,14 +78,14 @@ def evaluate(params: Params) -> None:
         pace = len(names) / (time.perf_counter() - began)
         texts = {image: caption.text for image, caption in found.items()}
         samples, of_samples = draw(model, features, names, settings.samples, batch_size, params.seed)
-        likely = likelihood(model, features, captions)
+        forced = read_references(model, features, captions)
         novel = novelty(model, captions, found)
         scores = scorer.score(texts, settings.metrics)
         leave_one_out = scorer.leave_one_out(texts, settings.metrics)
         own = (
             scores.statistics
             | shares(texts, objects)
-            | likely
+            | forced.nll
             | novel
             | of_samples
             | attention_metrics.attention_on_objects(found, objects)
@@ -100,7 +100,14 @@ def evaluate(params: Params) -> None:
         shown = np.random.default_rng(params.seed).permutation(len(names))[: settings.attention_pictures]
         drawn = [names[number] for number in sorted(shown)]
         pictures = dict(zip(drawn, store.read_pictures(DATA, drawn), strict=True))
-        evaluated = results.Evaluated(found, references, scores.by_image, samples, results.nll_by_image(own))
+        evaluated = results.Evaluated(
+            found,
+            references,
+            scores.by_image,
+            samples,
+            results.nll_by_image(own),
+            {image: model.vocabulary.decode_all(tokens) for image, tokens in forced.next_tokens.items()},
+        )
         results.write_attention(pictures, found, references, directory / "attention")
         results.write_captions(evaluated, directory / "captions.jsonl")
         written = results.write_scores(own, baselines, setting, directory)
@@ -132,10 +139,10 @@ def draw(
     return texts, variety(drawn) | nll_of_samples(names, found.words, found.log_probability)
 
 
-def likelihood(model: SavedModel, features: Features, captions: pd.DataFrame) -> SufficientStatistics:
-    """Return how surprised the model is by the references of the test pictures."""
+def read_references(model: SavedModel, features: Features, captions: pd.DataFrame) -> TeacherForced:
+    """Return what the model makes of the references of the test pictures."""
     test = captions[captions["split"] == "test"]
-    return nll_of_decoder(
+    return teacher_forced(
         model.decoder, CaptionBatches(features, test, model.vocabulary, *NLL_BATCH, model.maximum_words)
     )
 

@@ -336,6 +336,7 @@ def test_samples_and_likelihoods_of_each_picture(scores: Scores, tmp_path: Path)
         scores.by_image,
         {image: ["a red circle", "a star"] for image in CAPTIONS},
         results.nll_by_image(own),
+        {next(iter(CAPTIONS)): "a red"},
     )
     results.write_captions(found, tmp_path / "captions.jsonl")
     rows = [json.loads(line) for line in (tmp_path / "captions.jsonl").read_text("utf-8").splitlines()]
@@ -345,12 +346,14 @@ def test_samples_and_likelihoods_of_each_picture(scores: Scores, tmp_path: Path)
         {"references": 3, "samples": 0.5},
         {"references": 2, "samples": 0.75},
     ]
+    assert [row.get("teacher_forced") for row in rows] == ["a red", None, None]
     results.write_report("title", {}, [], [picture()] * 3, found, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text("utf-8")
     shown = [json.loads(row) for row in re.findall("data-row>(.*?)</script>", page)]
     assert [(row["samples"], row["nll"]["samples"]) for row in shown] == [
         (["a red circle", "a star"], nats) for nats in (2, 0.5, 0.75)
     ]
+    assert [row.get("teacherForced") for row in shown] == ["a red", None, None]
 
 
 def test_scores_of_samples_say_how_many_were_drawn() -> None:

@@ -177,6 +177,7 @@ def test_decode_stops_at_the_end_and_says_no_special_token(vocabulary: Vocabular
     assert vocabulary.decode([START, a, PAD, UNKNOWN, dog, END, dog]) == "a dog"
     assert vocabulary.decode(np.array([a, dog, PAD, PAD], np.int32)) == "a dog"
     assert vocabulary.decode([END, a]) == vocabulary.decode([]) == ""
+    assert vocabulary.decode_all([START, a, END, dog, END]) == "a dog"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from captioner.features.store import Features
 from captioner.model.decoder import Decoder
 from captioner.text.vocabulary import PAD, decoder_inputs
 from captioner.training import fit
-from captioner.training.likelihood import nll_of_decoder
+from captioner.training.likelihood import nll_of_decoder, teacher_forced
 from captioner.training.losses import TokenNegativeLogLikelihood
 from captioner.training.teacher_forcing import TeacherForcing
 
@@ -40,6 +40,18 @@ def test_likelihood_by_picture(overfit: Decoder, batch_size: int) -> None:
     expected = [by_hand(overfit, image) for image in tiny.CAPTIONS]
     rounding = tolerance(3 * tiny.TERMS, tiny.LARGEST)  # of three captions; logits are float32
     assert found.rows["nll"] == pytest.approx(np.array(expected), rel=0, abs=rounding)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_the_most_probable_words_after_each_beginning_of_the_first_caption(overfit: Decoder, batch_size: int) -> None:
+    found = teacher_forced(overfit, tiny.batches(tiny.recipe(batch_size=batch_size), None)).next_tokens
+    vocabulary, features = tiny.vocabulary(), tiny.features()
+    assert found.keys() == tiny.CAPTIONS.keys()
+    for image, (first, *_) in tiny.CAPTIONS.items():
+        targets = vocabulary.encode_batch([first], 3)
+        words = decoder_inputs(targets)[:, None, : int((targets != PAD).sum())]
+        logits = overfit({"features": features.grid[[features.rows[image]]], "words": words})
+        assert found[image] == np.argmax(logits, axis=-1)[0, 0].tolist()
 
 
 def test_one_who_knows_by_heart_is_less_surprised_than_a_beginner(overfit: Decoder, eager: None) -> None:

@@ -63,11 +63,12 @@ def table(known: dict[str, Any]) -> list[str]:
         ("data", known["data"] or "unknown"),
         ("attention", known["attention"] or "unknown"),
         ("encoder", f"{encoder['name']}, weights {encoder['weights']} ({encoder['weights_sha256'][:12]})"),
-        ("vocabulary", f"{known['vocabulary'].partition(';')[0]}; captions of at most {known['maximum_words']} words"),
+        ("vocabulary", known["vocabulary"]),
+        ("captions", f"at most {known['maximum_words']} words long"),
         ("weights", known["weights_sha256"][:12]),
     ]
     if vectors := known["word_vectors"]:
-        rows.insert(5, ("vectors", f"{vectors['file']}, of {vectors['covered']} % of the words"))
+        rows.insert(6, ("vectors", f"{vectors['file']}, of {vectors['covered']} % of the words"))
     lines = [f"{name:12}{value}" for name, value in rows]
     shown = {name: known["scores"][name] for name in HEADINGS if name in known["scores"]}
     if shown:

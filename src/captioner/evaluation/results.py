@@ -179,6 +179,7 @@ class Evaluated:
         samples: captions drawn as the model's probabilities have it, if any were.
         nll: how surprised the model is, in nats per token: by the `references`, each word after the true words before
             it, and by its own `samples`, each after its own words, if there are any.
+        teacher_forced: the words that the model finds most probable after each beginning of the first reference.
     """
 
     captions: Mapping[str, Caption]
@@ -186,6 +187,7 @@ class Evaluated:
     scores: pd.DataFrame
     samples: Mapping[str, Sequence[str]] = field(default_factory=dict)
     nll: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    teacher_forced: Mapping[str, str] = field(default_factory=dict)
 
 
 def nll_by_image(own: SufficientStatistics) -> dict[str, dict[str, float]]:
@@ -201,8 +203,8 @@ def nll_by_image(own: SufficientStatistics) -> dict[str, dict[str, float]]:
 def write_captions(found: Evaluated, path: Path) -> None:
     """Write a JSON object a line and picture: `image`, `caption`, `references`, `log_probability`, `scores`.
 
-    With `nll` and `samples`, as far as there are any, see `Evaluated`. Of an attention that need not look there is also
-    `grounding`, how much it looked at each word, 0 to 1.
+    With `nll`, `samples` and `teacher_forced`, as far as there are any, see `Evaluated`. Of an attention that need not
+    look there is also `grounding`, how much it looked at each word, 0 to 1.
     """
     own = found.scores.round(4).to_dict("index")
     with replacing(path) as beside, beside.open("w", encoding="utf-8") as file:
@@ -216,6 +218,8 @@ def write_captions(found: Evaluated, path: Path) -> None:
             }
             if nll := found.nll.get(image):
                 row["nll"] = nll
+            if forced := found.teacher_forced.get(image):
+                row["teacher_forced"] = forced
             if samples := found.samples.get(image):
                 row["samples"] = samples
             if caption.grounding is not None:
@@ -245,6 +249,7 @@ def write_report(
             found.captions[image].grounding,
             found.samples.get(image, ()),
             found.nll.get(image, {}),
+            found.teacher_forced.get(image, ""),
         )
         for (image, scored), picture in zip(own.items(), pictures, strict=True)
     )

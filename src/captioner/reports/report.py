@@ -41,6 +41,7 @@ class Row:
         grounding: how much the model looked at each word, 0 to 1, `[T]`, where it need not look.
         samples: captions that the model drew.
         nll: how surprised it is in nats per token, by what: `references`, `samples`.
+        teacher_forced: the words that it finds most probable after each beginning of the first reference.
     """
 
     image: str
@@ -53,6 +54,7 @@ class Row:
     grounding: np.ndarray | None = None
     samples: Sequence[str] = ()
     nll: Mapping[str, float] = field(default_factory=dict)
+    teacher_forced: str = ""
 
 
 def write(
@@ -136,6 +138,8 @@ def _more(row: Row) -> dict[str, Any]:
     more: dict[str, Any] = {}
     if row.samples:
         more["samples"] = list(row.samples)
+    if row.teacher_forced:
+        more["teacherForced"] = row.teacher_forced
     if row.nll:
         more["nll"] = {name: round(float(value), 2) for name, value in row.nll.items() if isfinite(value)}
     if row.heads is not None and row.words:

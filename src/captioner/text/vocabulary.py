@@ -173,6 +173,10 @@ class Vocabulary:
         """Return the words up to the first `END`, without special tokens, joined by spaces."""
         return " ".join(self.decode_words(numbers))
 
+    def decode_all(self, numbers: Iterable[int]) -> str:
+        """Return all words, those after an `END` too, without special tokens, joined by spaces."""
+        return " ".join(word for word, _ in self._words([(0, number) for number in numbers if _speaks(number)]))
+
     def decode_words(self, numbers: Iterable[int]) -> list[str]:
         """Return the words up to the first `END`, without special tokens."""
         return [word for word, _ in self.decode_places(numbers)]
@@ -180,7 +184,7 @@ class Vocabulary:
     def decode_places(self, numbers: Iterable[int]) -> list[tuple[str, list[int]]]:
         """Return the words up to the first `END`, each with the places of its tokens among the numbers."""
         spoken = takewhile(lambda place: place[1] != END, enumerate(numbers))
-        return self._words([(place, number) for place, number in spoken if number >= len(SPECIAL_TOKENS)])
+        return self._words([(place, number) for place, number in spoken if _speaks(number)])
 
     def _words(self, spoken: list[tuple[int, int]]) -> list[tuple[str, list[int]]]:
         return [(self.tokens[number], [place]) for place, number in spoken]
@@ -298,6 +302,10 @@ def says_something(caption: str) -> bool:
         for character in caption
     )
     return any(seen) and any(map(str.isalnum, "".join(split(caption))))
+
+
+def _speaks(number: int) -> bool:
+    return number >= len(SPECIAL_TOKENS)
 
 
 def decoder_inputs(targets: np.ndarray) -> np.ndarray:
