@@ -57,7 +57,7 @@ for grid in grids:
     np.testing.assert_array_equal(grid, grids[0])
 np.save(work / "grid.npy", grids[0])
 
-model = captioner.inference.captioner.Captioner.load(work / "jax/dot/model")
+model = captioner.inference.captioner.Captioner.load(work / "jax/gated/model")
 generators = [model.generator(batch_size=4) for _ in range(2)]
 with ThreadPoolExecutor(8) as pool:
     found = list(pool.map(lambda number: generators[number % 2].generate(tiny.features().grid), range(32)))
@@ -79,7 +79,10 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with eager():
         trial.learn(work / "first", work / "tensorflow")
     path = os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests/helpers"), os.environ.get("PYTHONPATH", "")])
-    environment = os.environ | {"KERAS_BACKEND": "jax", "PYTHONPATH": path}
+    # what is compiled runs for a moment only
+    quickly = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} {quickly}"
+    environment = os.environ | {"KERAS_BACKEND": "jax", "PYTHONPATH": path, "XLA_FLAGS": flags}
     ended = subprocess.run(
         [sys.executable, "-c", ON_JAX, str(work)], env=environment, capture_output=True, text=True, check=False
     )

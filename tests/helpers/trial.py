@@ -23,14 +23,13 @@ from captioner.training.teacher_forcing import TeacherForcing
 
 STEPS, WORDS = 6, 2
 MODELS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
-    "dot": ("dot", {}, {}),
     "gated": ("gated", {"spatial_encoding": "sinusoidal", "embedding_size": 8}, {"attention_penalty": 0.1}),
     "heads": ("scaled_dot", {"heads": 2, "attention_size": 6, "spatial_encoding": "none"}, {"label_smoothing": 0.1}),
     "adaptive": ("adaptive", {"tie_embeddings": True}, {}),
 }
 """Attention, changes of the decoder's hyper-parameters and of the recipe, so that each switch is on once.
 
-`uniform` and `bahdanau` have nothing that these lack.
+`uniform`, `bahdanau` and `dot` have nothing that these lack.
 """
 ENCODER = "encoder.keras"
 PICTURES = np.random.default_rng(5).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
