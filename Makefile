@@ -25,11 +25,12 @@ setup: .venv/ready ## make the virtual environment with the pinned versions
 repro: setup ## run the pipeline of params.yaml, as far as something changed
 	dvc repro
 
+# three processes, also on two cores: a quarter of the time, a test waits for a program that it has started
 test: setup ## pass the tests
-	pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 quick: setup ## pass the tests that are not marked slow
-	pytest -m "not slow" --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	pytest -m "not slow" --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 check: setup ## lint and check types
 	ruff check
