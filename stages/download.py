@@ -29,6 +29,7 @@ def _load(params: Params) -> Dataset:
             (drawn.min_objects, drawn.max_objects),
             drawn.captions,
             drawn.seed,
+            drawn.image_size,
         )
     if params.dataset == "flickr8k":
         return flickr8k.load(main_checkout() / ".cache/downloads/flickr8k", from_environment("CAPTIONER_MIRROR"))

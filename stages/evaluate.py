@@ -108,7 +108,7 @@ def evaluate(params: Params) -> None:
             results.nll_by_image(own),
             {image: model.vocabulary.decode_all(tokens) for image, tokens in forced.next_tokens.items()},
         )
-        results.write_attention(pictures, found, references, directory / "attention")
+        results.write_attention(pictures, found, references, directory / "attention", features.crop)
         results.write_captions(evaluated, directory / "captions.jsonl")
         written = results.write_scores(own, baselines, setting, directory)
         dropout = any(value for name, value in model.decoder.config.items() if name.endswith("_dropout"))
@@ -118,7 +118,7 @@ def evaluate(params: Params) -> None:
         title = f"{kind}, {counted(len(names), 'test picture')}"
         every = store.read_pictures(DATA, names)
         page = directory / "report.html"
-        results.write_report(title, written, remarks, every, evaluated, page)
+        results.write_report(title, written, remarks, every, evaluated, page, features.crop)
         tracked.log_evaluation(directory, {"captions_per_second": pace})
     for name, entry in written.items():
         print(results.line(name, entry))

@@ -28,6 +28,8 @@ def features(params: Params) -> None:
         weights if file is None else str(file),
         FEATURES,
         batch_size=params.features.batch_size,
+        image_size=None if params.features.image_size == "auto" else params.features.image_size,
+        crop=params.features.crop,
     )
 
 

@@ -67,7 +67,7 @@ def train(params: Params) -> None:
     greedy = Generator(
         decoder, beam=1, maximum=recipe.maximum_words, batch_size=min(64, len(names)), vocabulary=vocabulary
     )
-    shown = np.stack([images.decode(data, images.IMAGE_SIZE) for data in store.read_pictures(DATA, names[:SHOWN])])
+    shown = np.stack([images.decode(data, crop=features.crop) for data in store.read_pictures(DATA, names[:SHOWN])])
     identity = {
         "data_sha256": files.sha256(DATA / store.CAPTIONS),
         "encoder_sha256": features.weights_sha256,
@@ -96,14 +96,9 @@ def train(params: Params) -> None:
         )
         kept.write(results)
         print(f"Kept epoch {kept.epoch + 1}, with {kept.metric} {kept.value:.4f}.", flush=True)
-        encoder = {
-            "name": features.encoder,
-            "weights": features.weights,
-            "weights_sha256": features.weights_sha256,
-        }
         # how it is evaluated is no part of the model, and may change
         made_with = {name: value for name, value in params.flat().items() if not name.startswith("evaluate.")}
-        model = SavedModel(decoder, vocabulary, encoder, recipe.maximum_words, made_with, about_vectors)
+        model = SavedModel(decoder, vocabulary, features.made_by, recipe.maximum_words, made_with, about_vectors)
         model.save(MODEL)
         tracked.log_training(results, MODEL, model.weights_sha256)
 

@@ -3,7 +3,7 @@
 import re
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import parameters
 import pytest
@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from captioner import params
 from captioner.common.errors import CaptionerError
+from captioner.data import Crop
 from captioner.datasets import DATASETS
 from captioner.encoders import ENCODERS
 from captioner.model.attention import ATTENTIONS
@@ -71,7 +72,7 @@ def test_every_value_has_a_comment(committed: str, tmp_path: Path) -> None:
 
 def test_comments_list_every_name(committed: str) -> None:
     lines = {line.split(":")[0].strip(): line for line in committed.splitlines()}
-    listed = {"dataset": DATASETS, "attention": ATTENTIONS, "encoder": ENCODERS, "metrics": METRICS}
+    listed = {"dataset": DATASETS, "attention": ATTENTIONS, "crop": get_args(Crop), "metrics": METRICS}
     for key, names in listed.items():
         assert all(name in lines[key].partition("#")[2] for name in names)
 

@@ -12,6 +12,7 @@ from ruamel.yaml import YAML, YAMLError
 from captioner.common.errors import CaptionerError, quoted, reason
 from captioner.common.files import read_text
 from captioner.common.sections import PathText, Section, one_of, within
+from captioner.data import IMAGE_SIZE, Crop
 from captioner.datasets import DATASETS
 from captioner.encoders import ENCODERS
 from captioner.model.attention import ATTENTIONS, SEVERAL_HEADS
@@ -54,6 +55,7 @@ class Scenes(Section):
     min_objects: Annotated[int, Field(ge=2)]
     max_objects: Annotated[int, Field(ge=2, le=6)]
     captions: Annotated[int, Field(ge=1, le=16)]
+    image_size: Annotated[int, Field(ge=64, le=1024)] = IMAGE_SIZE
 
     @field_validator("max_objects")
     @classmethod
@@ -91,6 +93,8 @@ class FeaturesParams(Section):
 
     encoder: Annotated[str, one_of(ENCODERS)]
     weights: PathText
+    image_size: Annotated[int, Field(ge=32, le=1024)] | Literal["auto"] = "auto"
+    crop: Crop = "stretch"
     batch_size: Annotated[int, Field(ge=1, le=1024)]
 
 

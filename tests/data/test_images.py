@@ -7,7 +7,7 @@ import time
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from captioner.data import images
-from captioner.data.images import FORMATS, UnreadableImage, decode, from_array, from_pillow
+from captioner.data import Crop, images
+from captioner.data.images import BARS, FORMATS, UnreadableImage, decode, from_array, from_pillow
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 LOSSLESS = ("PNG", "BMP", "TIFF", "PPM")
@@ -139,6 +139,55 @@ def test_exif_rotation_is_applied(form: str, orientation: int) -> None:
     assert np.abs(upright - decode(encoded(picture, form, exif=exif), size=48)).mean() < 6
 
 
+def flag(width: int, height: int) -> Image.Image:
+    """Red to the left, green in a square in the middle, blue to the right; or from top to bottom."""
+    wide = width > height
+    picture = Image.new("RGB", (width, height), RED)
+    long, short = max(width, height), min(width, height)
+    first, second = (long - short) // 2, (long + short) // 2
+    picture.paste((0, 255, 0), (first, 0, second, height) if wide else (0, first, width, second))
+    picture.paste((0, 0, 255), (second, 0, width, height) if wide else (0, second, width, height))
+    return picture
+
+
+@pytest.mark.parametrize(("width", "height"), [(120, 40), (40, 120)])
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_crops(width: int, height: int, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    data = encoded(flag(width, height), exif=exif)
+    turned = (width > height) != (orientation == 6)  # how it stands upright
+    colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255)][:: -1 if orientation == 3 else 1]
+
+    def along(pixels: np.ndarray, *places: int) -> list[tuple[int, ...]]:
+        line = pixels[30] if turned else pixels[:, 30]
+        return [tuple(line[place].tolist()) for place in places]
+
+    assert (decode(data, 60, "center") == [0, 255, 0]).all()
+    assert set(along(decode(data, 60), 5, 30, 55)) == set(colours)
+    padded = decode(data, 60, "pad")
+    assert set(along(padded, 5, 30, 55)) == set(colours)
+    across = padded[:, 30] if turned else padded[30]
+    assert [tuple(across[place].tolist()) for place in (0, 19, 20, 39, 40, 59)] == [
+        *[BARS] * 2,
+        *[(0, 255, 0)] * 2,
+        *[BARS] * 2,
+    ]
+
+
+@given(st.integers(1, 70), st.integers(1, 70), st.sampled_from(get_args(Crop)))
+def test_any_shape_becomes_a_square_in_each_way(width: int, height: int, crop: Crop) -> None:
+    pixels = decode(encoded(gradient(width, height)), 16, crop)
+    assert (pixels.shape, pixels.dtype) == ((16, 16, 3), np.uint8)
+
+
+def test_a_square_is_the_same_in_each_way() -> None:
+    for size in (10, 40, 64):
+        ways = [decode(encoded(gradient(40, 40)), size, crop) for crop in get_args(Crop)]
+        for way in ways[1:]:
+            np.testing.assert_array_equal(way, ways[0])
+
+
 @pytest.mark.parametrize("orientation", [0, 9, 65535])
 def test_an_unknown_orientation_is_ignored(orientation: int) -> None:
     exif = Image.Exif()
@@ -233,14 +282,14 @@ def test_large_pictures_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> 
     counting = threading.Lock()
     squared = images._squared
 
-    def counted(image: Image.Image, size: int) -> np.ndarray:
+    def counted(image: Image.Image, size: int, crop: Crop) -> np.ndarray:
         nonlocal inside, most
         with counting:
             inside += image.width * image.height
             most = max(most, inside)
         time.sleep(0.01)
         try:
-            return squared(image, size)
+            return squared(image, size, crop)
         finally:
             with counting:
                 inside -= image.width * image.height

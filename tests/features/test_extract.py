@@ -142,12 +142,24 @@ def test_the_path_of_a_gpu_gives_the_same(
     assert_equal_in_float16(Extractor(LITE0, batch_size=4)(pixels), keras_grid)
 
 
+def test_another_size_and_crop(jpegs: list[bytes], tmp_path: Path) -> None:
+    extractor = Extractor(LITE0, image_size=96, crop="center")
+    extractor.extract(jpegs, NAMES, tmp_path / "features")
+    found = Features.open(tmp_path / "features")
+    assert (found.grid.shape[1:], found.image_size, found.crop) == ((9, 1280), 96, "center")
+    seen = np.stack([images.decode(data, 96, "center") for data in jpegs])
+    np.testing.assert_array_equal(found.grid, extractor(seen))
+    made_by = {"image_size": 96, "crop": "center", "name": LITE0}
+    assert found.made_by.items() >= made_by.items()
+
+
 def test_index(directory: Path, extractor: Extractor) -> None:
     assert sorted(path.name for path in directory.iterdir()) == ["grid.npy", "index.json"]
     assert json.loads((directory / "index.json").read_text(encoding="utf-8")) == {
         "encoder": LITE0,
         "weights": "imagenet",
         "weights_sha256": extractor.weights_sha256,
+        "crop": "stretch",
         "image_size": 224,
         "shape": [5, 49, 1280],
         "images": NAMES,
@@ -227,8 +239,8 @@ def test_values_beyond_float16(monkeypatch: pytest.MonkeyPatch, pixels: np.ndarr
 
     build = networks.build
 
-    def too_large(name: str, weights: str) -> keras.Model:
-        model = build(name, weights)
+    def too_large(*asked: Any) -> keras.Model:
+        model = build(*asked)
         return keras.Model(model.input, model.output + 7e4)
 
     monkeypatch.setattr(networks, "build", too_large)

@@ -41,11 +41,18 @@ _VALUES: dict[str, Any] = {
             "min_objects": 2,
             "max_objects": 3,
             "captions": 5,
+            "image_size": 224,
         },
         "folder": {"path": "pictures", "captions": "captions.csv"},
     },
     "vocabulary": {"tokens": "words", "bpe_size": 1000, "minimum_count": 5},
-    "features": {"encoder": "efficientnet_lite0", "weights": "imagenet", "batch_size": 32},
+    "features": {
+        "encoder": "efficientnet_lite0",
+        "weights": "imagenet",
+        "image_size": "auto",
+        "crop": "stretch",
+        "batch_size": 32,
+    },
     "model": ModelParams(
         embedding_size=256, state_size=512, attention_size=256, spatial_encoding="learned"
     ).model_dump(),

@@ -87,7 +87,7 @@ class Extractor:
 
     weights_sha256 = features().weights_sha256
 
-    def __init__(self, *_: Any):
+    def __init__(self, *_: Any, **__: Any):
         pass
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:

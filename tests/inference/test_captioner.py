@@ -20,8 +20,7 @@ from PIL import Image
 from rounding import assert_same, tolerance
 
 from captioner.common.errors import CaptionerError
-from captioner.data.images import UnreadableImage
-from captioner.encoders.networks import ENCODERS
+from captioner.data.images import BARS, UnreadableImage
 from captioner.features.extract import Extractor
 from captioner.inference.captioner import BATCH, Captioner
 from captioner.inference.pictures import Picture
@@ -195,7 +194,7 @@ def test_a_keras_model_that_is_no_captioner(saved: Path) -> None:
 def test_features_of_another_encoder(model: Captioner) -> None:
     model.check_features(tiny.features())
     other = dataclasses.replace(tiny.features(), encoder="mobilenet", weights_sha256="fedcba98" * 8)
-    with pytest.raises(CaptionerError, match=r"efficientnet_lite0 \(01234567\).*mobilenet \(fedcba98\).*dvc repro"):
+    with pytest.raises(CaptionerError, match=r"_lite0 \(01234567, .*\).*mobilenet \(fedcba98, .*\).*dvc repro"):
         model.check_features(other)
 
 
@@ -381,7 +380,7 @@ def jpeg(colour: str) -> bytes:
 def test_captions_of_encoded_pictures_with_the_real_encoder(model: Captioner) -> None:
     extractor = Extractor(LITE0, batch_size=1)
     decoder = tiny.fit.build(
-        tiny.SIZES, tiny.recipe(), "dot", len(model.vocabulary), ENCODERS[LITE0].channels, extractor.positions
+        tiny.SIZES, tiny.recipe(), "dot", len(model.vocabulary), extractor.channels, extractor.positions
     )
     encoder = {"name": LITE0, "weights": "imagenet", "weights_sha256": extractor.weights_sha256}
     real = Captioner(decoder, model.vocabulary, encoder, 4, {})
@@ -394,11 +393,32 @@ def test_captions_of_encoded_pictures_with_the_real_encoder(model: Captioner) ->
     assert [caption.text for caption in together] == [caption.text for caption in expected]
 
 
+def test_pictures_come_to_the_encoder_as_in_training(
+    model: Captioner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, ...]] = []
+
+    class Seeing(tiny.Extractor):
+        def __init__(self, name: str, weights: str, *, image_size: int, crop: str) -> None:
+            seen.append((image_size, crop == "pad"))
+
+        def __call__(self, pixels: np.ndarray) -> np.ndarray:
+            seen.append(tuple(pixels[0, :, 0, 0]))
+            return tiny.features().grid[: len(pixels)]
+
+    monkeypatch.setattr("captioner.inference.captioner.Extractor", Seeing)
+    encoder = model.encoder | {"image_size": 6, "crop": "pad"}
+    dataclasses.replace(model, encoder=encoder).save(tmp_path / "captioner")
+    Captioner.load(tmp_path / "captioner").caption(Image.new("RGB", (60, 20), (7, 7, 7)), 1)
+    bar = BARS[0]
+    assert seen == [(6, True), (bar, bar, 7, 7, bar, bar)]
+
+
 def test_weights_of_the_encoder_that_changed(model: Captioner, monkeypatch: pytest.MonkeyPatch) -> None:
     class Other:
         weights_sha256 = "ffffffff" * 8
 
-    monkeypatch.setattr("captioner.inference.captioner.Extractor", lambda *_: Other())
+    monkeypatch.setattr("captioner.inference.captioner.Extractor", lambda *_, **__: Other())
     with pytest.raises(CaptionerError, match=r"not those the model was trained with \(ffffffff, not 01234567\)"):
         dataclasses.replace(model).caption([jpeg("red")])
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -291,7 +292,7 @@ def test_one_picture_given_many_times() -> None:
 def test_who_stops_early_waits_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     begun = []
 
-    def slow(picture: pictures.Picture, number: int) -> np.ndarray:
+    def slow(picture: pictures.Picture, number: int, *_: Any) -> np.ndarray:
         begun.append(number)
         time.sleep(0.01)
         return PIXELS

@@ -35,12 +35,12 @@ from typer.testing import CliRunner
 from captioner.cli import app as cli
 from captioner.common.errors import CaptionerError
 from captioner.common.ports import reserve
-from captioner.data import store
+from captioner.data import images, store
 from captioner.data.dataset import Dataset
 from captioner.inference.captioner import Alternative, Captioner
 from captioner.search.caption import Caption
 from captioner.serving import demo
-from captioner.serving.demo import Settings, answer, application, named, sample_pictures
+from captioner.serving.demo import SIDE, Settings, answer, application, crop_of, named, sample_pictures
 
 
 class Fake:
@@ -48,12 +48,16 @@ class Fake:
 
     def __init__(self, attention: str = "dot", first: int = 0):
         self.params = {"attention": attention}
+        self.encoder: dict[str, Any] = {}
         self.first = first  # place it looks at for the first word; for the next ones, those after
         self.go_on = threading.Event()
         self.go_on.set()
         self.began = threading.Semaphore(0)
         self.seen: list[int] = []
         self._alone = threading.Lock()
+
+    def pixels(self, picture: bytes) -> np.ndarray:
+        return images.decode(picture)
 
     def caption(self, pixels: np.ndarray, beam: int) -> Caption:
         assert self._alone.acquire(blocking=False), "two at once"
@@ -438,11 +442,23 @@ def test_models_and_pictures_of_the_checkout_are_served(
     assert (pictures, taken) == ([], 7999)
 
 
+def test_models_that_see_different_parts_of_a_picture_are_not_shown_together() -> None:
+    middle = Fake("bahdanau")
+    middle.encoder = {"image_size": 448, "crop": "center"}
+    told: Any = answer({"a": middle}, picture(7, size=(300, 200)), Settings())  # type: ignore[dict-item]
+    assert told["size"] == (SIDE, SIDE)
+    with pytest.raises(CaptionerError, match=r"features.crop is dot: stretch, bahdanau: center"):
+        crop_of({"dot": Fake(), "bahdanau": middle})  # type: ignore[dict-item]
+
+
 def test_it_tells_its_address_serves_and_ends_with_ctrl_c() -> None:
     script = """
 import types, captioner.serving.demo as demo
+from captioner.data import images
 from captioner.common.ports import reserve
 class Model:
+    encoder = {}
+    pixels = staticmethod(images.decode)
     def caption(self, pixels, beam):
         words = [str(pixels[0, 0, 0])]
         return types.SimpleNamespace(words=words, described={"words": words})

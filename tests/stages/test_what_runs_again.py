@@ -51,6 +51,8 @@ BY_PARAMETER: dict[str, tuple[Any, list[str]]] = {
     "vocabulary.tokens": ("bpe", ["vocabulary"]),
     "evaluate.samples": (2, ["evaluate"]),
     "features.encoder": ("mobilenet", ["features"]),
+    "features.image_size": (448, ["features"]),
+    "features.crop": ("pad", ["features"]),
     "features.batch_size": (8, []),
     "model.state_size": (8, ["blind", "train"]),
     "model.spatial_encoding": ("none", ["train"]),

@@ -6,7 +6,7 @@ from typing import Any
 
 from captioner.common.workspace import EVALUATED
 from captioner.evaluation.signature import Signature
-from captioner.model.description import VOCABULARY, Description, no_model
+from captioner.model.description import VOCABULARY, Description, image_size_and_crop, no_model
 from captioner.reports.wording import interval
 from captioner.text.vocabulary import SPECIAL_TOKENS, Vocabulary
 
@@ -58,17 +58,19 @@ def _scores(directory: Path, weights_sha256: str) -> dict[str, dict[str, Any]]:
 def table(known: dict[str, Any]) -> list[str]:
     """Return the lines that tell a person the same."""
     encoder = known["encoder"]
+    size, crop = image_size_and_crop(encoder)
     rows = [
         ("model", known["model"]),
         ("data", known["data"] or "unknown"),
         ("attention", known["attention"] or "unknown"),
         ("encoder", f"{encoder['name']}, weights {encoder['weights']} ({encoder['weights_sha256'][:12]})"),
+        ("pictures", f"{size} pixels, crop {crop}"),
         ("vocabulary", known["vocabulary"]),
         ("captions", f"at most {known['maximum_words']} words long"),
         ("weights", known["weights_sha256"][:12]),
     ]
     if vectors := known["word_vectors"]:
-        rows.insert(6, ("vectors", f"{vectors['file']}, of {vectors['covered']} % of the words"))
+        rows.insert(7, ("vectors", f"{vectors['file']}, of {vectors['covered']} % of the words"))
     lines = [f"{name:12}{value}" for name, value in rows]
     shown = {name: known["scores"][name] for name in HEADINGS if name in known["scores"]}
     if shown:

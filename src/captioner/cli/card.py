@@ -9,6 +9,7 @@ from typing import Any
 
 from captioner import __version__
 from captioner.cli.about import HEADINGS, SCORES, about
+from captioner.model.description import image_size_and_crop
 from captioner.reports.wording import counted, decimal, digits, interval
 
 FAILINGS = 5  # captions that are shown
@@ -50,6 +51,7 @@ def card(directory: Path) -> str:
     """
     known = about(directory)
     encoder, params, vectors = known["encoder"], known["params"], known["word_vectors"]
+    size, crop = image_size_and_crop(encoder)
     weights = f"`{_public(encoder['weights'])}` (`{encoder['weights_sha256'][:12]}`)"
     kind, use = _DATA.get(known["data"], ("unknown", "Unknown."))
     lines = [
@@ -59,7 +61,7 @@ def card(directory: Path) -> str:
         "",
         "| | |",
         "|---|---|",
-        f"| encoder | `{encoder['name']}`, frozen; {weights} |",
+        f"| encoder | `{encoder['name']}`, frozen; {weights}; pictures of {size} pixels, crop `{crop}` |",
         f"| attention | `{known['attention'] or 'unknown'}` |",
         f"| vocabulary | {known['vocabulary']} |",
         *([f"| word vectors | `{vectors['file']}`, of {vectors['covered']} % of the words |"] if vectors else []),

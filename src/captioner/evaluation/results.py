@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from captioner.common.files import file_names, json_of, replacing, write_json
-from captioner.data import images
+from captioner.data import Crop, images
 from captioner.evaluation.bootstrap import FEWEST, LEVEL, Difference, differences, intervals
 from captioner.evaluation.signature import CAPTION_SCORES, Setting, Signature
 from captioner.reports import curves, report
@@ -234,8 +234,9 @@ def write_report(
     pictures: Iterable[bytes],
     found: Evaluated,
     path: Path,
+    crop: Crop = "stretch",
 ) -> None:
-    """Write the page that shows every picture; `pictures` come in the order of `found.scores`."""
+    """Write the page that shows every picture as the encoder sees it; they come in the order of `found.scores`."""
     own: dict[Any, dict[Any, float]] = found.scores.to_dict("index")
     rows = (
         report.Row(
@@ -254,13 +255,17 @@ def write_report(
         for (image, scored), picture in zip(own.items(), pictures, strict=True)
     )
     shown = {name: entry for name, entry in scores.items() if name in CAPTION_SCORES or name in _SHARES}
-    report.write(path, title, shown, rows, said)
+    report.write(path, title, shown, rows, said, crop)
 
 
 def write_attention(
-    pictures: Mapping[str, bytes], captions: Mapping[str, Caption], references: Mapping[str, Sequence[str]], path: Path
+    pictures: Mapping[str, bytes],
+    captions: Mapping[str, Caption],
+    references: Mapping[str, Sequence[str]],
+    path: Path,
+    crop: Crop = "stretch",
 ) -> None:
-    """Write, for each of the pictures, a PNG of where the model looked for each word."""
+    """Write, for each of the pictures, a PNG of where in it the model looked for each word."""
     with replacing(path) as beside:
         beside.mkdir()
         # the whole name, since a/dog.jpg and b/dog.gif are two pictures; in MLflow they lie beside the curves
@@ -269,5 +274,6 @@ def write_attention(
         for (image, data), name in zip(pictures.items(), names, strict=True):
             caption = captions[image]
             lines = f"{caption.text}\n{references[image][0]}"
-            figure = attention_figure(images.decode(data), caption.words, caption.attention_by_position, lines)
+            seen = images.decode(data, crop=crop)
+            figure = attention_figure(seen, caption.words, caption.attention_by_position, lines)
             figure.save(beside / name)

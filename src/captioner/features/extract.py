@@ -1,6 +1,7 @@
 """Pictures into feature vectors, and those of a whole data set into a directory.
 
-Legend: `B` pictures, `P` positions of the grid (49, row by row from the top left), `C` channels of the encoder.
+Legend: `B` pictures, `S` their height and width in pixels (224), `P` positions of the grid (49, row by row from the top
+left), `C` channels of the encoder.
 """
 
 import os
@@ -17,7 +18,7 @@ from tqdm import tqdm
 from captioner.common import files, threads
 from captioner.common.errors import CaptionerError
 from captioner.common.weights import weights_hash
-from captioner.data import images
+from captioner.data import Crop, images
 from captioner.encoders import networks
 from captioner.features.compiled import compile_forward, half, runs_on_litert
 from captioner.features.store import GRID, INDEX
@@ -37,6 +38,8 @@ def extract(
     directory: Path,
     *,
     batch_size: int = 32,
+    image_size: int | None = None,
+    crop: Crop = "stretch",
 ) -> None:
     """Write the features of encoded pictures to a directory, which is whole or absent.
 
@@ -49,12 +52,16 @@ def extract(
         weights: `imagenet` or the path of a weights file.
         directory: what is written, in place of what may stand there.
         batch_size: pictures that go through the network at a time, on a GPU or on JAX; else each core takes one.
+        image_size: height and width in which the encoder gets them, in pixels; by default its own.
+        crop: how they become squares.
 
     Raises:
         CaptionerError: the encoder or its weights cannot be obtained, or a picture cannot be decoded.
         ValueError: there are more names than pictures, or fewer.
     """
-    Extractor(encoder, weights, batch_size=batch_size).extract(pictures, names, directory)
+    Extractor(encoder, weights, batch_size=batch_size, image_size=image_size, crop=crop).extract(
+        pictures, names, directory
+    )
 
 
 class Extractor:
@@ -66,20 +73,32 @@ class Extractor:
         encoder: a key of `captioner.encoders.networks.ENCODERS`.
         weights: `imagenet` or the path of a weights file.
         batch_size: pictures that go through the network at a time, on a GPU or on JAX; else each core takes one.
+        image_size: height and width of the pictures that it gets, `S` pixels; by default the encoder's own.
+        crop: how encoded pictures become squares.
 
     Attributes:
         positions: `P`.
         channels: `C`.
+        image_size: `S`.
         weights_sha256: hash of the weights' values.
 
     Raises:
         CaptionerError: the encoder is unknown, or its weights cannot be obtained or do not fit.
     """
 
-    def __init__(self, encoder: str, weights: str | Path = "imagenet", *, batch_size: int = 32) -> None:
-        model = networks.build(encoder, weights)
+    def __init__(
+        self,
+        encoder: str,
+        weights: str | Path = "imagenet",
+        *,
+        batch_size: int = 32,
+        image_size: int | None = None,
+        crop: Crop = "stretch",
+    ) -> None:
+        model = networks.build(encoder, weights, image_size)
         _, height, width, self.channels = model.output_shape
         self.positions = height * width
+        self.image_size, self.crop = model.input_shape[1], crop
         self.encoder, self.weights = encoder, str(weights)
         self.batch_size = batch_size
         self.weights_sha256 = weights_hash(model)
@@ -89,7 +108,7 @@ class Extractor:
         self._lock = threading.Lock()
 
     def __call__(self, pictures: np.ndarray) -> np.ndarray:
-        """Turn pictures, uint8 `[B, 224, 224, 3]`, into feature vectors, float16 `[B, P, C]`.
+        """Turn pictures, uint8 `[B, S, S, 3]`, into feature vectors, float16 `[B, P, C]`.
 
         Raises:
             CaptionerError: a value is not finite in float16, as happens with the weights of another network.
@@ -129,7 +148,8 @@ class Extractor:
             "encoder": self.encoder,
             "weights": self.weights,
             "weights_sha256": self.weights_sha256,
-            "image_size": images.IMAGE_SIZE,
+            "image_size": self.image_size,
+            "crop": self.crop,
             "shape": shape,
             "images": list(names),
         }
@@ -154,17 +174,16 @@ class Extractor:
         cores = os.cpu_count() or 1
         _, together = self._network()
         if together == 1:
-            yield from threads.prefetch(lambda pair: self(_decode(pair)[None]), pairs, 2 * cores, cores)
+            yield from threads.prefetch(lambda pair: self(self._decode(pair)[None]), pairs, 2 * cores, cores)
         else:
-            with closing(threads.prefetch(_decode, pairs, 2 * together, cores)) as decoded:
+            with closing(threads.prefetch(self._decode, pairs, 2 * together, cores)) as decoded:
                 while part := list(islice(decoded, together)):
                     yield self(np.stack(part))
 
-
-def _decode(picture: tuple[str, bytes]) -> np.ndarray:
-    """Decode a picture, and say which one when it is broken."""
-    name, data = picture
-    try:
-        return images.decode(data, images.IMAGE_SIZE)
-    except images.UnreadableImage as error:
-        raise images.UnreadableImage(f"picture {name!r}: {error}") from error
+    def _decode(self, picture: tuple[str, bytes]) -> np.ndarray:
+        """Decode a picture, and say which one when it is broken."""
+        name, data = picture
+        try:
+            return images.decode(data, self.image_size, self.crop)
+        except images.UnreadableImage as error:
+            raise images.UnreadableImage(f"picture {name!r}: {error}") from error

@@ -3,8 +3,8 @@
 Legend: `P` positions of the grid (49, row by row from the top left), `C` channels of the encoder.
 
 A directory of features has two files: `grid.npy`, float16 `[pictures, P, C]`, and `index.json` with `encoder`,
-`weights` (as they were asked for), `weights_sha256` (of their values), `image_size` (pixels), `shape` (of the grid) and
-`images`, the pictures' names in the order of the grid's rows.
+`weights` (as they were asked for), `weights_sha256` (of their values), `image_size` (pixels), `crop`, `shape` (of the
+grid) and `images`, the pictures' names in the order of the grid's rows.
 """
 
 import json
@@ -12,16 +12,12 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
 from captioner.common.errors import CaptionerError
-from captioner.data import images as images
-
-if TYPE_CHECKING:
-    pass
-
+from captioner.data import IMAGE_SIZE, Crop
 
 GRID = "grid.npy"
 INDEX = "index.json"
@@ -37,6 +33,8 @@ class Features:
         encoder: name of the encoder that made them.
         weights: its weights, as they were asked for.
         weights_sha256: hash of their values.
+        image_size: height and width of the pictures that it got, in pixels.
+        crop: how they became squares.
     """
 
     grid: np.ndarray
@@ -44,6 +42,8 @@ class Features:
     encoder: str
     weights: str
     weights_sha256: str
+    image_size: int = IMAGE_SIZE
+    crop: Crop = "stretch"
 
     @classmethod
     def blank(cls, images: Iterable[str]) -> "Features":
@@ -74,7 +74,20 @@ class Features:
             encoder=index["encoder"],
             weights=index["weights"],
             weights_sha256=index["weights_sha256"],
+            image_size=index["image_size"],
+            crop=index.get("crop", "stretch"),  # as before there was a choice
         )
+
+    @property
+    def made_by(self) -> dict[str, Any]:
+        """What tells features apart that differ in their making, as a model's description has it."""
+        return {
+            "name": self.encoder,
+            "weights": self.weights,
+            "weights_sha256": self.weights_sha256,
+            "image_size": self.image_size,
+            "crop": self.crop,
+        }
 
 
 def _damaged(path: Path, found: str, expected: str) -> CaptionerError:

@@ -18,6 +18,7 @@ from captioner.data.images import UnreadableImage
 from captioner.features.extract import Extractor
 from captioner.inference import pictures
 from captioner.inference.pictures import Picture
+from captioner.model.description import image_size_and_crop
 from captioner.model.saved_model import SavedModel
 from captioner.search.alternatives import Alternative, alternatives
 from captioner.search.caption import Caption, captions_of
@@ -205,7 +206,7 @@ class Captioner(SavedModel):
     def _stream(
         self, images: Iterable[Picture | UnreadableImage], search: tuple[int, int, float]
     ) -> Iterator[Caption | UnreadableImage]:
-        for batch in pictures.prefetch(images, BATCH):
+        for batch in pictures.prefetch(images, BATCH, *image_size_and_crop(self.encoder)):
             read = [each for each in batch if not isinstance(each, UnreadableImage)]
             captions = iter(self._search(np.stack(read), search) if read else [])
             yield from (each if isinstance(each, UnreadableImage) else next(captions) for each in batch)
@@ -217,7 +218,15 @@ class Captioner(SavedModel):
             return self.captions(generator, self._extractor(pixels))
 
     def _features(self, image: Picture) -> np.ndarray:
-        return self._extractor(pictures.pixels(image)[None])  # [1, P, C]
+        return self._extractor(self.pixels(image)[None])  # [1, P, C]
+
+    def pixels(self, image: Picture) -> np.ndarray:
+        """Return a picture as the encoder sees it, uint8 `[S, S, 3]`.
+
+        Raises:
+            UnreadableImage: the picture cannot be read.
+        """
+        return pictures.pixels(image, 1, *image_size_and_crop(self.encoder))
 
     def _once(self, kind: type, *arguments: Any) -> Any:
         """Return a search of this kind, made and traced only once."""
@@ -234,7 +243,8 @@ class Captioner(SavedModel):
 
     @cached_property
     def _extractor(self) -> Extractor:
-        extractor = Extractor(self.encoder["name"], self.encoder["weights"])
+        size, crop = image_size_and_crop(self.encoder)
+        extractor = Extractor(self.encoder["name"], self.encoder["weights"], image_size=size, crop=crop)
         if extractor.weights_sha256 != self.encoder["weights_sha256"]:
             raise CaptionerError(
                 f"The weights {self.encoder['weights']!r} of {self.encoder['name']} are not those the model was "

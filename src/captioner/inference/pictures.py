@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from captioner.common import threads
-from captioner.data import images
+from captioner.data import IMAGE_SIZE, Crop, images
 from captioner.data.images import SUFFIXES, UnreadableImage
 from captioner.inference import web
 
@@ -73,7 +73,7 @@ def name_of(picture: Picture, number: int) -> str:
     return os.fspath(picture) if isinstance(picture, str | os.PathLike) else f"picture {number}"
 
 
-def pixels(picture: Picture, number: int = 1, size: int = 224) -> np.ndarray:
+def pixels(picture: Picture, number: int = 1, size: int = IMAGE_SIZE, crop: Crop = "stretch") -> np.ndarray:
     """Return a picture's pixels as training saw such pictures, uint8 `[size, size, 3]`; see `captioner.data.images`.
 
     Raises:
@@ -81,13 +81,13 @@ def pixels(picture: Picture, number: int = 1, size: int = 224) -> np.ndarray:
     """
     try:
         if isinstance(picture, Image.Image):
-            return images.from_pillow(picture, size)
+            return images.from_pillow(picture, size, crop)
         if isinstance(picture, np.ndarray):
-            return images.from_array(picture, size)
+            return images.from_array(picture, size, crop)
         if isinstance(picture, bytes):
-            return images.decode(picture, size)
+            return images.decode(picture, size, crop)
         if isinstance(picture, str | os.PathLike):
-            return images.decode(read(os.fspath(picture)), size)
+            return images.decode(read(os.fspath(picture)), size, crop)
         raise UnreadableImage(
             f"received {type(picture).__name__}: allowed are a path, an address, bytes, a Pillow image or an array"
         )
@@ -96,7 +96,10 @@ def pixels(picture: Picture, number: int = 1, size: int = 224) -> np.ndarray:
 
 
 def prefetch(
-    pictures: Iterable[Picture | UnreadableImage], batch_size: int
+    pictures: Iterable[Picture | UnreadableImage],
+    batch_size: int,
+    size: int = IMAGE_SIZE,
+    crop: Crop = "stretch",
 ) -> Generator[list[np.ndarray | UnreadableImage], None, None]:
     """Yield the pixels of pictures in batches, in their order, an error in the place of one that cannot be read.
 
@@ -105,19 +108,19 @@ def prefetch(
     """
     # More threads than there are cores, since some wait for a disk or a network.
     cores = os.cpu_count() or 1
-    with closing(threads.prefetch(_pixels_or_error, enumerate(pictures, 1), 2 * batch_size, 2 * cores)) as read:
-        size = 1
-        while batch := list(islice(read, size)):
+
+    def pixels_or_error(numbered: tuple[int, Picture | UnreadableImage]) -> np.ndarray | UnreadableImage:
+        number, picture = numbered
+        try:
+            return picture if isinstance(picture, UnreadableImage) else pixels(picture, number, size, crop)
+        except UnreadableImage as error:
+            return error
+
+    with closing(threads.prefetch(pixels_or_error, enumerate(pictures, 1), 2 * batch_size, 2 * cores)) as read:
+        many = 1
+        while batch := list(islice(read, many)):
             yield batch
-            size = batch_size
-
-
-def _pixels_or_error(numbered: tuple[int, Picture | UnreadableImage]) -> np.ndarray | UnreadableImage:
-    number, picture = numbered
-    try:
-        return picture if isinstance(picture, UnreadableImage) else pixels(picture, number)
-    except UnreadableImage as error:
-        return error
+            many = batch_size
 
 
 def read(place: str, public: bool = False) -> bytes:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from captioner.common.errors import CaptionerError
+from captioner.data import IMAGE_SIZE, Crop
 
 FORMAT = 1
 DESCRIPTION, VOCABULARY, DECODER = "model.json", "vocabulary.json", "decoder.keras"
@@ -18,7 +19,8 @@ class Description:
     """What stands in `model.json`.
 
     Attributes:
-        encoder: name, `weights` and `weights_sha256` of the encoder whose features the model was trained on.
+        encoder: `name`, `weights` and `weights_sha256` of the encoder whose features the model was trained on, and
+            the `image_size` and `crop` of its pictures.
         maximum_words: the longest caption it was trained on.
         vocabulary_sha256: hash of the vocabulary's file.
         weights_sha256: hash of the decoder's weights.
@@ -27,7 +29,7 @@ class Description:
             None where there was none.
     """
 
-    encoder: dict[str, str]
+    encoder: dict[str, Any]
     maximum_words: int
     vocabulary_sha256: str
     weights_sha256: str
@@ -54,6 +56,11 @@ class Description:
             return cls(**{name: described[name] for name in cls.__annotations__})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise no_model(directory, error) from None
+
+
+def image_size_and_crop(encoder: dict[str, Any]) -> tuple[int, Crop]:
+    """Return in which form an encoder gets pictures; models of before there was a choice do not say it."""
+    return encoder.get("image_size", IMAGE_SIZE), encoder.get("crop", "stretch")
 
 
 def other_keras(directory: Path, before: str = "") -> str:

@@ -15,7 +15,16 @@ from captioner.common.errors import CaptionerError
 from captioner.common.keras import keras
 from captioner.features.store import Features
 from captioner.model.decoder import Decoder
-from captioner.model.description import DECODER, DESCRIPTION, FORMAT, VOCABULARY, Description, no_model, other_keras
+from captioner.model.description import (
+    DECODER,
+    DESCRIPTION,
+    FORMAT,
+    VOCABULARY,
+    Description,
+    image_size_and_crop,
+    no_model,
+    other_keras,
+)
 from captioner.text.vocabulary import Vocabulary
 
 
@@ -26,7 +35,7 @@ class SavedModel:
     Attributes:
         decoder: the trained decoder.
         vocabulary: its words.
-        encoder: name, `weights` and `weights_sha256` of the encoder whose features it was trained on.
+        encoder: what made the features that it was trained on, see `Features.made_by`.
         maximum_words: the longest caption it was trained on.
         params: the experiment's parameters, by dotted name, for the record.
         word_vectors: see `Description`.
@@ -34,7 +43,7 @@ class SavedModel:
 
     decoder: Decoder
     vocabulary: Vocabulary
-    encoder: dict[str, str]
+    encoder: dict[str, Any]
     maximum_words: int
     params: dict[str, Any]
     word_vectors: dict[str, Any] | None = None
@@ -98,8 +107,11 @@ class SavedModel:
         Raises:
             CaptionerError: they do not.
         """
-        if features.weights_sha256 != self.encoder["weights_sha256"]:
-            raise CaptionerError(
-                f"The model was trained on features of {self.encoder['name']} ({self.encoder['weights_sha256'][:8]}), "
-                f"these are of {features.encoder} ({features.weights_sha256[:8]}): run `dvc repro`."
-            )
+        own, given = (_told_apart(each) for each in (self.encoder, features.made_by))
+        if own != given:
+            raise CaptionerError(f"The model was trained on features of {own}, these are of {given}: run `dvc repro`.")
+
+
+def _told_apart(encoder: dict[str, Any]) -> str:
+    size, crop = image_size_and_crop(encoder)
+    return f"{encoder['name']} ({encoder['weights_sha256'][:8]}, pictures of {size} pixels, crop {crop})"

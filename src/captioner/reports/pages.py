@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from captioner.data import images
+from captioner.data import Crop, images
 from captioner.reports import attention_figure
 
 if TYPE_CHECKING:
@@ -40,15 +40,17 @@ def program_sha256(template: "Template") -> str:
     return base64_of(hashlib.sha256(program.encode()).digest())
 
 
-def photograph(data: bytes, side: int) -> tuple[bytes, tuple[int, int]]:
+def photograph(data: bytes, side: int, crop: Crop = "stretch") -> tuple[bytes, tuple[int, int]]:
     """Return a picture upright as JPEG, scaled down until no side is longer than `side`, with its width and height.
+
+    It shows what an encoder with that `crop` sees of it; if the encoder stretches it, in its own proportions.
 
     Raises:
         UnreadableImage: see `images.decode`.
     """
     # first, since it refuses what cannot be decoded
-    square = Image.fromarray(images.decode(data, side))
-    width, height = images.upright_size(data, side)
+    square = Image.fromarray(images.decode(data, side, crop))
+    width, height = images.upright_size(data, side) if crop == "stretch" else square.size
     shrunk = min(1, side / max(width, height))
     size = max(1, round(shrunk * width)), max(1, round(shrunk * height))
     buffer = io.BytesIO()

@@ -15,6 +15,7 @@ import numpy as np
 
 from captioner.common.errors import CaptionerError
 from captioner.common.files import replacing
+from captioner.data import Crop
 from captioner.data.images import UnreadableImage
 from captioner.reports import pages
 from captioner.reports.attention_figure import checked, light
@@ -58,7 +59,12 @@ class Row:
 
 
 def write(
-    path: Path, title: str, scores: Mapping[str, Mapping[str, Any]], rows: Iterable[Row], remarks: Sequence[str] = ()
+    path: Path,
+    title: str,
+    scores: Mapping[str, Mapping[str, Any]],
+    rows: Iterable[Row],
+    remarks: Sequence[str] = (),
+    crop: Crop = "stretch",
 ) -> None:
     """Write the page. A thousand photographs make some 15 MB.
 
@@ -72,6 +78,7 @@ def write(
             interval, which may be None or lack; `signature`, how it was computed, which may lack.
         rows: the pictures, at least one.
         remarks: sentences to print above the scores.
+        crop: how the model's encoder sees pictures.
 
     Raises:
         CaptionerError: no rows, or a picture that cannot be decoded.
@@ -85,7 +92,7 @@ def write(
         scores=[_shown(name, score) for name, score in scores.items()],
         banded=any(_number(score.get("low")) is not None for score in scores.values()),
         settings={"fullLight": FULL_LIGHT} | pages.LIGHT,
-        rows=_contents(rows),
+        rows=_contents(rows, crop),
     )
     # a name that is no valid Unicode, as files may have, must not break the page
     with (
@@ -110,12 +117,12 @@ def quantized_light(attention: np.ndarray) -> np.ndarray:
     return np.rint(FULL_LIGHT * light(np.asarray(attention, np.float64))).astype(np.uint8)
 
 
-def _contents(rows: Iterable[Row]) -> Iterator[tuple[dict[str, Any], str]]:
+def _contents(rows: Iterable[Row], crop: Crop) -> Iterator[tuple[dict[str, Any], str]]:
     """Yield each row's data, and its photograph apart, which is read only when its card is shown."""
     row = None
     for row in rows:
         try:
-            photograph, size = pages.photograph(row.picture, SIDE)
+            photograph, size = pages.photograph(row.picture, SIDE, crop)
         except UnreadableImage as error:
             raise CaptionerError(f"received a picture {row.image!r} that cannot be shown: {error}") from error
         weights = checked(row.attention, row.words, f" of {row.image!r}") if row.words else np.zeros((0, 1))

@@ -29,7 +29,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from captioner.common.errors import CaptionerError, quoted
 from captioner.common.ports import HOST
-from captioner.data import images, store
+from captioner.data import Crop, store
+from captioner.model.description import image_size_and_crop
 from captioner.reports import pages
 from captioner.text.vocabulary import END, SPECIAL_TOKENS
 
@@ -184,17 +185,34 @@ def answer(models: "Mapping[str, Captioner]", data: bytes, settings: Settings) -
 
     Raises:
         UnreadableImage: the picture cannot be read.
+        CaptionerError: see `crop_of`.
     """
-    pixels = images.decode(data)
-    photograph, size = pages.photograph(data, SIDE)
+    photograph, size = pages.photograph(data, SIDE, crop_of(models))
     said = []
     for name, model in models.items():
+        pixels = model.pixels(data)
         captions = [model.caption(pixels, settings.beam)]
         if settings.samples:
             drawn = model.samples(pixels, settings.samples, temperature=settings.temperature)
             captions += [each for each in drawn if each.words != captions[0].words]
         said.append({"name": name, "captions": [_described(model, pixels, each) for each in captions]})
     return {"photograph": pages.base64_of(photograph), "size": size, "models": said}
+
+
+def crop_of(models: "Mapping[str, Captioner]") -> Crop:
+    """Return how the encoders of models crop pictures: on the page, one picture shows where all of them look.
+
+    Raises:
+        CaptionerError: they do not agree.
+    """
+    crops = {name: image_size_and_crop(model.encoder)[1] for name, model in models.items()}
+    if len(set(crops.values())) > 1:
+        ways = ", ".join(f"{name}: {crop}" for name, crop in crops.items())
+        raise CaptionerError(
+            f"received models that see different parts of a picture (features.crop is {ways}): show each on a page of "
+            "its own"
+        )
+    return next(iter(crops.values()))
 
 
 def named(models: "Sequence[tuple[str, Captioner]]") -> "dict[str, Captioner]":
@@ -226,8 +244,9 @@ def serve(models: "Mapping[str, Captioner]", pictures: Sequence[tuple[str, bytes
     """Show the page at a port that was reserved, until Ctrl-C.
 
     Raises:
-        CaptionerError: a model cannot caption, for its encoder's weights cannot be obtained.
+        CaptionerError: a model cannot caption, for its encoder's weights cannot be obtained; or see `crop_of`.
     """
+    crop_of(models)  # said before any work
     # Each model and each width of the beam is traced by itself, which TensorFlow takes for an oversight.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     grey = np.full((8, 8, 3), 128, np.uint8)

@@ -27,7 +27,9 @@ _OVERSAMPLING = 2
 _AT_A_TIME = 256
 
 
-def load(pictures: dict[str, int], objects: tuple[int, int], captions: int, seed: int) -> Dataset:
+def load(
+    pictures: dict[str, int], objects: tuple[int, int], captions: int, seed: int, image_size: int = SIZE
+) -> Dataset:
     """Draw a data set.
 
     Args:
@@ -35,6 +37,7 @@ def load(pictures: dict[str, int], objects: tuple[int, int], captions: int, seed
         objects: the fewest and the most objects in a picture.
         captions: captions per picture.
         seed: equal seeds give equal scenes.
+        image_size: height and width of the pictures, in pixels. Boxes count as in pictures of `SIZE` all the same.
     """
     names = [(split, f"{split}-{number:05d}.png") for split in SPLITS for number in range(pictures[split])]
     generators = {name: np.random.default_rng([seed, row]) for row, (_, name) in enumerate(names)}
@@ -45,17 +48,17 @@ def load(pictures: dict[str, int], objects: tuple[int, int], captions: int, seed
     ]
     return Dataset(
         captions=pd.DataFrame(rows, columns=["image", "split", "caption"]),
-        pictures=_drawn(scenes, generators),
+        pictures=_drawn(scenes, generators, image_size),
         objects=pd.DataFrame(marked, columns=OBJECT_COLUMNS),
     )
 
 
 def _drawn(
-    scenes: Mapping[str, Sequence[SceneObject]], generators: Mapping[str, np.random.Generator]
+    scenes: Mapping[str, Sequence[SceneObject]], generators: Mapping[str, np.random.Generator], image_size: int
 ) -> Iterator[tuple[str, bytes]]:
     """Yield the pictures, drawn by a thread a core; a few at a time, so that memory does not grow."""
     return threads.prefetch(
-        lambda name: (name, draw(scenes[name], generators[name])), scenes, _AT_A_TIME, os.cpu_count()
+        lambda name: (name, draw(scenes[name], generators[name], image_size)), scenes, _AT_A_TIME, os.cpu_count()
     )
 
 
@@ -94,16 +97,16 @@ def describe(things: Sequence[SceneObject], captions: int, generator: np.random.
     return texts
 
 
-def draw(things: Iterable[SceneObject], generator: np.random.Generator) -> bytes:
-    """Return the scene as PNG, `SIZE` x `SIZE`."""
-    picture = _ground(generator).resize((SIZE * _OVERSAMPLING,) * 2, Image.Resampling.BICUBIC)
+def draw(things: Iterable[SceneObject], generator: np.random.Generator, image_size: int = SIZE) -> bytes:
+    """Return the scene as PNG, `image_size` x `image_size`."""
+    picture = _ground(generator).resize((image_size * _OVERSAMPLING,) * 2, Image.Resampling.BICUBIC)
     canvas = ImageDraw.Draw(picture)
     for thing in things:
         shade = generator.normal(0, 8, 3)
         colour = tuple(int(v) for v in np.clip(np.array(COLOURS[thing.colour]) + shade, 0, 255))
-        _paint(canvas, thing, colour)
+        _paint(canvas, thing, colour, image_size / SIZE * _OVERSAMPLING)
     buffer = io.BytesIO()
-    picture.resize((SIZE, SIZE), Image.Resampling.BOX).save(buffer, "PNG", compress_level=1)
+    picture.resize((image_size, image_size), Image.Resampling.BOX).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
 
@@ -150,8 +153,8 @@ def _box(x: float, y: float, radius: float) -> tuple[int, int, int, int]:
     return round(x - radius), round(y - radius), round(x + radius), round(y + radius)
 
 
-def _paint(canvas: ImageDraw.ImageDraw, thing: SceneObject, colour: tuple[int, ...]) -> None:
-    """Fill the object's box with its shape."""
+def _paint(canvas: ImageDraw.ImageDraw, thing: SceneObject, colour: tuple[int, ...], scale: float) -> None:
+    """Fill the object's box with its shape; a pixel of the box has `scale` pixels of the canvas."""
     corner, opposite = np.array(thing.box[:2]), np.array(thing.box[2:])
     outline = _OUTLINES[thing.shape]
     low, high = outline.min(axis=0), outline.max(axis=0)
@@ -159,4 +162,4 @@ def _paint(canvas: ImageDraw.ImageDraw, thing: SceneObject, colour: tuple[int, .
     if thing.shape == "ring":  # a band, drawn as outer edge and, backwards, inner edge
         middle = (corner + opposite) / 2
         points = np.concatenate([points, points[:1], (middle + 0.55 * (points - middle))[[0, *range(59, -1, -1)]]])
-    canvas.polygon([tuple(point) for point in points * _OVERSAMPLING], fill=colour)
+    canvas.polygon([tuple(point) for point in points * scale], fill=colour)

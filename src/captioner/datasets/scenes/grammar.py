@@ -13,7 +13,7 @@ import pandas as pd
 
 from captioner.data.dataset import OBJECT_COLUMNS
 
-SIZE = 224
+SIZE = 224  # height and width of a scene, in what boxes are counted in: pixels, if it is drawn of this size
 
 # few and far apart: a network trained to classify photographs keeps shapes well and colours badly
 COLOURS = {

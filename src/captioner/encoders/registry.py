@@ -1,0 +1,88 @@
+"""The networks that can be chosen, as data.
+
+Importing this module is cheap: it needs no Keras.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How pixels, 0 to 255, become a network's input: `scale * pixels + offset`, each a number or one a colour.
+
+    Attributes:
+        scale: of red, green and blue.
+        offset: likewise.
+        blue_first: whether the network then takes them in reverse order.
+    """
+
+    scale: float | tuple[float, ...] = 1.0
+    offset: float | tuple[float, ...] = 0.0
+    blue_first: bool = False
+
+
+_MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixels, 0 to 1
+AS_IT_IS = Preprocessing()  # the network begins with its own
+SYMMETRIC = Preprocessing(1 / 127.5, -1.0)  # to -1 to 1
+STANDARDIZED = Preprocessing(
+    tuple(1 / 255 / deviation for deviation in _DEVIATION),
+    tuple(-mean / deviation for mean, deviation in zip(_MEAN, _DEVIATION, strict=True)),
+)
+CENTERED = Preprocessing(1.0, (-123.68, -116.779, -103.939), blue_first=True)  # as Caffe's networks have it
+LITE = Preprocessing(1 / 128, -127 / 128)
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A network, by what is known of it before it is built.
+
+    Attributes:
+        name: its key in `ENCODERS`, and what `features.encoder` calls it.
+        network: its function in `keras.applications`, or its key in `captioner.encoders.efficientnet_lite.VARIANTS`.
+        preprocessing: what it wants of pixels.
+        image_size: height and width of the pictures that it was trained on, in pixels.
+    """
+
+    name: str
+    network: str
+    preprocessing: Preprocessing
+    image_size: int = 224
+
+    @property
+    def is_lite(self) -> bool:
+        """Whether its weights come with a package, and it is built by `captioner.encoders.efficientnet_lite`."""
+        return self.preprocessing is LITE
+
+
+_SIZES = {
+    **{"efficientnet_lite1": 240, "efficientnet_lite2": 260},
+    **dict.fromkeys(("InceptionV3", "InceptionResNetV2", "Xception"), 299),
+    "NASNetLarge": 331,
+    **dict(zip((f"EfficientNetB{number}" for number in range(1, 8)), (240, 260, 300, 380, 456, 528, 600), strict=True)),
+    **{"EfficientNetV2B1": 240, "EfficientNetV2B2": 260, "EfficientNetV2B3": 300},
+    **{"EfficientNetV2S": 384, "EfficientNetV2M": 480, "EfficientNetV2L": 480},
+}
+"""Of the networks that were trained on other pictures than of 224 pixels."""
+
+_NETWORKS = {
+    LITE: ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"),
+    SYMMETRIC: (
+        *("MobileNet", "MobileNetV2", "ResNet50V2", "ResNet101V2", "ResNet152V2"),
+        *("InceptionV3", "InceptionResNetV2", "Xception", "NASNetMobile", "NASNetLarge"),
+    ),
+    STANDARDIZED: ("DenseNet121", "DenseNet169", "DenseNet201"),
+    CENTERED: ("VGG16", "VGG19", "ResNet50", "ResNet101", "ResNet152"),
+    AS_IT_IS: (
+        *("MobileNetV3Small", "MobileNetV3Large"),
+        *(f"EfficientNetB{number}" for number in range(8)),
+        *(f"EfficientNetV2{size}" for size in ("B0", "B1", "B2", "B3", "S", "M", "L")),
+        *(f"ConvNeXt{size}" for size in ("Tiny", "Small", "Base", "Large", "XLarge")),
+    ),
+}
+
+ENCODERS = {
+    network.lower(): Encoder(network.lower(), network, preprocessing, _SIZES.get(network, 224))
+    for preprocessing, networks in _NETWORKS.items()
+    for network in networks
+}
+"""All by name: those of `keras.applications` have their names there, in lower case."""
