@@ -8,6 +8,7 @@ from captioner.common.startup import fast_start
 from captioner.common.workspace import DATA, FEATURES
 from captioner.data import store
 from captioner.encoders import networks
+from captioner.encoders.registry import network_path
 from captioner.features.extract import extract
 from captioner.params import Params
 
@@ -20,16 +21,18 @@ def features(params: Params) -> None:
         from captioner.common.keras import keras  # noqa: F401 - here, since Keras asks for its home when it is imported
     encoder, weights = params.features.encoder, params.features.weights
     file = networks.weights_file(encoder, weights, main_checkout())
+    own = network_path(encoder, main_checkout())
     images = store.read_captions(DATA)["image"].drop_duplicates().tolist()
     extract(
         store.read_pictures(DATA, images),
         images,
-        encoder,
+        encoder if own is None else str(own),
         weights if file is None else str(file),
         FEATURES,
         batch_size=params.features.batch_size,
         image_size=None if params.features.image_size == "auto" else params.features.image_size,
         crop=params.features.crop,
+        preprocessing=params.features.preprocessing,
     )
 
 

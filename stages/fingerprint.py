@@ -12,6 +12,7 @@ from captioner.common import files
 from captioner.common.fingerprints import FileHashes, combined
 from captioner.common.workspace import FINGERPRINTS
 from captioner.encoders import networks
+from captioner.encoders.registry import is_path, network_path
 from captioner.params import Params
 
 
@@ -29,6 +30,13 @@ def fingerprint(params: Params) -> None:
         file = networks.weights_file(asked.encoder, asked.weights, checkout)
         return {} if file is None else {"sha256": hashes.of([file])[file]}
 
+    def encoder() -> dict[str, str]:
+        path = network_path(asked.encoder, checkout)
+        if path is None or path.is_file():
+            return {} if path is None else {"sha256": hashes.of([path])[path]}
+        found = hashes.of(each for each in path.rglob("*") if each.is_file())
+        return {"sha256": combined((str(each.relative_to(path)), sha256) for each, sha256 in found.items())}
+
     def vectors() -> dict[str, str]:
         from captioner.text import word_vectors  # likewise
 
@@ -38,6 +46,7 @@ def fingerprint(params: Params) -> None:
     own, asked, asked_vectors = params.download.folder, params.features, params.model.word_vectors
     found = {
         "pictures": {} if params.dataset != "folder" else _look(checkout, "pictures", own.path, pictures),
+        "encoder": _look(checkout, "encoder", asked.encoder, encoder) if is_path(asked.encoder) else {},
         "weights": {} if asked.weights == "imagenet" else _look(checkout, "weights", asked.weights, weights),
         "word_vectors": {} if asked_vectors == "none" else _look(checkout, "word_vectors", asked_vectors, vectors),
     }

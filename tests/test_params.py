@@ -18,6 +18,7 @@ from captioner.common.errors import CaptionerError
 from captioner.data import Crop
 from captioner.datasets import DATASETS
 from captioner.encoders import ENCODERS
+from captioner.encoders.registry import PREPROCESSINGS
 from captioner.model.attention import ATTENTIONS
 from captioner.scoring import METRICS
 
@@ -72,7 +73,13 @@ def test_every_value_has_a_comment(committed: str, tmp_path: Path) -> None:
 
 def test_comments_list_every_name(committed: str) -> None:
     lines = {line.split(":")[0].strip(): line for line in committed.splitlines()}
-    listed = {"dataset": DATASETS, "attention": ATTENTIONS, "crop": get_args(Crop), "metrics": METRICS}
+    listed = {
+        "dataset": DATASETS,
+        "attention": ATTENTIONS,
+        "crop": get_args(Crop),
+        "preprocessing": PREPROCESSINGS,
+        "metrics": METRICS,
+    }
     for key, names in listed.items():
         assert all(name in lines[key].partition("#")[2] for name in names)
 
@@ -221,6 +228,14 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
         (
             {"model.word_vectors": "vectors.txt", "vocabulary.tokens": "bpe"},
             "params.yaml: model.word_vectors is a file with vectors of words, and vocabulary.tokens is bpe, pieces of",
+        ),
+        (
+            {"features.preprocessing": "none"},
+            "features: encoder efficientnet_lite0 has its preprocessing: leave preprocessing at auto, received none",
+        ),
+        (
+            {"features.encoder": "own.onnx", "features.weights": "own.h5"},
+            "features: encoder 'own.onnx' has its weights in it: leave weights at imagenet",
         ),
         ({"evaluate.samples": 1}, "evaluate.samples is 1: allowed are 0, for none, and 2 to 100"),
         ({"evaluate.samples": 100, "evaluate.batch_size": 4096}, "samples × batch_size is 409,600 captions searched"),

@@ -6,7 +6,7 @@ from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from ruamel.yaml import YAML, YAMLError
 
 from captioner.common.errors import CaptionerError, quoted, reason
@@ -14,7 +14,7 @@ from captioner.common.files import read_text
 from captioner.common.sections import PathText, Section, one_of, within
 from captioner.data import IMAGE_SIZE, Crop
 from captioner.datasets import DATASETS
-from captioner.encoders import ENCODERS
+from captioner.encoders.registry import ENCODERS, PREPROCESSINGS, SUFFIXES, is_path
 from captioner.model.attention import ATTENTIONS, SEVERAL_HEADS
 from captioner.model.hyperparameters import ModelParams
 from captioner.scoring import METRICS
@@ -88,14 +88,35 @@ class VocabularyParams(Section):
     bpe_size: Annotated[int, Field(ge=FEWEST_SUBWORDS, le=65_000)] = 1000
 
 
+def _encoder(name: str) -> str:
+    if name not in ENCODERS and not is_path(name):
+        raise ValueError(
+            f"allowed are {', '.join(ENCODERS)}, and the path of a network of one's own, {', '.join(SUFFIXES)}"
+        )
+    return name
+
+
 class FeaturesParams(Section):
     """Stage `features`."""
 
-    encoder: Annotated[str, one_of(ENCODERS)]
+    encoder: Annotated[PathText, AfterValidator(_encoder)]
     weights: PathText
     image_size: Annotated[int, Field(ge=32, le=1024)] | Literal["auto"] = "auto"
     crop: Crop = "stretch"
+    preprocessing: Annotated[str, one_of(("auto", *PREPROCESSINGS))] = "auto"
     batch_size: Annotated[int, Field(ge=1, le=1024)]
+
+    @model_validator(mode="after")
+    def _what_fits_the_encoder(self) -> "FeaturesParams":
+        own = is_path(self.encoder)
+        if own and self.weights != "imagenet":
+            raise ValueError(f"encoder {quoted(self.encoder)} has its weights in it: leave weights at imagenet")
+        if not own and self.preprocessing != "auto":
+            raise ValueError(
+                f"encoder {self.encoder} has its preprocessing: leave preprocessing at auto, received "
+                f"{self.preprocessing}"
+            )
+        return self
 
 
 class Recipe(Section):

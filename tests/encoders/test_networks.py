@@ -90,9 +90,10 @@ def test_every_network_of_keras_applications_can_be_chosen() -> None:
 def test_preprocessing_is_that_of_keras(name: str, pictures: np.ndarray) -> None:
     encoder = ENCODERS[name]
     source = keras.Input((224, 224, 3))
-    model = keras.Model(source, networks.preprocessed(encoder, source))
+    model = keras.Model(source, networks.preprocessed(encoder.preprocessing, source))
     expected = application(encoder.network)[1](pictures.astype(np.float32))
     np.testing.assert_allclose(np.asarray(model(pictures)), expected, rtol=1e-5, atol=1e-3)
+    np.testing.assert_allclose(encoder.preprocessing(pictures), expected, rtol=1e-5, atol=1e-3)
 
 
 @pytest.mark.slow

@@ -160,6 +160,7 @@ def test_index(directory: Path, extractor: Extractor) -> None:
         "weights": "imagenet",
         "weights_sha256": extractor.weights_sha256,
         "crop": "stretch",
+        "preprocessing": "auto",
         "image_size": 224,
         "shape": [5, 49, 1280],
         "images": NAMES,

@@ -51,6 +51,7 @@ _VALUES: dict[str, Any] = {
         "weights": "imagenet",
         "image_size": "auto",
         "crop": "stretch",
+        "preprocessing": "auto",
         "batch_size": 32,
     },
     "model": ModelParams(

@@ -172,11 +172,12 @@ def own(workspace: Path) -> Path:
     return folder
 
 
-def fingerprints(directory: Path) -> tuple[bytes, bytes]:
+def fingerprints(directory: Path) -> tuple[bytes, ...]:
     done = script("fingerprint", directory)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    pictures, weights = (directory / f"data/fingerprints/{name}.json" for name in ("pictures", "weights"))
-    return pictures.read_bytes(), weights.read_bytes()
+    return tuple(
+        (directory / f"data/fingerprints/{name}.json").read_bytes() for name in ("pictures", "weights", "encoder")
+    )
 
 
 def test_a_fingerprint_changes_with_the_content_of_what_is_named_and_with_nothing_else(own: Path) -> None:
@@ -216,6 +217,20 @@ def test_a_fingerprint_of_weights(workspace: Path) -> None:
     one = fingerprints(workspace)
     (workspace / "own.h5").write_bytes(b"two")
     assert len({none, one, fingerprints(workspace)}) == 3
+
+
+def test_a_fingerprint_of_an_encoder(workspace: Path) -> None:
+    none = fingerprints(workspace)
+    parameters.write(workspace, **{"features.encoder": "networks/own"})
+    done = script("fingerprint", workspace)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("fingerprint: encoder 'networks/own' is no file") and done.stderr.count("\n") == 1
+    (workspace / "networks/own").mkdir(parents=True)
+    found = [none]
+    for file, content in (("config.json", b"one"), ("config.json", b"two"), ("model.weights.h5", b"")):
+        (workspace / "networks/own" / file).write_bytes(content)
+        found.append(fingerprints(workspace))
+    assert len(set(found)) == 4
 
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs a git checkout to copy")

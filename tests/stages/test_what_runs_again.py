@@ -53,6 +53,7 @@ BY_PARAMETER: dict[str, tuple[Any, list[str]]] = {
     "features.encoder": ("mobilenet", ["features"]),
     "features.image_size": (448, ["features"]),
     "features.crop": ("pad", ["features"]),
+    "features.preprocessing": ("symmetric", ["features"]),
     "features.batch_size": (8, []),
     "model.state_size": (8, ["blind", "train"]),
     "model.spatial_encoding": ("none", ["train"]),
@@ -88,7 +89,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (place / path).write_text(f"{path}\n")
     # what stages read of directories that others write
     for directory, files in {
-        "data/fingerprints": ["pictures.json", "weights.json", "word_vectors.json"],
+        "data/fingerprints": ["encoder.json", "pictures.json", "weights.json", "word_vectors.json"],
         "results/train": ["history.csv", "run.json"],
     }.items():
         (place / directory).unlink()

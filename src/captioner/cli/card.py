@@ -61,7 +61,7 @@ def card(directory: Path) -> str:
         "",
         "| | |",
         "|---|---|",
-        f"| encoder | `{encoder['name']}`, frozen; {weights}; pictures of {size} pixels, crop `{crop}` |",
+        f"| encoder | `{_public(encoder['name'])}`, frozen; {weights}; pictures of {size} pixels, crop `{crop}` |",
         f"| attention | `{known['attention'] or 'unknown'}` |",
         f"| vocabulary | {known['vocabulary']} |",
         *([f"| word vectors | `{vectors['file']}`, of {vectors['covered']} % of the words |"] if vectors else []),

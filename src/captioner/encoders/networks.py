@@ -7,6 +7,7 @@ gives a map `[B, R, R, C]`: of 224 pixels most have one of 7 × 7.
 Importing this module is cheap: Keras is imported when a model is built.
 """
 
+import math
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,20 +16,24 @@ from captioner.common.errors import CaptionerError
 from captioner.common.startup import silence_stderr
 from captioner.common.weights import not_finite
 from captioner.encoders import efficientnet_lite
-from captioner.encoders.registry import ENCODERS, Encoder
+from captioner.encoders.registry import ENCODERS, PREPROCESSINGS, Preprocessing, network_path
 
 if TYPE_CHECKING:
     from captioner.common.keras import keras
 
 
-def build(name: str, weights: str | Path = "imagenet", image_size: int | None = None) -> "keras.Model":
+def build(
+    name: str, weights: str | Path = "imagenet", image_size: int | None = None, preprocessing: str = "auto"
+) -> "keras.Model":
     """Build a frozen encoder.
 
     Args:
-        name: a key of `ENCODERS`.
+        name: a key of `ENCODERS`, or the path of a network of one's own in Keras's format, from pictures
+            `[B, S, S, 3]` to a map `[B, R, R, C]` or `[B, R * R, C]`.
         weights: `imagenet`, or a weights file of the same network without its classifier: `.h5`, `.weights.h5` or
             `.keras`.
         image_size: `S`; by default that of the pictures which the network was trained on.
+        preprocessing: what a network of one's own wants, a key of `PREPROCESSINGS`; nothing by default.
 
     Returns:
         Model from pictures `[B, S, S, 3]`, values 0 to 255, to the map `[B, R, R, C]`.
@@ -37,30 +42,70 @@ def build(name: str, weights: str | Path = "imagenet", image_size: int | None = 
         CaptionerError: the encoder is unknown or takes no such pictures, or its weights cannot be obtained or do not
             fit.
     """
-    if name not in ENCODERS:
-        raise CaptionerError(f"encoder {name!r} is unknown: choose one of {', '.join(ENCODERS)}")
+    path = network_path(name)
     with silence_stderr():
         from captioner.common.keras import keras
-    encoder = ENCODERS[name]
-    file = weights_file(name, weights)
-    size = image_size or encoder.image_size
-    pictures = keras.Input((size, size, 3), name="pictures")
-    connect = efficientnet_lite.connect if encoder.is_lite else _application
-    grid = connect(encoder.network, preprocessed(encoder, pictures), file is None)
-    model = keras.Model(pictures, grid, name=name)
-    if file is not None:
-        _load(model, file)
+    if path is not None:
+        model = _own(path, image_size, preprocessing_of(name, preprocessing))
+    else:
+        encoder = ENCODERS[name]
+        file = weights_file(name, weights)
+        size = image_size or encoder.image_size
+        pictures = keras.Input((size, size, 3), name="pictures")
+        connect = efficientnet_lite.connect if encoder.is_lite else _application
+        grid = connect(encoder.network, preprocessed(encoder.preprocessing, pictures), file is None)
+        model = keras.Model(pictures, grid, name=name)
+        if file is not None:
+            _load(model, file)
     model.trainable = False
     return model
 
 
-def preprocessed(encoder: Encoder, pictures: "keras.KerasTensor") -> "keras.KerasTensor":
-    """Put an encoder's preprocessing on pictures `[B, S, S, 3]`, values 0 to 255."""
+def preprocessing_of(name: str, asked: str = "auto") -> Preprocessing:
+    """Return an encoder's preprocessing; of a network of one's own what is asked for, by default none."""
+    return ENCODERS[name].preprocessing if name in ENCODERS else PREPROCESSINGS["none" if asked == "auto" else asked]
+
+
+def preprocessed(wanted: Preprocessing, pictures: "keras.KerasTensor") -> "keras.KerasTensor":
+    """Put a preprocessing on pictures `[B, S, S, 3]`, values 0 to 255."""
     from captioner.common.keras import keras
 
-    wanted = encoder.preprocessing
     scaled = keras.layers.Rescaling(wanted.scale, wanted.offset, name="preprocessing")(pictures)
     return keras.ops.flip(scaled, axis=-1) if wanted.blue_first else scaled
+
+
+def _own(path: Path, image_size: int | None, preprocessing: Preprocessing) -> "keras.Model":
+    """Read a network in Keras's format, which may be a file or a folder, and put it on pictures."""
+    from captioner.common.keras import keras
+
+    try:
+        network = keras.saving.load_model(path, compile=False)
+        _, height, width, colours = network.input_shape
+    except Exception as error:  # Keras raises many kinds here
+        reason = " ".join(str(error).split())[:200]
+        raise CaptionerError(
+            f"encoder {str(path)!r} has no network from pictures in Keras's format ({reason})"
+        ) from error
+    size = image_size or height
+    if colours != 3 or size is None or {height, width} - {None, size}:
+        asked = f"features.image_size is {image_size}" if image_size else "features.image_size is auto"
+        raise CaptionerError(
+            f"encoder {str(path)!r} takes pictures of the shape {[height, width, colours]}, and {asked}: square "
+            "pictures of three colours and of one size are needed"
+        )
+    pictures = keras.Input((size, size, 3), name="pictures")
+    grid = network(preprocessed(preprocessing, pictures))
+    shape = tuple(grid.shape)
+    side = math.isqrt(math.prod(shape[1:-1])) if len(shape) in (3, 4) and None not in shape[1:] else 0
+    if side < 2 or side**2 != math.prod(shape[1:-1]):
+        raise CaptionerError(
+            f"encoder {str(path)!r} gives values of the shape {list(shape)}: a square map of at least 2 × 2 is needed, "
+            "no classifier"
+        )
+    model = keras.Model(pictures, keras.ops.reshape(grid, (-1, side, side, shape[-1])), name="own")
+    if weight := not_finite(model):
+        raise CaptionerError(f"encoder {str(path)!r} has weights that are not finite ({weight})")
+    return model
 
 
 def weights_file(name: str, weights: str | Path, directory: Path = Path()) -> Path | None:

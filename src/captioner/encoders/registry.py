@@ -4,6 +4,13 @@ Importing this module is cheap: it needs no Keras.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from captioner.common.errors import CaptionerError, quoted
+
+SUFFIXES = (".keras", ".onnx", ".tflite")
+"""What files with networks of one's own end in; a folder in Keras's format is known by the `/` in its path."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +27,11 @@ class Preprocessing:
     offset: float | tuple[float, ...] = 0.0
     blue_first: bool = False
 
+    def __call__(self, pixels: Any) -> Any:
+        """Return the input for pixels in a NumPy array `[..., 3]`."""
+        values = pixels * self.scale + self.offset
+        return values[..., ::-1] if self.blue_first else values
+
 
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixels, 0 to 1
 AS_IT_IS = Preprocessing()  # the network begins with its own
@@ -30,6 +42,8 @@ STANDARDIZED = Preprocessing(
 )
 CENTERED = Preprocessing(1.0, (-123.68, -116.779, -103.939), blue_first=True)  # as Caffe's networks have it
 LITE = Preprocessing(1 / 128, -127 / 128)
+PREPROCESSINGS = {"none": AS_IT_IS, "symmetric": SYMMETRIC, "standardized": STANDARDIZED, "centered": CENTERED}
+"""What `features.preprocessing` may ask for a network of one's own."""
 
 
 @dataclass(frozen=True)
@@ -86,3 +100,27 @@ ENCODERS = {
     for network in networks
 }
 """All by name: those of `keras.applications` have their names there, in lower case."""
+
+
+def is_path(name: str) -> bool:
+    """Say whether an encoder's name is the path of a network of one's own."""
+    return name not in ENCODERS and (name.endswith(SUFFIXES) or "/" in name)
+
+
+def network_path(name: str, directory: Path = Path()) -> Path | None:
+    """Return the path of a network of one's own, none of one in `ENCODERS`; a relative one counts from `directory`.
+
+    Raises:
+        CaptionerError: there is nothing, or the name is neither.
+    """
+    if name in ENCODERS:
+        return None
+    if not is_path(name):
+        raise CaptionerError(
+            f"encoder {quoted(name)} is unknown: choose one of {', '.join(ENCODERS)}, or give the path of a file "
+            f"{', '.join(SUFFIXES)}"
+        )
+    path = directory / name
+    if not path.exists():
+        raise CaptionerError(f"encoder {quoted(name)} is no file: give the path of a network, or one of the names")
+    return path

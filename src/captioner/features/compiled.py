@@ -2,21 +2,17 @@
 
 import os
 import threading
-import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from captioner.common.startup import silence_stderr
+from captioner.features.runtimes import interpreters
 
 if TYPE_CHECKING:
     from captioner.common.keras import keras
-
-
-MOST_INTERPRETERS = 8  # each has the weights in a layout of its own
 
 
 def half(model: "keras.Model") -> "keras.Model":
@@ -65,8 +61,8 @@ def compile_forward(model: "keras.Model", batch_size: int) -> tuple[Callable[[np
 def _compile_litert(model: "keras.Model") -> Callable[[np.ndarray], np.ndarray]:
     """Convert a model for LiteRT, in memory, its weights as constants.
 
-    Each core takes a picture at a time with an interpreter of its own. What a layer leaves is then in the core's cache
-    when the next one wants it, and no core waits for another after each layer; the values are those of any batch.
+    Each core takes a picture at a time. What a layer leaves is then in the core's cache when the next one wants it, and
+    no core waits for another after each layer; the values are those of any batch.
     """
     import tensorflow
 
@@ -81,28 +77,13 @@ def _compile_litert(model: "keras.Model") -> Callable[[np.ndarray], np.ndarray]:
     converter = tensorflow.lite.TFLiteConverter.from_concrete_functions(
         [function.get_concrete_function()], tensorflow.Module()
     )
-    cores = os.cpu_count() or 1
-    workers = min(cores, MOST_INTERPRETERS)
-    free: SimpleQueue = SimpleQueue()
-    with silence_stderr(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"\s*Warning: tf.lite.Interpreter is deprecated")
+    with silence_stderr():
         content = converter.convert()
-        for _ in range(workers):
-            interpreter = tensorflow.lite.Interpreter(model_content=content, num_threads=cores // workers)
-            interpreter.allocate_tensors()
-            free.put(interpreter)
-    [source], [target] = interpreter.get_input_details(), interpreter.get_output_details()
-    pool = ThreadPoolExecutor(workers)
+    run, _, _ = interpreters(content)
+    pool = ThreadPoolExecutor(os.cpu_count())
 
     def forward_one(picture: np.ndarray) -> np.ndarray:
-        # An interpreter has one set of buffers; a web server calls from many threads.
-        interpreter = free.get()
-        try:
-            interpreter.set_tensor(source["index"], picture[None])
-            interpreter.invoke()
-            return interpreter.get_tensor(target["index"])
-        finally:
-            free.put(interpreter)
+        return run(picture[None])
 
     def forward(batch: np.ndarray) -> np.ndarray:
         if len(batch) == 1:  # one of many threads' picture: no other thread is waited for

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -20,12 +20,10 @@ from captioner.common.errors import CaptionerError
 from captioner.common.weights import weights_hash
 from captioner.data import Crop, images
 from captioner.encoders import networks
+from captioner.encoders.registry import network_path
+from captioner.features import runtimes
 from captioner.features.compiled import compile_forward, half, runs_on_litert
 from captioner.features.store import GRID, INDEX
-
-if TYPE_CHECKING:
-    pass
-
 
 EXPONENT = 0x7C00  # of float16, its bits
 
@@ -40,6 +38,7 @@ def extract(
     batch_size: int = 32,
     image_size: int | None = None,
     crop: Crop = "stretch",
+    preprocessing: str = "auto",
 ) -> None:
     """Write the features of encoded pictures to a directory, which is whole or absent.
 
@@ -48,20 +47,20 @@ def extract(
     Args:
         pictures: encoded pictures (JPEG, PNG, ...), read once, as they are asked for.
         names: their names, in the same order, each once.
-        encoder: a key of `captioner.encoders.networks.ENCODERS`.
+        encoder: a key of `captioner.encoders.ENCODERS`, or the path of a network of one's own.
         weights: `imagenet` or the path of a weights file.
         directory: what is written, in place of what may stand there.
         batch_size: pictures that go through the network at a time, on a GPU or on JAX; else each core takes one.
         image_size: height and width in which the encoder gets them, in pixels; by default its own.
         crop: how they become squares.
+        preprocessing: what an encoder of one's own wants, a key of `captioner.encoders.registry.PREPROCESSINGS`.
 
     Raises:
         CaptionerError: the encoder or its weights cannot be obtained, or a picture cannot be decoded.
         ValueError: there are more names than pictures, or fewer.
     """
-    Extractor(encoder, weights, batch_size=batch_size, image_size=image_size, crop=crop).extract(
-        pictures, names, directory
-    )
+    form: dict[str, Any] = {"image_size": image_size, "crop": crop, "preprocessing": preprocessing}
+    Extractor(encoder, weights, batch_size=batch_size, **form).extract(pictures, names, directory)
 
 
 class Extractor:
@@ -70,11 +69,12 @@ class Extractor:
     Only the first picture that comes alone need not wait until it is compiled: its values may differ in the last place.
 
     Args:
-        encoder: a key of `captioner.encoders.networks.ENCODERS`.
+        encoder: a key of `captioner.encoders.ENCODERS`, or the path of a network of one's own.
         weights: `imagenet` or the path of a weights file.
         batch_size: pictures that go through the network at a time, on a GPU or on JAX; else each core takes one.
         image_size: height and width of the pictures that it gets, `S` pixels; by default the encoder's own.
         crop: how encoded pictures become squares.
+        preprocessing: what an encoder of one's own wants, a key of `captioner.encoders.registry.PREPROCESSINGS`.
 
     Attributes:
         positions: `P`.
@@ -94,16 +94,23 @@ class Extractor:
         batch_size: int = 32,
         image_size: int | None = None,
         crop: Crop = "stretch",
+        preprocessing: str = "auto",
     ) -> None:
-        model = networks.build(encoder, weights, image_size)
-        _, height, width, self.channels = model.output_shape
-        self.positions = height * width
-        self.image_size, self.crop = model.input_shape[1], crop
+        self._compiled: tuple[Callable[[np.ndarray], np.ndarray], int] | None = None
+        if runtimes.is_runtimes(encoder) and (path := network_path(encoder)):
+            runtime = runtimes.open_network(path, networks.preprocessing_of(encoder, preprocessing), image_size)
+            self._compiled = runtime.forward, 1
+            _, self.image_size, self.positions, self.channels, self.weights_sha256 = runtime
+        else:
+            model = networks.build(encoder, weights, image_size, preprocessing)
+            _, height, width, self.channels = model.output_shape
+            self.positions = height * width
+            self.image_size = model.input_shape[1]
+            self.weights_sha256 = weights_hash(model)
+            self._model = model
+        self.crop, self.preprocessing = crop, preprocessing
         self.encoder, self.weights = encoder, str(weights)
         self.batch_size = batch_size
-        self.weights_sha256 = weights_hash(model)
-        self._model = model
-        self._compiled: tuple[Callable[[np.ndarray], np.ndarray], int] | None = None
         self._asked = False
         self._lock = threading.Lock()
 
@@ -150,6 +157,7 @@ class Extractor:
             "weights_sha256": self.weights_sha256,
             "image_size": self.image_size,
             "crop": self.crop,
+            "preprocessing": self.preprocessing,
             "shape": shape,
             "images": list(names),
         }

@@ -3,8 +3,8 @@
 Legend: `P` positions of the grid (49, row by row from the top left), `C` channels of the encoder.
 
 A directory of features has two files: `grid.npy`, float16 `[pictures, P, C]`, and `index.json` with `encoder`,
-`weights` (as they were asked for), `weights_sha256` (of their values), `image_size` (pixels), `crop`, `shape` (of the
-grid) and `images`, the pictures' names in the order of the grid's rows.
+`weights` (as they were asked for), `weights_sha256` (of their values), `image_size` (pixels), `crop`, `preprocessing`,
+`shape` (of the grid) and `images`, the pictures' names in the order of the grid's rows.
 """
 
 import json
@@ -35,6 +35,7 @@ class Features:
         weights_sha256: hash of their values.
         image_size: height and width of the pictures that it got, in pixels.
         crop: how they became squares.
+        preprocessing: what was asked for, for an encoder of one's own.
     """
 
     grid: np.ndarray
@@ -44,6 +45,7 @@ class Features:
     weights_sha256: str
     image_size: int = IMAGE_SIZE
     crop: Crop = "stretch"
+    preprocessing: str = "auto"
 
     @classmethod
     def blank(cls, images: Iterable[str]) -> "Features":
@@ -75,7 +77,9 @@ class Features:
             weights=index["weights"],
             weights_sha256=index["weights_sha256"],
             image_size=index["image_size"],
-            crop=index.get("crop", "stretch"),  # as before there was a choice
+            # as before there was a choice
+            crop=index.get("crop", "stretch"),
+            preprocessing=index.get("preprocessing", "auto"),
         )
 
     @property
@@ -87,6 +91,7 @@ class Features:
             "weights_sha256": self.weights_sha256,
             "image_size": self.image_size,
             "crop": self.crop,
+            "preprocessing": self.preprocessing,
         }
 
 

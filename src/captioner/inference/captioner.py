@@ -244,7 +244,13 @@ class Captioner(SavedModel):
     @cached_property
     def _extractor(self) -> Extractor:
         size, crop = image_size_and_crop(self.encoder)
-        extractor = Extractor(self.encoder["name"], self.encoder["weights"], image_size=size, crop=crop)
+        extractor = Extractor(
+            self.encoder["name"],
+            self.encoder["weights"],
+            image_size=size,
+            crop=crop,
+            preprocessing=self.encoder.get("preprocessing", "auto"),
+        )
         if extractor.weights_sha256 != self.encoder["weights_sha256"]:
             raise CaptionerError(
                 f"The weights {self.encoder['weights']!r} of {self.encoder['name']} are not those the model was "

@@ -20,7 +20,7 @@ class Description:
 
     Attributes:
         encoder: `name`, `weights` and `weights_sha256` of the encoder whose features the model was trained on, and
-            the `image_size` and `crop` of its pictures.
+            the `image_size`, `crop` and `preprocessing` of its pictures.
         maximum_words: the longest caption it was trained on.
         vocabulary_sha256: hash of the vocabulary's file.
         weights_sha256: hash of the decoder's weights.

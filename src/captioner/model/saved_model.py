@@ -114,4 +114,5 @@ class SavedModel:
 
 def _told_apart(encoder: dict[str, Any]) -> str:
     size, crop = image_size_and_crop(encoder)
-    return f"{encoder['name']} ({encoder['weights_sha256'][:8]}, pictures of {size} pixels, crop {crop})"
+    own = f", preprocessing {encoder['preprocessing']}" if encoder.get("preprocessing", "auto") != "auto" else ""
+    return f"{encoder['name']} ({encoder['weights_sha256'][:8]}, pictures of {size} pixels, crop {crop}{own})"

@@ -1,0 +1,122 @@
+"""Encoders in files of one's own, of every format: each gives what the network gives that it was made from."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import onnx
+import pytest
+import tensorflow
+from onnx import TensorProto, helper, numpy_helper
+
+from captioner.common.errors import CaptionerError
+from captioner.encoders.registry import PREPROCESSINGS, is_path
+from captioner.features.extract import Extractor
+
+SIZE, CHANNELS = 32, 5
+FORMS = ("network.keras", "folder/network", "network.tflite", "network.onnx")
+
+
+@pytest.fixture(scope="module")
+def network() -> keras.Model:
+    keras.utils.set_random_seed(3)
+    layers = keras.layers
+    return keras.Sequential(
+        [keras.Input((SIZE, SIZE, 3)), layers.Conv2D(CHANNELS, 8, 8, activation="relu", bias_initializer="ones")]
+    )
+
+
+def write_onnx(network: keras.Model, path: Path, sides: tuple[int | str, int | str] = (SIZE, SIZE)) -> None:
+    """Write the convolution as ONNX has it: channels before rows and columns."""
+    kernel, bias = network.get_weights()
+    nodes = [
+        helper.make_node("Conv", ["pictures", "kernel", "bias"], ["sums"], kernel_shape=[8, 8], strides=[8, 8]),
+        helper.make_node("Relu", ["sums"], ["map"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "network",
+        [helper.make_tensor_value_info("pictures", TensorProto.FLOAT, ["batch", 3, *sides])],
+        [helper.make_tensor_value_info("map", TensorProto.FLOAT, ["batch", CHANNELS, None, None])],
+        [numpy_helper.from_array(kernel.transpose(3, 2, 0, 1).copy(), "kernel"), numpy_helper.from_array(bias, "bias")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, path)
+
+
+@pytest.fixture(scope="module")
+def files(network: keras.Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("networks")
+    (place / "folder").mkdir()
+    network.save(place / "network.keras")
+    network.save(place / "folder/network", zipped=False)
+    converter = tensorflow.lite.TFLiteConverter.from_keras_model(network)
+    (place / "network.tflite").write_bytes(converter.convert())
+    write_onnx(network, place / "network.onnx")
+    return place
+
+
+@pytest.fixture
+def pixels(rng: np.random.Generator) -> np.ndarray:
+    return rng.integers(0, 256, (3, SIZE, SIZE, 3), np.uint8)
+
+
+@pytest.mark.parametrize("preprocessing", ["auto", *PREPROCESSINGS])
+@pytest.mark.parametrize("form", FORMS)
+def test_features_are_those_of_the_network(
+    form: str, preprocessing: str, files: Path, network: keras.Model, pixels: np.ndarray
+) -> None:
+    wanted = PREPROCESSINGS["none" if preprocessing == "auto" else preprocessing]
+    expected = np.asarray(network(wanted(pixels.astype(np.float32)).astype(np.float32)))
+    assert is_path(str(files / form))
+    extractor = Extractor(str(files / form), preprocessing=preprocessing)
+    assert (extractor.image_size, extractor.positions, extractor.channels) == (SIZE, 16, CHANNELS)
+    assert len(extractor.weights_sha256) == 64
+    for given in (pixels, pixels[:1]):
+        found = extractor(given)
+        assert found.dtype == np.float16
+        largest = np.abs(expected).max()
+        np.testing.assert_allclose(found, expected[: len(given)].reshape(found.shape), rtol=2**-10, atol=largest / 1000)
+
+
+def test_one_hash_for_the_same_network_as_file_and_folder(files: Path) -> None:
+    one, other = (Extractor(str(files / form)).weights_sha256 for form in FORMS[:2])
+    assert one == other
+
+
+def test_a_network_of_pictures_of_any_size(network: keras.Model, tmp_path: Path, pixels: np.ndarray) -> None:
+    write_onnx(network, tmp_path / "any.onnx", ("height", "width"))
+    with pytest.raises(CaptionerError, match=r"any\.onnx' does not say of which size .*: set features\.image_size"):
+        Extractor(str(tmp_path / "any.onnx"))
+    assert Extractor(str(tmp_path / "any.onnx"), image_size=64).positions == 64
+    convolution = keras.layers.Conv2D(4, 8, 8)
+    keras.Sequential([keras.Input((None, None, 3)), convolution]).save(tmp_path / "any.keras")
+    with pytest.raises(CaptionerError, match=r"of the shape \[None, None, 3\], and features.image_size is auto"):
+        Extractor(str(tmp_path / "any.keras"))
+    assert Extractor(str(tmp_path / "any.keras"), image_size=64).positions == 64
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_another_size_than_that_of_the_file(form: str, files: Path) -> None:
+    with pytest.raises(CaptionerError, match=rf"{form}.*(pictures of 32 pixels|\[32, 32, 3\]).*image_size is 64"):
+        Extractor(str(files / form), image_size=64)
+
+
+@pytest.mark.parametrize("form", ["a.keras", "a.tflite", "a.onnx"])
+def test_what_is_no_network(form: str, tmp_path: Path) -> None:
+    with pytest.raises(CaptionerError, match="is no file: give the path of a network"):
+        Extractor(str(tmp_path / form))
+    (tmp_path / form).write_bytes(b"these are words")
+    with pytest.raises(CaptionerError, match=rf"{form}' (cannot be read|has no network from pictures)"):
+        Extractor(str(tmp_path / form))
+
+
+def test_a_classifier_has_no_map(tmp_path: Path) -> None:
+    layers = keras.layers
+    classifier = keras.Sequential([keras.Input((SIZE, SIZE, 3)), layers.GlobalAveragePooling2D(), layers.Dense(7)])
+    classifier.save(tmp_path / "classifier.keras")
+    converter = tensorflow.lite.TFLiteConverter.from_keras_model(classifier)
+    (tmp_path / "classifier.tflite").write_bytes(converter.convert())
+    for form in ("classifier.keras", "classifier.tflite"):
+        with pytest.raises(CaptionerError, match="a square map of at least 2 × 2 is needed, no classifier"):
+            Extractor(str(tmp_path / form))
