@@ -28,8 +28,13 @@ SLOW = {"browser", "scorer_of"}  # fixtures that start a program
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses by marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take minutes, since one worker does a whole file: begun last, they would end alone."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is exhaustive, unless it is asked for, and begin with the files that take minutes.
+
+    One worker does a whole file: begun last, they would end alone.
+    """
+    if "exhaustive" not in config.option.markexpr:
+        items[:] = [item for item in items if not item.get_closest_marker("exhaustive")]
     items.sort(key=lambda item: item.path.name not in LONGEST)
     for item in items:
         if isinstance(item, pytest.Function) and SLOW & set(item.fixturenames):

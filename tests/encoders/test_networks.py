@@ -97,7 +97,7 @@ def test_preprocessing_is_that_of_keras(name: str, pictures: np.ndarray) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["mobilenet", "densenet121", "resnet50", "mobilenetv3small", "efficientnetb0"])
+@pytest.mark.parametrize("name", ["mobilenet", "resnet50", "mobilenetv3small"])
 def test_a_network_is_that_of_keras_on_preprocessed_pictures(name: str, pictures: np.ndarray, tmp_path: Path) -> None:
     build, preprocess = application(ENCODERS[name].network)
     plain = build(include_top=False, weights=None, input_shape=(224, 224, 3))
@@ -111,6 +111,21 @@ def test_a_network_is_that_of_keras_on_preprocessed_pictures(name: str, pictures
     assert weights_module.weights_hash(model) == weights_module.weights_hash(plain)
     found = np.asarray(model(pictures, training=False))
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5 * np.abs(expected).max())
+
+
+SMALLEST = ("efficientnet_lite2", "densenet121", "vgg16", "efficientnetb0", "efficientnetv2b0", "convnexttiny")
+"""Of most families that no other test here builds."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in SMALLEST else pytest.mark.exhaustive) for name in ENCODERS]
+)
+@pytest.mark.slow
+def test_every_network_has_a_square_map(name: str, random: None) -> None:
+    model = networks.build(name, "random", 96)
+    _, rows, columns, channels = model.output_shape
+    assert rows == columns == (1 if name.startswith("inception") else 3)
+    assert channels >= 320 and not model.trainable_variables
 
 
 @pytest.mark.parametrize(
