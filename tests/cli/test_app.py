@@ -188,6 +188,18 @@ class TestCaption:
         assert [line.split(": ")[1] for line in out.splitlines()] == tiny.SAID[:3]
         assert err.startswith("caption: none.png: there is no such file")
 
+    @pytest.mark.parametrize("options", [(), ("--samples", "3", "--top-p", "0.000001")])
+    @pytest.mark.parametrize("figure", [(), ("--figure", "figures")])
+    def test_a_model_that_sees_the_middle(
+        self, options: tuple[str, ...], figure: tuple[str, ...], model: Captioner, checkout: Path
+    ) -> None:
+        of_middle = replace(model, encoder=model.encoder | {"image_size": 64, "crop": "center"})
+        of_middle.save(checkout / "models/middle")
+        Path("wide.png").write_bytes(tiny.wide(middle=1, sides=3))
+        asked = ("caption", "wide.png", *options, *figure, "--model")
+        assert call(*asked, str(checkout / "models/middle"))[:2] == (0, f"{tiny.SAID[1]}\n")
+        assert call(*asked, str(checkout / "models/captioner"))[:2] == (0, f"{tiny.SAID[3]}\n")
+
     @pytest.mark.parametrize("sampling", [(), ("--samples", "3")])
     def test_figures(self, sampling: tuple[str, ...], checkout: Path) -> None:
         Path("pictures/bad.png").write_bytes(b"%PDF-1.4")

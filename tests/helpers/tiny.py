@@ -82,6 +82,15 @@ def photograph(row: int, form: str = "PNG") -> bytes:
     return buffer.getvalue()
 
 
+def wide(middle: int, sides: int) -> bytes:
+    """Return a picture three times as wide as high, whose middle is `photograph(middle)`, and its sides another."""
+    picture = Image.new("RGB", (18, 6), (60 * sides + 20,) * 3)
+    picture.paste((60 * middle + 20,) * 3, (6, 0, 12, 6))
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 class Extractor:
     """Stands for the real one: tells pictures by how light they are."""
 

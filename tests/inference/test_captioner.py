@@ -399,8 +399,8 @@ def test_pictures_come_to_the_encoder_as_in_training(
     seen: list[tuple[int, ...]] = []
 
     class Seeing(tiny.Extractor):
-        def __init__(self, name: str, weights: str, *, image_size: int, crop: str) -> None:
-            seen.append((image_size, crop == "pad"))
+        def __init__(self, name: str, weights: str, *, image_size: int, crop: str, preprocessing: str) -> None:
+            seen.append((image_size, crop == "pad", preprocessing == "auto"))
 
         def __call__(self, pixels: np.ndarray) -> np.ndarray:
             seen.append(tuple(pixels[0, :, 0, 0]))
@@ -411,7 +411,7 @@ def test_pictures_come_to_the_encoder_as_in_training(
     dataclasses.replace(model, encoder=encoder).save(tmp_path / "captioner")
     Captioner.load(tmp_path / "captioner").caption(Image.new("RGB", (60, 20), (7, 7, 7)), 1)
     bar = BARS[0]
-    assert seen == [(6, True), (bar, bar, 7, 7, bar, bar)]
+    assert seen == [(6, True, True), (bar, bar, 7, 7, bar, bar)]
 
 
 def test_weights_of_the_encoder_that_changed(model: Captioner, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@ import base64
 import json
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,8 @@ import tiny
 
 from captioner.common.errors import CaptionerError
 from captioner.data.images import UnreadableImage
+from captioner.inference import pictures
+from captioner.inference.captioner import Captioner
 from captioner.serving import pyfunc
 from captioner.serving.pyfunc import Sources
 
@@ -203,7 +206,12 @@ class TestPredict:
         def caption(pictures: Iterable[np.ndarray]) -> list[Any]:
             return [SimpleNamespace(text=f"light {pixels[0, 0, 0]}") for pixels in pictures]
 
-        return pyfunc.PicturesToCaptions(SimpleNamespace(caption=caption))  # type: ignore[arg-type]
+        return pyfunc.PicturesToCaptions(SimpleNamespace(caption=caption, pixels=pictures.pixels))  # type: ignore[arg-type]
+
+    def test_a_model_that_sees_the_middle(self, model: Captioner, seeing: None) -> None:
+        of_middle = replace(model, encoder=model.encoder | {"crop": "center"})
+        for each, said in ((of_middle, tiny.SAID[1]), (model, tiny.SAID[3])):
+            assert pyfunc.PicturesToCaptions(each).predict([tiny.wide(middle=1, sides=3)]) == [said]
 
     @pytest.mark.parametrize(
         "wrap", [list, tuple, lambda given: np.array(given, object), lambda given: pd.DataFrame({"picture": given})]

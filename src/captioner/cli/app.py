@@ -136,7 +136,7 @@ def caption(
         # Where nothing can be captioned, nobody has to wait for a model.
         captioner = _captioner(model) if any(not isinstance(each, UnreadableImage) for each in given) else None
         shown: deque[np.ndarray] = deque()
-        source = _kept(given, shown) if figure is not None else iter(given)
+        source = iter(given) if figure is None or captioner is None else _kept(given, shown, captioner)
         results: Iterator[Sequence[Caption] | UnreadableImage]
         if captioner is None:
             results = iter([each for each in given if isinstance(each, UnreadableImage)])
@@ -439,14 +439,13 @@ def _print_captions(
     return failed
 
 
-def _kept(given: Sequence[Any], shown: "deque[np.ndarray]") -> Iterator[Any]:
+def _kept(given: Sequence[Any], shown: "deque[np.ndarray]", captioner: "Captioner") -> Iterator[Any]:
     """Yield the pixels of pictures, and keep those of the few that are under way, so that nothing is fetched twice."""
     from captioner.data.images import UnreadableImage
-    from captioner.inference import pictures
 
     for each in given:
         try:
-            read = each if isinstance(each, UnreadableImage) else pictures.pixels(each)
+            read = each if isinstance(each, UnreadableImage) else captioner.pixels(each)
         except UnreadableImage as error:
             read = error
         if not isinstance(read, UnreadableImage):

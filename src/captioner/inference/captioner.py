@@ -220,13 +220,13 @@ class Captioner(SavedModel):
     def _features(self, image: Picture) -> np.ndarray:
         return self._extractor(self.pixels(image)[None])  # [1, P, C]
 
-    def pixels(self, image: Picture) -> np.ndarray:
-        """Return a picture as the encoder sees it, uint8 `[S, S, 3]`.
+    def pixels(self, image: Picture, number: int = 1) -> np.ndarray:
+        """Return a picture as the encoder sees it, uint8 `[S, S, 3]`; `number` is what an error calls it.
 
         Raises:
             UnreadableImage: the picture cannot be read.
         """
-        return pictures.pixels(image, 1, *image_size_and_crop(self.encoder))
+        return pictures.pixels(image, number, *image_size_and_crop(self.encoder))
 
     def _once(self, kind: type, *arguments: Any) -> Any:
         """Return a search of this kind, made and traced only once."""

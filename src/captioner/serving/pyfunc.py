@@ -121,10 +121,18 @@ class PicturesToCaptions:
             addresses = sum(isinstance(each, str) for each in found)
             if addresses > MOST_ADDRESSES:
                 raise Refused(f"received {addresses:,} addresses: give at most {MOST_ADDRESSES} at a time")
-            with closing(threads.prefetch(_pixels, enumerate(found, 1), READERS, READERS)) as read:
+            with closing(threads.prefetch(self._pixels, enumerate(found, 1), READERS, READERS)) as read:
                 return [caption.text for caption in self.model.caption(read)]
         except UnreadableImage as error:
             raise Refused(str(error)) from None
+
+    def _pixels(self, numbered: tuple[int, bytes | Path | str]) -> np.ndarray:
+        number, found = numbered
+        try:
+            data = found if isinstance(found, bytes) else pictures.read(str(found), public=True)
+        except UnreadableImage as error:
+            raise UnreadableImage(f"picture {number}: {error}") from None
+        return self.model.pixels(data, number)
 
 
 def picture(given: Any, number: int, sources: Sources) -> bytes | Path | str:
@@ -200,15 +208,6 @@ def _inside(text: str, folder: Path) -> Path | None:
         return file if file.is_relative_to(folder) and file.is_file() else None
     except (OSError, ValueError, RuntimeError):  # of a name that is too long, say, or links in circles
         return None
-
-
-def _pixels(numbered: tuple[int, bytes | Path | str]) -> np.ndarray:
-    number, found = numbered
-    try:
-        data = found if isinstance(found, bytes) else pictures.read(str(found), public=True)
-    except UnreadableImage as error:
-        raise UnreadableImage(f"picture {number}: {error}") from None
-    return pictures.pixels(data, number)
 
 
 def _load_pyfunc(path: str) -> PicturesToCaptions:
