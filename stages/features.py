@@ -22,7 +22,9 @@ def features(params: Params) -> None:
     encoder, weights = params.features.encoder, params.features.weights
     file = networks.weights_file(encoder, weights, main_checkout())
     own = network_path(encoder, main_checkout())
-    images = store.read_captions(DATA)["image"].drop_duplicates().tolist()
+    captions = store.read_captions(DATA)
+    images = captions["image"].drop_duplicates().tolist()
+    trained = captions["image"][captions["split"] == "train"].drop_duplicates().tolist()
     extract(
         store.read_pictures(DATA, images),
         images,
@@ -33,6 +35,8 @@ def features(params: Params) -> None:
         image_size=None if params.features.image_size == "auto" else params.features.image_size,
         crop=params.features.crop,
         preprocessing=params.features.preprocessing,
+        views=params.features.views,
+        viewed=(store.read_pictures(DATA, trained), trained),
     )
 
 

@@ -104,6 +104,7 @@ class FeaturesParams(Section):
     image_size: Annotated[int, Field(ge=32, le=1024)] | Literal["auto"] = "auto"
     crop: Crop = "stretch"
     preprocessing: Annotated[str, one_of(("auto", *PREPROCESSINGS))] = "auto"
+    views: Annotated[int, Field(ge=1, le=16)] = 1
     batch_size: Annotated[int, Field(ge=1, le=1024)]
 
     @model_validator(mode="after")

@@ -16,6 +16,7 @@ from captioner.features import compiled as compiled_module
 from captioner.features import extract as extract_module
 from captioner.features.extract import Extractor, extract
 from captioner.features.store import Features
+from captioner.features.views import view
 
 pytestmark = pytest.mark.slow
 
@@ -153,6 +154,24 @@ def test_another_size_and_crop(jpegs: list[bytes], tmp_path: Path) -> None:
     assert found.made_by.items() >= made_by.items()
 
 
+def test_views_stand_behind_the_pictures(
+    jpegs: list[bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    extractor = Extractor(LITE0, image_size=64)
+    viewed = [NAMES[2], NAMES[0]]
+    extractor.extract(jpegs, NAMES, tmp_path / "features", 3, ([jpegs[2], jpegs[0]], viewed))
+    said = f"{len(NAMES) + 4} feature maps, of {len(NAMES)} pictures and 4 further views, take 0.0 GB of disk and about"
+    assert said in capsys.readouterr().out
+    found = Features.open(tmp_path / "features")
+    count = len(NAMES)
+    assert found.views == {NAMES[2]: [2, count, count + 1], NAMES[0]: [0, count + 2, count + 3]}
+    assert found.rows == {name: row for row, name in enumerate(NAMES)}
+    for name, rows in found.views.items():
+        data = jpegs[NAMES.index(name)]
+        seen = np.stack([view(data, name, number, 64, "stretch") for number in range(3)])
+        np.testing.assert_array_equal(found.grid[rows], extractor(seen))
+
+
 def test_index(directory: Path, extractor: Extractor) -> None:
     assert sorted(path.name for path in directory.iterdir()) == ["grid.npy", "index.json"]
     assert json.loads((directory / "index.json").read_text(encoding="utf-8")) == {
@@ -161,6 +180,8 @@ def test_index(directory: Path, extractor: Extractor) -> None:
         "weights_sha256": extractor.weights_sha256,
         "crop": "stretch",
         "preprocessing": "auto",
+        "views": 1,
+        "viewed": [],
         "image_size": 224,
         "shape": [5, 49, 1280],
         "images": NAMES,
@@ -199,7 +220,7 @@ def test_pictures_are_read_as_they_are_needed(
 
     monkeypatch.setattr(extract_module, "compile_forward", lambda model, size: (forward, together))
     monkeypatch.setattr("os.cpu_count", lambda: 2)
-    found = Extractor(LITE0)._in_order(pictures(), [str(number) for number in range(50)])
+    found = Extractor(LITE0)._in_order((str(number), data, 0) for number, data in enumerate(pictures()))
     assert next(found).shape == (together, 49, 1280)
     assert read == needed
     assert [together, *map(len, found)] == parts
@@ -323,4 +344,4 @@ def test_damaged_index(copy: Path, text: str, found: str) -> None:
 def test_index_without_a_name_for_each_row(copy: Path, images: list[str]) -> None:
     index = json.loads((copy / "index.json").read_text(encoding="utf-8"))
     (copy / "index.json").write_text(json.dumps({**index, "images": images}))
-    assert_damaged(copy, r"index\.json: found 4 names, expected one for each row of the shape \[5, 49, 1280\]")
+    assert_damaged(copy, r"index\.json: found names for 4 rows, expected one for each row of the shape \[5, 49, 1280\]")

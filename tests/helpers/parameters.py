@@ -52,6 +52,7 @@ _VALUES: dict[str, Any] = {
         "image_size": "auto",
         "crop": "stretch",
         "preprocessing": "auto",
+        "views": 1,
         "batch_size": 32,
     },
     "model": ModelParams(

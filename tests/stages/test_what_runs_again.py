@@ -53,6 +53,7 @@ BY_PARAMETER: dict[str, tuple[Any, list[str]]] = {
     "features.encoder": ("mobilenet", ["features"]),
     "features.image_size": (448, ["features"]),
     "features.crop": ("pad", ["features"]),
+    "features.views": (2, ["features"]),
     "features.preprocessing": ("symmetric", ["features"]),
     "features.batch_size": (8, []),
     "model.state_size": (8, ["blind", "train"]),

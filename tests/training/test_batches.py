@@ -1,5 +1,6 @@
 """Every caption once an epoch, in batches of one shape."""
 
+import dataclasses
 from collections import Counter
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from captioner.common.errors import CaptionerError
 from captioner.features.store import rows_of
-from captioner.text.vocabulary import PAD, START
+from captioner.text.vocabulary import PAD, START, Vocabulary
 from captioner.training.batches import VECTOR, CaptionBatches, balanced_order
 from captioner.training.prefix_sharing import StepWidths
 
@@ -277,3 +278,35 @@ def test_a_picture_without_features() -> None:
 
 def test_rows() -> None:
     assert rows_of(tiny.features(), ["tree.png", "sun.png"]).tolist() == [3, 0]
+
+
+def test_a_step_sees_one_view_of_each_picture_and_no_mirror_image_of_what_is_left_or_right() -> None:
+    names = ["plain.png", "sided.png", "lonely.png"]
+    captions = tiny.captions(
+        {"plain.png": ["leftovers"], "sided.png": ["a dog", "a dog to the Left"], "lonely.png": ["a"]}
+    )
+    rows = np.arange(9, dtype=np.float16)  # a map that says which row it is
+    grid = np.broadcast_to(rows[:, None, None], (9, tiny.POSITIONS, tiny.CHANNELS))
+    views = {"plain.png": [0, 3, 4, 5], "sided.png": [1, 6, 7, 8]}
+    features = dataclasses.replace(tiny.features(names), grid=grid, views=views)
+    vocabulary = Vocabulary.build(captions["caption"])
+    epochs = 60
+    training = CaptionBatches(features, captions, vocabulary, 2, 2, 5, seed=1, epochs=epochs)
+    shown: dict[str, list[int]] = {name: [] for name in names}
+    for _ in range(epochs):
+        for number in range(len(training)):
+            inputs, _ = training[number]
+            for place, example in enumerate(training.chosen(number)):
+                shown[training.images[example]].append(int(inputs["features"][place, 0, 0]))
+        training.on_epoch_end()
+    assert [len(each) for each in shown.values()] == [epochs] * 3
+    assert {name: set(each) for name, each in shown.items()} == {
+        "plain.png": {0, 3, 4, 5},
+        "sided.png": {1, 7},
+        "lonely.png": {2},
+    }
+    again = CaptionBatches(features, captions, vocabulary, 2, 2, 5, seed=1, epochs=epochs)
+    np.testing.assert_array_equal(np.stack(again.views), np.stack(training.views))
+
+    validation = CaptionBatches(features, captions, vocabulary, 3, 2, 5)
+    assert sorted(validation[0][0]["features"][:, 0, 0].tolist()) == [0, 1, 2]

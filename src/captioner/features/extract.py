@@ -4,11 +4,13 @@ Legend: `B` pictures, `S` their height and width in pixels (224), `P` positions 
 left), `C` channels of the encoder.
 """
 
+import math
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from captioner.encoders.registry import network_path
 from captioner.features import runtimes
 from captioner.features.compiled import compile_forward, half, runs_on_litert
 from captioner.features.store import GRID, INDEX
+from captioner.features.views import view
 
 EXPONENT = 0x7C00  # of float16, its bits
 
@@ -39,6 +42,8 @@ def extract(
     image_size: int | None = None,
     crop: Crop = "stretch",
     preprocessing: str = "auto",
+    views: int = 1,
+    viewed: tuple[Iterable[bytes], Sequence[str]] = ((), ()),
 ) -> None:
     """Write the features of encoded pictures to a directory, which is whole or absent.
 
@@ -54,13 +59,15 @@ def extract(
         image_size: height and width in which the encoder gets them, in pixels; by default its own.
         crop: how they become squares.
         preprocessing: what an encoder of one's own wants, a key of `captioner.encoders.registry.PREPROCESSINGS`.
+        views: of each picture that is trained on, the plain one included, see `captioner.features.views`.
+        viewed: pictures that are trained on, once more, and their names.
 
     Raises:
         CaptionerError: the encoder or its weights cannot be obtained, or a picture cannot be decoded.
         ValueError: there are more names than pictures, or fewer.
     """
     form: dict[str, Any] = {"image_size": image_size, "crop": crop, "preprocessing": preprocessing}
-    Extractor(encoder, weights, batch_size=batch_size, **form).extract(pictures, names, directory)
+    Extractor(encoder, weights, batch_size=batch_size, **form).extract(pictures, names, directory, views, viewed)
 
 
 class Extractor:
@@ -148,9 +155,19 @@ class Extractor:
                 del self._model
             return self._compiled
 
-    def extract(self, pictures: Iterable[bytes], names: Sequence[str], directory: Path) -> None:
+    def extract(
+        self,
+        pictures: Iterable[bytes],
+        names: Sequence[str],
+        directory: Path,
+        views: int = 1,
+        viewed: tuple[Iterable[bytes], Sequence[str]] = ((), ()),
+    ) -> None:
         """Write the features of encoded pictures to a directory; see the function `extract`."""
-        shape = (len(names), self.positions, self.channels)
+        others = range(1, views)
+        shape = (len(names) + len(others) * len(viewed[1]), self.positions, self.channels)
+        plain = ((name, data, 0) for name, data in zip(names, pictures, strict=True))
+        further = ((name, data, number) for name, data in zip(viewed[1], viewed[0], strict=True) for number in others)
         index = {
             "encoder": self.encoder,
             "weights": self.weights,
@@ -160,38 +177,55 @@ class Extractor:
             "preprocessing": self.preprocessing,
             "shape": shape,
             "images": list(names),
+            "views": views,
+            "viewed": list(viewed[1]) if others else [],
         }
+        if others:
+            self._say_what_it_takes(shape, len(names))
         with files.replacing(directory) as beside:
             beside.mkdir()
             # Written from front to back and not through a memory map, whose pages would count as the process's memory.
-            with (beside / GRID).open("wb") as grid, tqdm(total=len(names), unit=" pictures", desc=self.encoder) as bar:
+            with (beside / GRID).open("wb") as grid, tqdm(total=shape[0], unit=" pictures", desc=self.encoder) as bar:
                 header = {"descr": "<f2", "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_1_0(grid, header)
-                for features in self._in_order(pictures, names):
+                for features in self._in_order(chain(plain, further if others else ())):
                     grid.write(features.astype("<f2", copy=False).data)
                     bar.update(len(features))
             (beside / INDEX).write_text(files.json_of(index, indent=1) + "\n", encoding="utf-8")
 
-    def _in_order(self, pictures: Iterable[bytes], names: Sequence[str]) -> Iterator[np.ndarray]:
-        """Yield features of encoded pictures, in their order.
+    def _say_what_it_takes(self, shape: tuple[int, ...], plain: int) -> None:
+        """Print how much disk and time the views take, by the network's pace on some noise."""
+        _, together = self._network()
+        noise = np.random.default_rng(1).integers(0, 256, (max(together, 8), *[self.image_size] * 2, 3), np.uint8)
+        self(noise)
+        began = time.perf_counter()
+        self(noise)
+        seconds = (time.perf_counter() - began) / len(noise) * shape[0]
+        print(
+            f"{shape[0]:,} feature maps, of {plain:,} pictures and {shape[0] - plain:,} further views, take "
+            f"{2 * math.prod(shape) / 1e9:.1f} GB of disk and about {max(1, round(seconds / 60)):,} min.",
+            flush=True,
+        )
+
+    def _in_order(self, pictures: Iterable[tuple[str, bytes, int]]) -> Iterator[np.ndarray]:
+        """Yield features of encoded pictures, each with its name and the number of a view, in their order.
 
         Where the network takes one picture at a time, each core decodes one and puts it through; else all cores decode
         what the network is given next.
         """
-        pairs = zip(names, pictures, strict=True)
         cores = os.cpu_count() or 1
         _, together = self._network()
         if together == 1:
-            yield from threads.prefetch(lambda pair: self(self._decode(pair)[None]), pairs, 2 * cores, cores)
+            yield from threads.prefetch(lambda each: self(self._decode(each)[None]), pictures, 2 * cores, cores)
         else:
-            with closing(threads.prefetch(self._decode, pairs, 2 * together, cores)) as decoded:
+            with closing(threads.prefetch(self._decode, pictures, 2 * together, cores)) as decoded:
                 while part := list(islice(decoded, together)):
                     yield self(np.stack(part))
 
-    def _decode(self, picture: tuple[str, bytes]) -> np.ndarray:
-        """Decode a picture, and say which one when it is broken."""
-        name, data = picture
+    def _decode(self, picture: tuple[str, bytes, int]) -> np.ndarray:
+        """Decode a view of a picture, and say which one when it is broken."""
+        name, data, number = picture
         try:
-            return images.decode(data, self.image_size, self.crop)
+            return view(data, name, number, self.image_size, self.crop)
         except images.UnreadableImage as error:
             raise images.UnreadableImage(f"picture {name!r}: {error}") from error

@@ -2,15 +2,16 @@
 
 Legend: `P` positions of the grid (49, row by row from the top left), `C` channels of the encoder.
 
-A directory of features has two files: `grid.npy`, float16 `[pictures, P, C]`, and `index.json` with `encoder`,
+A directory of features has two files: `grid.npy`, float16 `[rows, P, C]`, and `index.json` with `encoder`,
 `weights` (as they were asked for), `weights_sha256` (of their values), `image_size` (pixels), `crop`, `preprocessing`,
-`shape` (of the grid) and `images`, the pictures' names in the order of the grid's rows.
+`shape` (of the grid) and `images`, the pictures' names in the order of the grid's rows. Where there are several `views`
+of the pictures `viewed`, those beside the plain one stand behind, picture by picture.
 """
 
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ class Features:
     """Features of a data set, on disk.
 
     Attributes:
-        grid: float16 `[pictures, P, C]`, memory-mapped for reading.
+        grid: float16 `[rows, P, C]`, memory-mapped for reading.
         rows: the grid's row by the picture's name.
         encoder: name of the encoder that made them.
         weights: its weights, as they were asked for.
@@ -36,6 +37,8 @@ class Features:
         image_size: height and width of the pictures that it got, in pixels.
         crop: how they became squares.
         preprocessing: what was asked for, for an encoder of one's own.
+        views: the rows of all views of a picture, the plain one first and every second one mirrored, by the names of
+            those that have more than one.
     """
 
     grid: np.ndarray
@@ -46,6 +49,7 @@ class Features:
     image_size: int = IMAGE_SIZE
     crop: Crop = "stretch"
     preprocessing: str = "auto"
+    views: dict[str, list[int]] = field(default_factory=dict)
 
     @classmethod
     def blank(cls, images: Iterable[str]) -> "Features":
@@ -70,9 +74,12 @@ class Features:
             CaptionerError: a file is missing, damaged or cut short, or is not the other one's.
         """
         index = _read_index(directory / INDEX)
+        rows = {name: row for row, name in enumerate(index["images"])}
+        others = index.get("views", 1) - 1
+        firsts = {name: len(rows) + others * number for number, name in enumerate(index.get("viewed", []))}
         return cls(
             grid=_map_grid(directory / GRID, tuple(index["shape"])),
-            rows={name: row for row, name in enumerate(index["images"])},
+            rows=rows,
             encoder=index["encoder"],
             weights=index["weights"],
             weights_sha256=index["weights_sha256"],
@@ -80,6 +87,7 @@ class Features:
             # as before there was a choice
             crop=index.get("crop", "stretch"),
             preprocessing=index.get("preprocessing", "auto"),
+            views={name: [rows[name], *range(first, first + others)] for name, first in firsts.items()},
         )
 
     @property
@@ -110,8 +118,10 @@ def _read_index(path: Path) -> dict:
         raise _damaged(path, "text that is not JSON", "an index of features") from error
     if not isinstance(index, dict) or not index.keys() >= set(keys):
         raise _damaged(path, "other JSON", f"the keys {', '.join(keys)}")
-    if len(index["shape"]) != 3 or len(set(index["images"])) != index["shape"][0]:
-        raise _damaged(path, f"{len(set(index['images']))} names", f"one for each row of the shape {index['shape']}")
+    names, viewed = set(index["images"]), set(index.get("viewed", []))
+    rows = len(names) + (index.get("views", 1) - 1) * len(viewed)
+    if len(index["shape"]) != 3 or rows != index["shape"][0] or not viewed <= names:
+        raise _damaged(path, f"names for {rows:,} rows", f"one for each row of the shape {index['shape']}")
     return index
 
 

@@ -17,6 +17,7 @@ from captioner.text.vocabulary import PAD, Vocabulary, decoder_inputs
 from captioner.training.prefix_sharing import StepWidths, arrange, best_shared_steps, divergence_step, prefix_owners
 
 VECTOR = 4  # a product of matrices takes as long for fewer rows
+SIDES = frozenset(("left", "right"))  # words of which a mirror image makes the opposite
 BALANCED_TOGETHER = 128  # batches; the time of an assignment grows with the third power of their number
 
 
@@ -31,7 +32,8 @@ class CaptionBatches(keras.utils.PyDataset):
 
     A picture's captions stand in one batch, since they share what is computed of the picture. One with more than `N`
     captions appears several times. Batches are drawn at random, yet so that about as many captions continue at a place
-    in one as in another, and as many prefixes: what one has more, all compute.
+    in one as in another, and as many prefixes: what one has more, all compute. Where pictures have several views, each
+    batch of training shows one of them, drawn at random.
 
     Args:
         features: of the data set.
@@ -91,10 +93,14 @@ class CaptionBatches(keras.utils.PyDataset):
         going_on, prefixes = self._rows()
         shared_steps = best_shared_steps(going_on.sum(axis=0), prefixes.sum(axis=0))
         self.orders = [np.arange(len(chunks))]
+        self.views: list[np.ndarray] = []  # for each order, the row that each example shows
         if seed is not None:
             traits = np.concatenate([prefixes[:, :shared_steps], going_on[:, shared_steps:]], axis=1)
             generator = np.random.default_rng(seed)
             self.orders = [balanced_order(traits, batch_size, generator) for _ in range(epochs * passes)]
+            if features.views:
+                shown = self._views(features, captions["caption"].map(vocabulary.split).tolist())
+                self.views = [self._drawn(shown, generator) for _ in self.orders]
         self.targets_as_input = False
         self.passes = passes
         self.epoch = 0
@@ -128,6 +134,20 @@ class CaptionBatches(keras.utils.PyDataset):
         most = np.max([np.add.reduceat(rows[order], starts).max(axis=0) for order in self.orders], axis=0)  # [T]
         return tuple(min(-(-count // VECTOR) * VECTOR, max(most.tolist())) for count in most.tolist())
 
+    def _views(self, features: Features, captions: list[list[str]]) -> list[list[int]]:
+        """Return the rows that may stand for each example: no mirror image where a caption says left or right."""
+        shown = []
+        for image, (row, rows) in zip(self.images, self.examples, strict=True):
+            several = features.views.get(image, [row])
+            sided = any(not SIDES.isdisjoint(captions[each]) for each in rows)
+            shown.append(several[::2] if sided else several)
+        return shown
+
+    @staticmethod
+    def _drawn(shown: list[list[int]], generator: np.random.Generator) -> np.ndarray:
+        """Return one row of those that may stand for each example."""
+        return np.array([rows[generator.integers(len(rows))] for rows in shown])
+
     def on_epoch_end(self) -> None:
         """Take the orders of the next epoch."""
         self.epoch += 1
@@ -141,14 +161,22 @@ class CaptionBatches(keras.utils.PyDataset):
 
     def chosen(self, index: int) -> np.ndarray:
         """Return which examples stand in a batch, in order."""
-        done, batch = divmod(index, self._batches_a_pass)
-        order = self.orders[(self.epoch * self.passes + done) % len(self.orders)]
+        number, batch = self._place(index)
+        order = self.orders[number]
         return order[batch * self.batch_size : (batch + 1) * self.batch_size]
 
+    def _place(self, index: int) -> tuple[int, int]:
+        """Return the number of the order that a batch is of, and its number in that."""
+        done, batch = divmod(index, self._batches_a_pass)
+        return (self.epoch * self.passes + done) % len(self.orders), batch
+
     def __getitem__(self, index: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        examples = [self.examples[example] for example in self.chosen(index)]
+        chosen = self.chosen(index)
+        examples = [self.examples[example] for example in chosen]
         maps = np.zeros(self.batch_size, int)
         maps[: len(examples)] = [row for row, _ in examples]
+        if self.views:
+            maps[: len(examples)] = self.views[self._place(index)[0]][chosen]
         counts = [len(rows) for _, rows in examples]
         captions = np.concatenate([rows for _, rows in examples])
         longest_first = np.argsort(-self.lengths[captions], kind="stable")
