@@ -57,9 +57,9 @@ def prepare(change: dict[str, Any], features: Features, captions: Any) -> Callab
     size = change.get("bpe_size")
     vocabulary = Subwords.learn(text, size) if size else Vocabulary.build(text)
     batches = fit.batches(features, captions, "train", vocabulary, recipe, 1)
-    drawn = np.random.default_rng(1).standard_normal((len(vocabulary), vectors), np.float32) if vectors else None
+    matrix = np.random.default_rng(1).standard_normal((len(vocabulary), vectors), np.float32) if vectors else None
     grid = (features.channels, features.positions)
-    decoder = fit.build(sizes, recipe, change.get("attention", DEFAULT), len(vocabulary), *grid, drawn)
+    decoder = fit.build(sizes, recipe, change.get("attention", DEFAULT), len(vocabulary), *grid, matrix)
     teacher = fit.compile_for_training(decoder, batches, recipe)
     return lambda: teacher.fit(batches, epochs=1, verbose=0)
 

@@ -6,7 +6,7 @@ A row is one file, `benchmarks/results/ROW.json`:
 - `ours`, `reference`: the medians of both paths, in that unit; no reference is `null`;
 - `ratio`: how many times better ours is, the median over pairs, since a pair's two runs see the same machine;
 - `fraction_of_limit`: of what the machine's float32 matrix rate would allow, the median over pairs; or `null`;
-- `pairs`: the values measured, `ours`, `reference` and `limit`, in the order of measurement;
+- `pairs`: the values measured, `ours`, `reference` and `limit`, or what else is compared, in the order of measurement;
 - `agreement`: by what and how closely the two paths give the same result;
 - `goal`: what was to be reached, by key of this row;
 - `parts`: what else the row measures, each with `name`, `unit`, `value` and the goal `at_most` or `null`;

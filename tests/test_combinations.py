@@ -31,8 +31,11 @@ VECTOR_SIZE = 5
 
 def makes_sense(chosen: dict[str, Any]) -> bool:
     """Whether `params.yaml` may say so, see `tests/test_params.py`."""
-    one_head = chosen["heads"] == 1 or chosen["attention"] == "scaled_dot"
-    return one_head and (chosen["word_vectors"] == "none" or chosen["tokens"] == "words")
+    return not (
+        (chosen["heads"] == 2 and chosen["attention"] != "scaled_dot")
+        or (chosen["word_vectors"] != "none" and chosen["tokens"] == "bpe")
+        or (chosen["attention_penalty"] and chosen["attention"] == "uniform")
+    )
 
 
 def pairs_of(chosen: dict[str, Any]) -> set[tuple[Any, ...]]:

@@ -237,6 +237,14 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
             {"features.encoder": "own.onnx", "features.weights": "own.h5"},
             "features: encoder 'own.onnx' has its weights in it: leave weights at imagenet",
         ),
+        *(
+            (
+                {"features.image_size": value},
+                f"features.image_size is {value!r}: allowed are auto, and whole numbers from",
+            )
+            for value in (16, 2048, "large", "224", True)
+        ),
+        ({"features.encoder": "MobileNet"}, "features.encoder is 'MobileNet': did you mean mobilenet? allowed are"),
         ({"evaluate.samples": 1}, "evaluate.samples is 1: allowed are 0, for none, and 2 to 100"),
         ({"evaluate.samples": 100, "evaluate.batch_size": 4096}, "samples × batch_size is 409,600 captions searched"),
         (

@@ -4,7 +4,7 @@
 
     captioner = Captioner.load("models/captioner")
     caption = captioner.caption("dog.jpg", beam=3)
-    caption.text, caption.log_probability, caption.attention  # the attention is [words, 7, 7]
+    caption.text, caption.log_probability, caption.attention  # the attention is [words, rows, columns]
 
 Importing the package is fast: TensorFlow is loaded when `Captioner` is first used.
 """

@@ -14,7 +14,7 @@ from captioner.common.files import read_text
 from captioner.common.sections import PathText, Section, one_of, within
 from captioner.data import IMAGE_SIZE, Crop
 from captioner.datasets import DATASETS
-from captioner.encoders.registry import ENCODERS, PREPROCESSINGS, SUFFIXES, is_path
+from captioner.encoders.registry import ENCODERS, PREPROCESSINGS, choices, is_path
 from captioner.model.attention import ATTENTIONS, SEVERAL_HEADS
 from captioner.model.hyperparameters import ModelParams
 from captioner.scoring import METRICS
@@ -90,10 +90,14 @@ class VocabularyParams(Section):
 
 def _encoder(name: str) -> str:
     if name not in ENCODERS and not is_path(name):
-        raise ValueError(
-            f"allowed are {', '.join(ENCODERS)}, and the path of a network of one's own, {', '.join(SUFFIXES)}"
-        )
+        raise ValueError(choices(name))
     return name
+
+
+def _image_size(value: Any) -> Any:
+    if value != "auto" and not (type(value) is int and 32 <= value <= 1024):
+        raise ValueError("allowed are auto, and whole numbers from 32 to 1024")
+    return value
 
 
 class FeaturesParams(Section):
@@ -101,7 +105,7 @@ class FeaturesParams(Section):
 
     encoder: Annotated[PathText, AfterValidator(_encoder)]
     weights: PathText
-    image_size: Annotated[int, Field(ge=32, le=1024)] | Literal["auto"] = "auto"
+    image_size: Annotated[Any, AfterValidator(_image_size)] = "auto"
     crop: Crop = "stretch"
     preprocessing: Annotated[str, one_of(("auto", *PREPROCESSINGS))] = "auto"
     views: Annotated[int, Field(ge=1, le=16)] = 1

@@ -70,7 +70,7 @@ def test_efficientnet_lite0_is_frozen_and_of_the_published_size(lite0: keras.Mod
     assert lite0.count_params() - statistics == 4_652_008 - 1_281_000
 
 
-APPLICATIONS = [name for name, encoder in ENCODERS.items() if not encoder.is_lite]
+APPLICATIONS = [name for name in ENCODERS if name not in efficientnet_lite.VARIANTS]
 
 
 def application(network: str) -> tuple[Callable[..., keras.Model], Callable[[np.ndarray], np.ndarray]]:
@@ -143,6 +143,23 @@ def test_a_size_that_a_network_does_not_take(random: None) -> None:
         networks.build("xception", "random", 64)
 
 
+@pytest.mark.slow
+def test_weights_of_efficientnet_b_from_a_file_are_used_as_keras_uses_its_own(
+    pictures: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keras.applications.EfficientNetB0(include_top=False, weights=None).save_weights(tmp_path / "random.weights.h5")
+    small = pictures[:, :64, :64]
+    of_file = networks.build("efficientnetb0", tmp_path / "random.weights.h5", 64)
+    monkeypatch.setattr(
+        "keras.src.applications.efficientnet.file_utils.get_file", lambda *_, **__: str(tmp_path / "random.weights.h5")
+    )
+    downloaded = networks.build("efficientnetb0", "imagenet", 64)
+    assert (of_file.name, of_file.output_shape) == (downloaded.name, downloaded.output_shape)
+    assert weights_module.weights_hash(of_file) == weights_module.weights_hash(downloaded)
+    found, expected = (np.asarray(model(small)) for model in (of_file, downloaded))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
 # --- weights ---------------------------------------------------------------------------------------------------------
 
 
@@ -168,8 +185,8 @@ def test_weights_that_are_not_finite(lite0: keras.Model, tmp_path: Path) -> None
 
 
 def test_unknown_encoder() -> None:
-    with pytest.raises(CaptionerError, match=r"'vgg20' is unknown: choose one of efficientnet_lite0, .*, vgg16, "):
-        networks.build("vgg20")
+    with pytest.raises(CaptionerError, match=r"'MobilNet' is unknown: did you mean mobilenet\? allowed are eff.*keras"):
+        networks.build("MobilNet")
 
 
 def test_missing_weights(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Encoders in files of one's own, of every format: each gives what the network gives that it was made from."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -44,14 +46,20 @@ def write_onnx(network: keras.Model, path: Path, sides: tuple[int | str, int | s
     onnx.save(model, path)
 
 
+def write_tflite(network: keras.Model, path: Path, **options: Any) -> None:
+    converter = tensorflow.lite.TFLiteConverter.from_keras_model(network)
+    for name, value in options.items():
+        setattr(converter, name, value)
+    path.write_bytes(converter.convert())
+
+
 @pytest.fixture(scope="module")
 def files(network: keras.Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("networks")
     (place / "folder").mkdir()
     network.save(place / "network.keras")
     network.save(place / "folder/network", zipped=False)
-    converter = tensorflow.lite.TFLiteConverter.from_keras_model(network)
-    (place / "network.tflite").write_bytes(converter.convert())
+    write_tflite(network, place / "network.tflite")
     write_onnx(network, place / "network.onnx")
     return place
 
@@ -89,8 +97,12 @@ def test_a_network_of_pictures_of_any_size(network: keras.Model, tmp_path: Path,
     with pytest.raises(CaptionerError, match=r"any\.onnx' does not say of which size .*: set features\.image_size"):
         Extractor(str(tmp_path / "any.onnx"))
     assert Extractor(str(tmp_path / "any.onnx"), image_size=64).positions == 64
-    convolution = keras.layers.Conv2D(4, 8, 8)
-    keras.Sequential([keras.Input((None, None, 3)), convolution]).save(tmp_path / "any.keras")
+    any_size = keras.Sequential([keras.Input((None, None, 3)), keras.layers.Conv2D(4, 8, 8)])
+    any_size.save(tmp_path / "any.keras")
+    write_tflite(any_size, tmp_path / "any.tflite")
+    with pytest.raises(CaptionerError, match=r"any\.tflite' does not say of which size"):
+        Extractor(str(tmp_path / "any.tflite"))
+    assert Extractor(str(tmp_path / "any.tflite"), image_size=64).positions == 64
     with pytest.raises(CaptionerError, match=r"of the shape \[None, None, 3\], and features.image_size is auto"):
         Extractor(str(tmp_path / "any.keras"))
     assert Extractor(str(tmp_path / "any.keras"), image_size=64).positions == 64
@@ -115,8 +127,55 @@ def test_a_classifier_has_no_map(tmp_path: Path) -> None:
     layers = keras.layers
     classifier = keras.Sequential([keras.Input((SIZE, SIZE, 3)), layers.GlobalAveragePooling2D(), layers.Dense(7)])
     classifier.save(tmp_path / "classifier.keras")
-    converter = tensorflow.lite.TFLiteConverter.from_keras_model(classifier)
-    (tmp_path / "classifier.tflite").write_bytes(converter.convert())
+    write_tflite(classifier, tmp_path / "classifier.tflite")
     for form in ("classifier.keras", "classifier.tflite"):
         with pytest.raises(CaptionerError, match="a square map of at least 2 × 2 is needed, no classifier"):
             Extractor(str(tmp_path / form))
+
+
+def test_a_map_that_is_not_square(tmp_path: Path) -> None:
+    oblong = keras.Sequential([keras.Input((SIZE, SIZE, 3)), keras.layers.Conv2D(4, 4, (4, 16), padding="same")])
+    assert oblong.output_shape == (None, 8, 2, 4)  # 16 positions, which are no square of 4 x 4
+    oblong.save(tmp_path / "oblong.keras")
+    write_tflite(oblong, tmp_path / "oblong.tflite")
+    for form in ("oblong.keras", "oblong.tflite"):
+        with pytest.raises(CaptionerError, match=r"8, 2, 4\]: a square map of at least 2 × 2 is needed"):
+            Extractor(str(tmp_path / form))
+
+
+def test_a_quantized_network(network: keras.Model, tmp_path: Path, pixels: np.ndarray) -> None:
+    def examples() -> Iterator[list[np.ndarray]]:
+        for picture in pixels:
+            yield [picture[None].astype(np.float32)]
+
+    write_tflite(
+        network,
+        tmp_path / "quantized.tflite",
+        optimizations=[tensorflow.lite.Optimize.DEFAULT],
+        representative_dataset=examples,
+        inference_input_type=tensorflow.uint8,
+        inference_output_type=tensorflow.uint8,
+    )
+    found = Extractor(str(tmp_path / "quantized.tflite"))(pixels)
+    expected = np.asarray(network(pixels.astype(np.float32))).reshape(found.shape)
+    assert np.abs(found - expected).max() < 0.02 * expected.max()
+    with pytest.raises(CaptionerError, match="takes whole numbers from 0 to 255: leave feat"):
+        Extractor(str(tmp_path / "quantized.tflite"), preprocessing="symmetric")
+
+
+def test_onnx_with_its_weights_in_another_file(
+    network: keras.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_onnx(network, tmp_path / "whole.onnx")
+    monkeypatch.chdir(tmp_path)
+    onnx.save(onnx.load("whole.onnx"), "apart.onnx", save_as_external_data=True, location="data", size_threshold=0)
+    with pytest.raises(CaptionerError, match=r"apart\.onnx' cannot be read"):
+        Extractor("apart.onnx")
+
+
+def test_several_outputs(tmp_path: Path) -> None:
+    source = keras.Input((SIZE, SIZE, 3))
+    outputs = [keras.layers.Conv2D(4, 8, 8)(source) for _ in range(2)]
+    keras.Model(source, outputs).save(tmp_path / "several.keras")
+    with pytest.raises(CaptionerError, match=r"gives no map of pictures of 32 pixels .*: one output is needed"):
+        Extractor(str(tmp_path / "several.keras"))

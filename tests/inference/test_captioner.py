@@ -419,7 +419,7 @@ def test_weights_of_the_encoder_that_changed(model: Captioner, monkeypatch: pyte
         weights_sha256 = "ffffffff" * 8
 
     monkeypatch.setattr("captioner.inference.captioner.Extractor", lambda *_, **__: Other())
-    with pytest.raises(CaptionerError, match=r"not those the model was trained with \(ffffffff, not 01234567\)"):
+    with pytest.raises(CaptionerError, match=r"not what the model was trained with \(ffffffff, not 01234567\)"):
         dataclasses.replace(model).caption([jpeg("red")])
 
 

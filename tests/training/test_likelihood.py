@@ -54,6 +54,12 @@ def test_the_most_probable_words_after_each_beginning_of_the_first_caption(overf
         assert found[image] == np.argmax(logits, axis=-1)[0, 0].tolist()
 
 
+def test_of_many_captions_the_first_is_read_and_no_longer_one_behind(overfit: Decoder, eager: None) -> None:
+    by_image = {"sky.png": ["two stars", "two stars", "two small stars"], "sun.png": ["a red circle"]}
+    found = teacher_forced(overfit, tiny.batches(tiny.recipe(batch_size=5), None, by_image)).next_tokens
+    assert {image: len(tokens) for image, tokens in found.items()} == {"sky.png": 3, "sun.png": 4}
+
+
 def test_one_who_knows_by_heart_is_less_surprised_than_a_beginner(overfit: Decoder, eager: None) -> None:
     batches = tiny.batches(tiny.recipe(), None)
     assert nll_of_decoder(overfit, batches).scores()["nll"] < nll_of_decoder(tiny.decoder(), batches).scores()["nll"]

@@ -94,9 +94,9 @@ def caption(
         bool,
         typer.Option(
             "--json",
-            help="A JSON object a line: image, caption, words, log_probability (nats), weights (words x 7 x 7), of "
-            "several heads also heads, of adaptive attention also grounding. With --samples: image and captions, a "
-            "list of the others.",
+            help="A JSON object a line: image, caption, words, log_probability (nats), weights (words x rows x "
+            "columns), of several heads also heads, of adaptive attention also grounding. With --samples: image and "
+            "captions, a list of the others.",
         ),
     ] = False,
     figure: Annotated[

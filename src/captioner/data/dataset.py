@@ -27,8 +27,8 @@ class Dataset:
     Attributes:
         captions: columns `image` (name of the picture), `split` (one of `SPLITS`), `caption`; a row a caption.
         pictures: name and encoded bytes (JPEG, PNG, ...) of each picture, read as they are asked for, once.
-        objects: for drawn scenes, a row an object: its `image`, `word`, `colour`, `size` and its box in
-            pixels (`left`, `top`, `right`, `bottom`, the last two exclusive).
+        objects: for drawn scenes, a row an object: its `image`, `word`, `colour`, `size` and its box (`left`, `top`,
+            `right`, `bottom`, the last two exclusive), in pixels of a scene of 224 x 224, of whatever size it is drawn.
         origin: SHA-256 by name of the archives the data came from.
         places: where each caption stands in its source, in the order of `captions`; for messages.
         remarks: what the person who gave the data should know, a line each.

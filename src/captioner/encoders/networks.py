@@ -10,13 +10,13 @@ Importing this module is cheap: Keras is imported when a model is built.
 import math
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from captioner.common.errors import CaptionerError
 from captioner.common.startup import silence_stderr
 from captioner.common.weights import not_finite
 from captioner.encoders import efficientnet_lite
-from captioner.encoders.registry import ENCODERS, PREPROCESSINGS, Preprocessing, network_path
+from captioner.encoders.registry import DEVIATION, ENCODERS, PREPROCESSINGS, Preprocessing, network_path
 
 if TYPE_CHECKING:
     from captioner.common.keras import keras
@@ -52,10 +52,11 @@ def build(
         file = weights_file(name, weights)
         size = image_size or encoder.image_size
         pictures = keras.Input((size, size, 3), name="pictures")
-        connect = efficientnet_lite.connect if encoder.is_lite else _application
+        connect = efficientnet_lite.connect if encoder.network in efficientnet_lite.VARIANTS else _application
         grid = connect(encoder.network, preprocessed(encoder.preprocessing, pictures), file is None)
         model = keras.Model(pictures, grid, name=name)
         if file is not None:
+            model = _rescaled_as_imagenet(model, encoder.network)
             _load(model, file)
     model.trainable = False
     return model
@@ -94,10 +95,18 @@ def _own(path: Path, image_size: int | None, preprocessing: Preprocessing) -> "k
             "pictures of three colours and of one size are needed"
         )
     pictures = keras.Input((size, size, 3), name="pictures")
-    grid = network(preprocessed(preprocessing, pictures))
-    shape = tuple(grid.shape)
+    try:
+        grid = network(preprocessed(preprocessing, pictures))
+        shape = tuple(grid.shape)
+    except Exception as error:  # likewise, as of a network that gives a list
+        reason = " ".join(str(error).split())[:200]
+        raise CaptionerError(
+            f"encoder {str(path)!r} gives no map of pictures of {size} pixels ({reason}): one output is needed"
+        ) from error
+    if grid.dtype != "float32":
+        raise CaptionerError(f"encoder {str(path)!r} gives {grid.dtype} values: save it in float32")
     side = math.isqrt(math.prod(shape[1:-1])) if len(shape) in (3, 4) and None not in shape[1:] else 0
-    if side < 2 or side**2 != math.prod(shape[1:-1]):
+    if side < 2 or side**2 != math.prod(shape[1:-1]) or (len(shape) == 4 and shape[1] != shape[2]):
         raise CaptionerError(
             f"encoder {str(path)!r} gives values of the shape {list(shape)}: a square map of at least 2 × 2 is needed, "
             "no classifier"
@@ -106,6 +115,22 @@ def _own(path: Path, image_size: int | None, preprocessing: Preprocessing) -> "k
     if weight := not_finite(model):
         raise CaptionerError(f"encoder {str(path)!r} has weights that are not finite ({weight})")
     return model
+
+
+def _rescaled_as_imagenet(model: "keras.Model", network: str) -> "keras.Model":
+    """Return an EfficientNet B with the rescaling behind its normalization that Keras adds for `imagenet` alone."""
+    from captioner.common.keras import keras
+
+    if not network.startswith("EfficientNetB"):
+        return model
+
+    def call(layer: keras.Layer, *arguments: Any, **options: Any) -> Any:
+        values = layer(*arguments, **options)
+        if not isinstance(layer, keras.layers.Normalization):
+            return values
+        return keras.layers.Rescaling([deviation**-0.5 for deviation in DEVIATION])(values)
+
+    return keras.models.clone_model(model, call_function=call)
 
 
 def weights_file(name: str, weights: str | Path, directory: Path = Path()) -> Path | None:

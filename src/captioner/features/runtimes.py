@@ -3,11 +3,13 @@
 Legend: `S` height and width of the pictures in pixels, `P` positions, `C` channels.
 """
 
+import hashlib
 import importlib
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from math import isqrt
 from pathlib import Path
 from queue import SimpleQueue
@@ -16,9 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from captioner.common.errors import CaptionerError
-from captioner.common.files import sha256
 from captioner.common.startup import silence_stderr
-from captioner.encoders.registry import Preprocessing
+from captioner.encoders.registry import AS_IT_IS, Preprocessing
 
 Forward = Callable[[np.ndarray], np.ndarray]
 MOST_INTERPRETERS = 8  # each has the weights in a layout of its own
@@ -42,9 +43,17 @@ class Runtime(NamedTuple):
     sha256: str
 
 
+class _Opened(NamedTuple):
+    """A file as its runtime sees it: what runs it on one picture, and the shape and the type of its input."""
+
+    run: Forward
+    shape: Sequence[Any]
+    dtype: str
+
+
 def is_runtimes(name: str) -> bool:
     """Say whether an encoder's name is that of a file which Keras does not read."""
-    return Path(name).suffix in _RUNNERS
+    return Path(name).suffix.lower() in _RUNNERS
 
 
 def open_network(path: Path, preprocessing: Preprocessing, image_size: int | None = None) -> Runtime:
@@ -60,27 +69,30 @@ def open_network(path: Path, preprocessing: Preprocessing, image_size: int | Non
     Raises:
         CaptionerError: the runtime is not installed, the file is damaged, or its network is another one than described.
     """
-    try:
-        run, shape, dtype = _RUNNERS[path.suffix](path)
-    except CaptionerError:
-        raise
-    except Exception as error:  # both libraries raise their own kinds and plain ones
-        raise _refused(path, f"cannot be read ({' '.join(str(error).split())[:200]})") from error
+    content = path.read_bytes()
+    with _refusing(path, "cannot be read"):
+        run, shape, dtype = _RUNNERS[path.suffix.lower()](content, image_size)
     first = len(shape) == 4 and shape[1] == 3
     sides = [side for side in (shape[2:] if first else shape[1:3]) if isinstance(side, int) and side > 1]
     size = sides[0] if sides else image_size
-    if len(shape) != 4 or (not first and shape[3] != 3) or len(set(sides)) > 1 or dtype not in (np.float32, np.uint8):
-        raise _refused(path, f"takes {np.dtype(dtype)} values of the shape {list(shape)}: square pictures are needed")
+    if len(shape) != 4 or (not first and shape[3] != 3) or len(set(sides)) > 1:
+        raise _refused(path, f"takes values of the shape {list(shape)}: square pictures of three colours are needed")
+    if dtype not in ("float32", "uint8"):
+        raise _refused(path, f"takes {dtype} values: save it with an input of float32 or uint8")
+    if dtype == "uint8" and preprocessing != AS_IT_IS:
+        raise _refused(path, "takes whole numbers from 0 to 255: leave features.preprocessing at auto")
     if size is None:
         raise _refused(path, "does not say of which size its pictures are: set features.image_size")
     if image_size not in (None, size):
         raise _refused(path, f"takes pictures of {size} pixels, and features.image_size is {image_size}")
 
     def one(picture: np.ndarray) -> np.ndarray:
-        values = picture[None] if dtype == np.uint8 else preprocessing(picture[None]).astype(np.float32)
+        values = picture[None] if dtype == "uint8" else preprocessing(picture[None]).astype(np.float32)
         given = run(np.ascontiguousarray(values.transpose(0, 3, 1, 2) if first else values))
         if first and given.ndim == 4:
             given = given.transpose(0, 2, 3, 1)
+        if given.ndim not in (3, 4) or (given.ndim == 4 and given.shape[1] != given.shape[2]):
+            raise _refused(path, f"gives values of the shape {list(given.shape)}: {_SQUARE}")
         with np.errstate(over="ignore"):  # infinite is what the caller asks for
             return given.reshape(1, -1, given.shape[-1]).astype(np.float16)
 
@@ -89,29 +101,40 @@ def open_network(path: Path, preprocessing: Preprocessing, image_size: int | Non
     def forward(batch: np.ndarray) -> np.ndarray:
         return one(batch[0]) if len(batch) == 1 else np.concatenate(list(pool.map(one, batch)))
 
-    try:
+    with _refusing(path, "cannot be run"):
         found = one(np.zeros((size, size, 3), np.uint8))
-    except Exception as error:
-        raise _refused(path, f"cannot be run ({' '.join(str(error).split())[:200]})") from error
     _, positions, channels = found.shape
     if isqrt(positions) ** 2 != positions or positions < 4:
-        raise _refused(path, f"gives {positions} positions: a square map of at least 2 × 2 is needed, no classifier")
-    return Runtime(forward, size, positions, channels, sha256(path))
+        raise _refused(path, f"gives {positions} positions: {_SQUARE}")
+    return Runtime(forward, size, positions, channels, hashlib.sha256(content).hexdigest())
+
+
+_SQUARE = "a square map of at least 2 × 2 is needed, no classifier"
 
 
 def _refused(path: Path, reason: str) -> CaptionerError:
     return CaptionerError(f"encoder {str(path)!r} {reason}")
 
 
-def interpreters(content: bytes) -> tuple[Forward, tuple[int, ...], Any]:
-    """Return what runs a TensorFlow Lite network on one picture, with the shape and type of its input.
+@contextmanager
+def _refusing(path: Path, what: str) -> Iterator[None]:
+    """Say in one line what a library raises of a file; both raise their own kinds and plain ones."""
+    try:
+        yield
+    except CaptionerError:
+        raise
+    except ImportError as error:
+        raise _refused(path, str(error)) from None
+    except Exception as error:
+        raise _refused(path, f"{what} ({' '.join(str(error).split())[:200]})") from error
+
+
+def interpreters(content: bytes, image_size: int | None = None) -> _Opened:
+    """Open a TensorFlow Lite network; one of pictures of any size takes those of `image_size`.
 
     Each core takes a picture with an interpreter of its own, since an interpreter has one set of buffers.
     """
-    try:
-        make = importlib.import_module("ai_edge_litert.interpreter").Interpreter
-    except ImportError:
-        make = importlib.import_module("tensorflow").lite.Interpreter
+    make = _interpreter()
     cores = os.cpu_count() or 1
     workers = min(cores, MOST_INTERPRETERS)
     free: SimpleQueue = SimpleQueue()
@@ -119,44 +142,55 @@ def interpreters(content: bytes) -> tuple[Forward, tuple[int, ...], Any]:
         warnings.filterwarnings("ignore", message=r"\s*Warning: tf.lite.Interpreter is deprecated")
         for _ in range(workers):
             interpreter = make(model_content=content, num_threads=cores // workers)
+            [source] = interpreter.get_input_details()
+            shape = [None if side < 0 else int(side) for side in source["shape_signature"]]
+            if image_size and len(shape) == 4 and None in shape[1:3]:
+                interpreter.resize_tensor_input(source["index"], (1, image_size, image_size, 3))
             interpreter.allocate_tensors()
             free.put(interpreter)
-    [source], [target] = interpreter.get_input_details(), interpreter.get_output_details()
+    [target] = interpreter.get_output_details()
+    scale, zero = target["quantization"]
 
     def run(picture: np.ndarray) -> np.ndarray:
         interpreter = free.get()
         try:
             interpreter.set_tensor(source["index"], picture)
             interpreter.invoke()
-            return np.asarray(interpreter.get_tensor(target["index"]))
+            found = np.asarray(interpreter.get_tensor(target["index"]))
         finally:
             free.put(interpreter)
+        return (found.astype(np.float32) - zero) * scale if scale else found
 
-    return run, tuple(map(int, source["shape"])), source["dtype"]
-
-
-def _litert(path: Path) -> tuple[Forward, tuple[int, ...], Any]:
-    try:
-        return interpreters(path.read_bytes())
-    except ImportError:
-        raise _refused(path, "needs LiteRT: pip install -e '.[litert]' in the checkout") from None
+    return _Opened(run, shape, np.dtype(source["dtype"]).name)
 
 
-def _onnx(path: Path) -> tuple[Forward, tuple[Any, ...], Any]:
+def _interpreter() -> Any:
+    for module, name in (("ai_edge_litert.interpreter", ""), ("tensorflow", "lite")):
+        try:
+            found = importlib.import_module(module)
+        except ImportError:
+            continue
+        return (getattr(found, name) if name else found).Interpreter
+    raise ImportError("needs LiteRT: pip install -e '.[litert]' in the checkout")
+
+
+def _onnx(content: bytes, _: int | None) -> _Opened:
+    """Open an ONNX network from bytes: with its weights in another file, it would be refused, as their hash needs."""
     try:
         onnxruntime = importlib.import_module("onnxruntime")
     except ImportError:
-        raise _refused(path, "needs ONNX Runtime: pip install -e '.[onnx]' in the checkout") from None
+        raise ImportError("needs ONNX Runtime: pip install -e '.[onnx]' in the checkout") from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1  # each core takes a picture
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    options.log_severity_level = 4  # what fails is raised as well
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     [source], [target] = session.get_inputs(), session.get_outputs()
-    dtypes = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}
+    dtype = source.type.removeprefix("tensor(").removesuffix(")")
 
     def run(picture: np.ndarray) -> np.ndarray:
         return np.asarray(session.run([target.name], {source.name: picture})[0])
 
-    return run, tuple(source.shape), dtypes.get(source.type, np.float64)
+    return _Opened(run, source.shape, "float32" if dtype == "float" else dtype)
 
 
-_RUNNERS: dict[str, Callable[[Path], tuple[Forward, tuple[Any, ...], Any]]] = {".tflite": _litert, ".onnx": _onnx}
+_RUNNERS: dict[str, Callable[[bytes, int | None], _Opened]] = {".tflite": interpreters, ".onnx": _onnx}

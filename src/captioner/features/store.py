@@ -1,6 +1,6 @@
 """The files that hold the features of a data set.
 
-Legend: `P` positions of the grid (49, row by row from the top left), `C` channels of the encoder.
+Legend: `P` positions of the grid (49 by default, row by row from the top left), `C` channels of the encoder.
 
 A directory of features has two files: `grid.npy`, float16 `[rows, P, C]`, and `index.json` with `encoder`,
 `weights` (as they were asked for), `weights_sha256` (of their values), `image_size` (pixels), `crop`, `preprocessing`,

@@ -1,6 +1,6 @@
 """Other views of a picture, which training may see in its place: a part of it, and every second time its mirror image.
 
-View 0 is the picture as it is. For the others it is enlarged by an eighth or so, and a square of the usual size is cut
+View 0 is the picture as it is. For the others it is enlarged by a seventh, and a square of the usual size is cut
 out at random, as He et al. 2016 (arXiv 1512.03385, section 3.4) cut 224 of 256 pixels.
 """
 

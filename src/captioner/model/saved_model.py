@@ -1,4 +1,4 @@
-"""A trained model as one directory, which needs nothing beside it.
+"""A trained model as one directory, which needs nothing beside it, unless its encoder is a file of one's own.
 
 `model.json` (format, encoder with the hash of its weights, longest caption, hashes of the vocabulary's file and of the
 decoder's weights, the experiment's parameters), `vocabulary.json` and `decoder.keras`.

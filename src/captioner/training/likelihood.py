@@ -39,6 +39,8 @@ def teacher_forced(decoder: Decoder, batches: CaptionBatches, name: str = "nll")
     read = _Reading(TeacherForcing(decoder, batches.step_widths))
     examples = np.zeros((len(batches.images), 2))
     next_tokens: dict[str, list[int]] = {}
+    # one that has more captions than an example holds has several
+    first_examples = {image: number for number, image in reversed([*enumerate(batches.images)])}
     _, rows = batches.step_widths.input_rows
     steps, captions = batches.step_widths.target_rows
     for number in range(len(batches)):
@@ -50,7 +52,9 @@ def teacher_forced(decoder: Decoder, batches: CaptionBatches, name: str = "nll")
         by_caption = np.full((2, captions.max() + 1, steps.max() + 1), PAD)
         by_caption[:, captions[real], steps[real]] = targets[real], best[real]
         owner_of = dict(zip(captions[real].tolist(), owners.tolist(), strict=True))
-        for caption, owner in sorted(owner_of.items()):
+        for caption, owner in owner_of.items():
+            if first_examples[batches.images[owner]] != owner:
+                continue
             (spoken,) = np.nonzero(by_caption[0, caption])
             first = batches.targets[batches.examples[owner][1][0]]
             if np.array_equal(by_caption[0, caption, spoken], first[first != PAD]):
