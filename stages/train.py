@@ -98,7 +98,15 @@ def train(params: Params) -> None:
         print(f"Kept epoch {kept.epoch + 1}, with {kept.metric} {kept.value:.4f}.", flush=True)
         # how it is evaluated is no part of the model, and may change
         made_with = {name: value for name, value in params.flat().items() if not name.startswith("evaluate.")}
-        model = SavedModel(decoder, vocabulary, features.made_by, recipe.maximum_words, made_with, about_vectors)
+        model = SavedModel(
+            decoder,
+            vocabulary,
+            features.made_by,
+            recipe.maximum_words,
+            made_with,
+            about_vectors,
+            features.network,
+        )
         model.save(MODEL)
         tracked.log_training(results, MODEL, model.weights_sha256)
 

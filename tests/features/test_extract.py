@@ -182,6 +182,7 @@ def test_index(directory: Path, extractor: Extractor) -> None:
         "preprocessing": "auto",
         "views": 1,
         "viewed": [],
+        "network": None,
         "image_size": 224,
         "shape": [5, 49, 1280],
         "images": NAMES,

@@ -1,5 +1,7 @@
 """Encoders in files of one's own, of every format: each gives what the network gives that it was made from."""
 
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,11 +11,16 @@ import numpy as np
 import onnx
 import pytest
 import tensorflow
+import tiny
 from onnx import TensorProto, helper, numpy_helper
 
+from captioner.cli.about import about, table
 from captioner.common.errors import CaptionerError
 from captioner.encoders.registry import PREPROCESSINGS, is_path
 from captioner.features.extract import Extractor
+from captioner.features.store import Features
+from captioner.inference.captioner import Captioner
+from captioner.training import fit
 
 SIZE, CHANNELS = 32, 5
 FORMS = ("network.keras", "folder/network", "network.tflite", "network.onnx")
@@ -179,3 +186,42 @@ def test_several_outputs(tmp_path: Path) -> None:
     keras.Model(source, outputs).save(tmp_path / "several.keras")
     with pytest.raises(CaptionerError, match=r"gives no map of pictures of 32 pixels .*: one output is needed"):
         Extractor(str(tmp_path / "several.keras"))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_model_carries_its_encoder(form: str, network: keras.Model, files: Path, tmp_path: Path) -> None:
+    shutil.copytree(files, tmp_path / "mine")
+    names = list(tiny.CAPTIONS)
+    pictures = [tiny.photograph(row) for row in range(len(names))]
+    Extractor(str(tmp_path / "mine" / form), preprocessing="symmetric").extract(pictures, names, tmp_path / "features")
+    features = Features.open(tmp_path / "features")
+    assert features.encoder == Path(form).name and features.network is not None
+    decoder = fit.build(tiny.SIZES, tiny.recipe(), "dot", len(tiny.vocabulary()), features.channels, features.positions)
+    made = Captioner(decoder, tiny.vocabulary(), features.made_by, 3, {}, network=features.network)
+    made.save(tmp_path / "model")
+    for gone in ("mine", "features"):
+        shutil.rmtree(tmp_path / gone)
+    (tmp_path / "model").rename(tmp_path / "moved")
+
+    model = Captioner.load(tmp_path / "moved")
+    np.testing.assert_array_equal(model._extractor(np.stack(list(map(model.pixels, pictures)))), features.grid)
+    assert model.caption(pictures[0], 1).attention.shape[1:] == (4, 4)
+    model.save(tmp_path / "again")
+    assert (tmp_path / "again/model.json").read_bytes() == (tmp_path / "moved/model.json").read_bytes()
+    assert "its own weights" in "\n".join(table(about(tmp_path / "again")))
+
+    kept = model.network
+    assert kept is not None and kept.parent == tmp_path / "moved"
+    kept.rename(tmp_path / "elsewhere")
+    with pytest.raises(CaptionerError, match="The model lacks its encoder"):
+        Captioner.load(tmp_path / "moved").caption(pictures[0])
+
+
+@pytest.mark.parametrize("file", ["../encoder.onnx", "/etc/passwd", "..", 7])
+def test_a_model_has_its_encoder_inside(file: Any, model: Captioner, tmp_path: Path) -> None:
+    model.save(tmp_path / "model")
+    described = json.loads((tmp_path / "model/model.json").read_text("utf-8"))
+    described["encoder"]["file"] = file
+    (tmp_path / "model/model.json").write_text(json.dumps(described), "utf-8")
+    with pytest.raises(CaptionerError, match="is no name of a file in the model's directory"):
+        Captioner.load(tmp_path / "model")

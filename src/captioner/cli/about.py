@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from captioner.common.workspace import EVALUATED
-from captioner.encoders.registry import is_path
 from captioner.evaluation.signature import Signature
 from captioner.model.description import VOCABULARY, Description, image_size_and_crop, no_model
 from captioner.reports.wording import interval
@@ -60,7 +59,7 @@ def table(known: dict[str, Any]) -> list[str]:
     """Return the lines that tell a person the same."""
     encoder = known["encoder"]
     size, crop = image_size_and_crop(encoder)
-    weights = "its own weights" if is_path(encoder["name"]) else f"weights {encoder['weights']}"
+    weights = "its own weights" if "file" in encoder else f"weights {encoder['weights']}"
     rows = [
         ("model", known["model"]),
         ("data", known["data"] or "unknown"),

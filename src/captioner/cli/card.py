@@ -9,7 +9,6 @@ from typing import Any
 
 from captioner import __version__
 from captioner.cli.about import HEADINGS, SCORES, about
-from captioner.encoders.registry import is_path
 from captioner.model.description import image_size_and_crop
 from captioner.reports.wording import counted, decimal, digits, interval
 
@@ -53,7 +52,7 @@ def card(directory: Path) -> str:
     known = about(directory)
     encoder, params, vectors = known["encoder"], known["params"], known["word_vectors"]
     size, crop = image_size_and_crop(encoder)
-    weights = "its own weights" if is_path(encoder["name"]) else f"`{_public(encoder['weights'])}`"
+    weights = "its own weights" if "file" in encoder else f"`{_public(encoder['weights'])}`"
     weights += f" (`{encoder['weights_sha256'][:12]}`)"
     kind, use = _DATA.get(known["data"], ("unknown", "Unknown."))
     lines = [

@@ -24,10 +24,10 @@ from captioner.common.errors import CaptionerError
 from captioner.common.weights import weights_hash
 from captioner.data import Crop, images
 from captioner.encoders import networks
-from captioner.encoders.registry import is_path, network_path
+from captioner.encoders.registry import network_path
 from captioner.features import runtimes
 from captioner.features.compiled import compile_forward, half, runs_on_litert
-from captioner.features.store import GRID, INDEX
+from captioner.features.store import GRID, INDEX, NETWORK
 from captioner.features.views import view
 
 EXPONENT = 0x7C00  # of float16, its bits
@@ -89,6 +89,7 @@ class Extractor:
         positions: `P`.
         channels: `C`.
         image_size: `S`.
+        network: path of a network of one's own, None of others.
         weights_sha256: hash of the weights' values.
 
     Raises:
@@ -123,7 +124,9 @@ class Extractor:
                 "nothing to choose from: raise features.image_size to twice that"
             )
         self.crop, self.preprocessing = crop, preprocessing
-        self.encoder, self.weights = encoder, str(weights)
+        self.network = network_path(encoder)
+        self.encoder = encoder if self.network is None else self.network.name
+        self.weights = str(weights)
         self.batch_size = batch_size
         self._asked = False
         self._lock = threading.Lock()
@@ -141,7 +144,7 @@ class Extractor:
             features[start : start + len(part)] = forward(part).reshape(len(part), self.positions, self.channels)
         # not finite: all bits of the exponent are set; NumPy's own test takes ten times as long in float16
         if (features.view(np.uint16) & EXPONENT == EXPONENT).any():
-            check = "features.preprocessing" if is_path(self.encoder) else "that `weights` are its own"
+            check = "features.preprocessing" if self.network else "that `weights` are its own"
             raise CaptionerError(f"encoder {self.encoder!r} gives values that float16 cannot hold: check {check}")
         return features
 
@@ -185,6 +188,7 @@ class Extractor:
             "images": list(names),
             "views": views,
             "viewed": list(viewed[1]) if others else [],
+            "network": self.network and f"{NETWORK}{self.network.suffix}",
         }
         if others:
             self._say_what_it_takes(shape, len(names))
@@ -197,6 +201,8 @@ class Extractor:
                 for features in self._in_order(chain(plain, further if others else ())):
                     grid.write(features.astype("<f2", copy=False).data)
                     bar.update(len(features))
+            if self.network:
+                files.copy(self.network, beside / f"{NETWORK}{self.network.suffix}")
             (beside / INDEX).write_text(files.json_of(index, indent=1) + "\n", encoding="utf-8")
 
     def _say_what_it_takes(self, shape: tuple[int, ...], plain: int) -> None:

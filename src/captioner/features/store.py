@@ -5,7 +5,8 @@ Legend: `P` positions of the grid (49 by default, row by row from the top left),
 A directory of features has two files: `grid.npy`, float16 `[rows, P, C]`, and `index.json` with `encoder`,
 `weights` (as they were asked for), `weights_sha256` (of their values), `image_size` (pixels), `crop`, `preprocessing`,
 `shape` (of the grid) and `images`, the pictures' names in the order of the grid's rows. Where there are several `views`
-of the pictures `viewed`, those beside the plain one stand behind, picture by picture.
+of the pictures `viewed`, those beside the plain one stand behind, picture by picture. `network` names the copy of an
+encoder of one's own, which then lies there as well.
 """
 
 import json
@@ -22,6 +23,7 @@ from captioner.data import IMAGE_SIZE, Crop
 
 GRID = "grid.npy"
 INDEX = "index.json"
+NETWORK = "encoder"  # and the ending of its file
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Features:
         preprocessing: what was asked for, for an encoder of one's own.
         views: the rows of all views of a picture, the plain one first and every second one mirrored, by the names of
             those that have more than one.
+        network: file or folder of an encoder of one's own.
     """
 
     grid: np.ndarray
@@ -50,6 +53,7 @@ class Features:
     crop: Crop = "stretch"
     preprocessing: str = "auto"
     views: dict[str, list[int]] = field(default_factory=dict)
+    network: Path | None = None
 
     @classmethod
     def blank(cls, images: Iterable[str]) -> "Features":
@@ -87,6 +91,7 @@ class Features:
             # as before there was a choice
             crop=index.get("crop", "stretch"),
             preprocessing=index.get("preprocessing", "auto"),
+            network=directory / index["network"] if index.get("network") else None,
             views={name: [rows[name], *range(first, first + others)] for name, first in firsts.items()},
         )
 

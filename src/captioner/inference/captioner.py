@@ -8,7 +8,6 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
@@ -16,11 +15,10 @@ import numpy as np
 from captioner.common.errors import CaptionerError
 from captioner.common.keras import keras
 from captioner.data.images import UnreadableImage
-from captioner.encoders.registry import is_path
 from captioner.features.extract import Extractor
 from captioner.inference import pictures
 from captioner.inference.pictures import Picture
-from captioner.model.description import DESCRIPTION, image_size_and_crop
+from captioner.model.description import image_size_and_crop
 from captioner.model.saved_model import SavedModel
 from captioner.search.alternatives import Alternative, alternatives
 from captioner.search.caption import Caption, captions_of
@@ -245,16 +243,14 @@ class Captioner(SavedModel):
 
     @cached_property
     def _extractor(self) -> Extractor:
-        name, (size, crop) = self.encoder["name"], image_size_and_crop(self.encoder)
-        if is_path(name) and not Path(name).exists():
-            raise CaptionerError(
-                f"The model needs the network {name}, which is not there: put it there, or write into {DESCRIPTION} of "
-                "the model, as the encoder's name, where it is."
-            )
+        size, crop = image_size_and_crop(self.encoder)
+        if self.network and not self.network.exists():
+            raise CaptionerError(f"The model lacks its encoder, {self.network}: copy the whole directory again.")
+        name = str(self.network.absolute()) if self.network else self.encoder["name"]
         preprocessing = self.encoder.get("preprocessing", "auto")
         extractor = Extractor(name, self.encoder["weights"], image_size=size, crop=crop, preprocessing=preprocessing)
         if extractor.weights_sha256 != self.encoder["weights_sha256"]:
-            what = f"network {name} is" if is_path(name) else f"weights {self.encoder['weights']!r} of {name} are"
+            what = f"network {name} is" if self.network else f"weights {self.encoder['weights']!r} of {name} are"
             raise CaptionerError(
                 f"The {what} not what the model was trained with ({extractor.weights_sha256[:8]}, not "
                 f"{self.encoder['weights_sha256'][:8]}): put that there."

@@ -20,7 +20,8 @@ class Description:
 
     Attributes:
         encoder: `name`, `weights` and `weights_sha256` of the encoder whose features the model was trained on, and
-            the `image_size`, `crop` and `preprocessing` of its pictures.
+            the `image_size`, `crop` and `preprocessing` of its pictures. Of a network of one's own also its `file`,
+            beside.
         maximum_words: the longest caption it was trained on.
         vocabulary_sha256: hash of the vocabulary's file.
         weights_sha256: hash of the decoder's weights.
@@ -35,6 +36,19 @@ class Description:
     weights_sha256: str
     params: dict[str, Any]
     word_vectors: dict[str, Any] | None = None
+
+    def network(self, directory: Path) -> Path | None:
+        """Return where in the model's directory a network of one's own lies, if that is the encoder.
+
+        Raises:
+            ValueError: it would lie elsewhere.
+        """
+        file = self.encoder.get("file")
+        if file is None:
+            return None
+        if not isinstance(file, str) or Path(file).name != file or file == "..":
+            raise ValueError(f"the encoder's file {str(file)[:100]!r} is no name of a file in the model's directory")
+        return directory / file
 
     @classmethod
     def read(cls, directory: Path) -> "Description":

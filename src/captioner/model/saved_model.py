@@ -1,7 +1,8 @@
-"""A trained model as one directory, which needs nothing beside it, unless its encoder is a file of one's own.
+"""A trained model as one directory, which needs nothing beside it.
 
 `model.json` (format, encoder with the hash of its weights, longest caption, hashes of the vocabulary's file and of the
-decoder's weights, the experiment's parameters), `vocabulary.json` and `decoder.keras`.
+decoder's weights, the experiment's parameters), `vocabulary.json` and `decoder.keras`; with an encoder of
+one's own also that, as `encoder` with its ending.
 """
 
 import os
@@ -13,7 +14,7 @@ from typing import Any, Self
 from captioner.common import files, weights
 from captioner.common.errors import CaptionerError
 from captioner.common.keras import keras
-from captioner.features.store import Features
+from captioner.features.store import NETWORK, Features
 from captioner.model.decoder import Decoder
 from captioner.model.description import (
     DECODER,
@@ -39,6 +40,7 @@ class SavedModel:
         maximum_words: the longest caption it was trained on.
         params: the experiment's parameters, by dotted name, for the record.
         word_vectors: see `Description`.
+        network: file or folder of an encoder of one's own, which is saved with the model.
     """
 
     decoder: Decoder
@@ -47,6 +49,7 @@ class SavedModel:
     maximum_words: int
     params: dict[str, Any]
     word_vectors: dict[str, Any] | None = None
+    network: Path | None = None
 
     def save(self, directory: Path) -> None:
         """Write the model to a directory, whole or not at all."""
@@ -54,9 +57,13 @@ class SavedModel:
             beside.mkdir()
             self.vocabulary.save(beside / VOCABULARY)
             self.decoder.save(beside / DECODER)
+            encoder = self.encoder
+            if self.network:
+                encoder = encoder | {"file": f"{NETWORK}{self.network.suffix}"}
+                files.copy(self.network, beside / encoder["file"])
             described = {
                 "format": FORMAT,
-                "encoder": self.encoder,
+                "encoder": encoder,
                 "maximum_words": self.maximum_words,
                 "vocabulary_sha256": files.sha256(beside / VOCABULARY),
                 "weights_sha256": self.weights_sha256,
@@ -78,7 +85,7 @@ class SavedModel:
             vocabulary = Vocabulary.load(directory / VOCABULARY)
             decoder = keras.saving.load_model(directory / DECODER, compile=False)
             own = (described.encoder, described.maximum_words, described.params, described.word_vectors)
-            model = cls(decoder, vocabulary, *own)
+            model = cls(decoder, vocabulary, *own, network=described.network(directory))
             expected = {VOCABULARY: described.vocabulary_sha256, DECODER: described.weights_sha256}
         except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
             raise no_model(directory, error) from None
