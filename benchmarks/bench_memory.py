@@ -61,10 +61,10 @@ def write_data(pictures: int, directory: Path) -> None:
 def features(directory: Path) -> None:
     """Do what the stage `features` does."""
     from captioner.data import store
-    from captioner.features.extract import extract
+    from captioner.features.extract import Extractor
 
     names = store.read_captions(directory)["image"].drop_duplicates().tolist()
-    extract(store.read_pictures(directory, names), names, "efficientnet_lite0", "imagenet", directory / "features")
+    Extractor("efficientnet_lite0").extract(store.read_pictures(directory, names), names, directory / "features")
 
 
 def training(directory: Path) -> None:

@@ -9,7 +9,7 @@ from captioner.common.workspace import DATA, FEATURES
 from captioner.data import store
 from captioner.encoders import networks
 from captioner.encoders.registry import network_path
-from captioner.features.extract import extract
+from captioner.features.extract import Extractor
 from captioner.params import Params
 
 
@@ -25,19 +25,16 @@ def features(params: Params) -> None:
     captions = store.read_captions(DATA)
     images = captions["image"].drop_duplicates().tolist()
     trained = captions["image"][captions["split"] == "train"].drop_duplicates().tolist()
-    extract(
-        store.read_pictures(DATA, images),
-        images,
+    extractor = Extractor(
         encoder if own is None else str(own),
         weights if file is None else str(file),
-        FEATURES,
         batch_size=params.features.batch_size,
         image_size=None if params.features.image_size == "auto" else params.features.image_size,
         crop=params.features.crop,
         preprocessing=params.features.preprocessing,
-        views=params.features.views,
-        viewed=(store.read_pictures(DATA, trained), trained),
     )
+    viewed = (store.read_pictures(DATA, trained), trained)
+    extractor.extract(store.read_pictures(DATA, images), images, FEATURES, params.features.views, viewed)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from captioner.data import images
 from captioner.encoders import networks
 from captioner.features import compiled as compiled_module
 from captioner.features import extract as extract_module
-from captioner.features.extract import Extractor, extract
+from captioner.features.extract import Extractor
 from captioner.features.store import Features
 from captioner.features.views import view
 
@@ -57,7 +57,7 @@ def extractor() -> Extractor:
 def directory(jpegs: list[bytes], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Features of the pictures; the last batch is not full."""
     directory = tmp_path_factory.mktemp("data") / "features"
-    extract(iter(jpegs), NAMES, LITE0, "imagenet", directory, batch_size=2)
+    Extractor(LITE0, batch_size=2).extract(iter(jpegs), NAMES, directory)
     return directory
 
 
@@ -131,7 +131,7 @@ def test_a_picture_alone_has_its_network_when_another_thread_compiles(
 
 
 def test_a_data_set_of_one_picture_is_extracted_as_any(directory: Path, jpegs: list[bytes], tmp_path: Path) -> None:
-    extract(jpegs[:1], NAMES[:1], LITE0, "imagenet", tmp_path / "features")
+    Extractor(LITE0).extract(jpegs[:1], NAMES[:1], tmp_path / "features")
     np.testing.assert_array_equal(Features.open(tmp_path / "features").grid, Features.open(directory).grid[:1])
 
 
@@ -199,7 +199,7 @@ def test_open(directory: Path) -> None:
 
 
 def test_extraction_is_repeatable(prepared: None, directory: Path, jpegs: list[bytes], tmp_path: Path) -> None:
-    extract(jpegs, NAMES, LITE0, "imagenet", tmp_path / "again", batch_size=2)
+    Extractor(LITE0, batch_size=2).extract(jpegs, NAMES, tmp_path / "again")
     for path in directory.iterdir():
         assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes()
 
@@ -239,20 +239,20 @@ def test_extraction_stopped_half_way_leaves_nothing(
         raise stop
 
     with pytest.raises(stop):
-        extract(pictures(), NAMES, LITE0, "imagenet", tmp_path / "features", batch_size=2)
+        Extractor(LITE0, batch_size=2).extract(pictures(), NAMES, tmp_path / "features")
     assert not list(tmp_path.iterdir())
 
 
 def test_extraction_stopped_half_way_keeps_what_was_there(prepared: None, jpegs: list[bytes], copy: Path) -> None:
     before = {path.name: path.read_bytes() for path in copy.iterdir()}
     with pytest.raises(ValueError, match="shorter"):
-        extract(jpegs[:4], NAMES, LITE0, "imagenet", copy, batch_size=2)
+        Extractor(LITE0, batch_size=2).extract(jpegs[:4], NAMES, copy)
     assert {path.name: path.read_bytes() for path in copy.iterdir()} == before
 
 
 def test_a_broken_picture_is_named(prepared: None, jpegs: list[bytes], tmp_path: Path) -> None:
     with pytest.raises(images.UnreadableImage, match=r"picture 'zwölf\.jpg': ") as caught:
-        extract([jpegs[0], b"nothing", *jpegs[2:]], NAMES, LITE0, "imagenet", tmp_path / "features", batch_size=2)
+        Extractor(LITE0, batch_size=2).extract([jpegs[0], b"nothing", *jpegs[2:]], NAMES, tmp_path / "features")
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
 

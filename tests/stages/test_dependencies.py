@@ -87,7 +87,7 @@ def test_the_closure_follows_every_form_of_import() -> None:
     assert found >= {
         "stages/features.py",
         "src/captioner/data/store.py",  # from captioner.data import store
-        "src/captioner/features/extract.py",  # from captioner.features.extract import extract
+        "src/captioner/features/extract.py",  # from captioner.features.extract import Extractor
         "src/captioner/encoders/torch_file.py",  # through other modules
     }
     assert not found & {"src/captioner/model/decoder.py", "src/captioner/common/files.py", "src/captioner/params.py"}

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -31,45 +30,6 @@ from captioner.features.store import GRID, INDEX, NETWORK
 from captioner.features.views import view
 
 EXPONENT = 0x7C00  # of float16, its bits
-
-
-def extract(
-    pictures: Iterable[bytes],
-    names: Sequence[str],
-    encoder: str,
-    weights: str,
-    directory: Path,
-    *,
-    batch_size: int = 32,
-    image_size: int | None = None,
-    crop: Crop = "stretch",
-    preprocessing: str = "auto",
-    views: int = 1,
-    viewed: tuple[Iterable[bytes], Sequence[str]] = ((), ()),
-) -> None:
-    """Write the features of encoded pictures to a directory, which is whole or absent.
-
-    Pictures are decoded and encoded on all cores; memory does not grow with their number.
-
-    Args:
-        pictures: encoded pictures (JPEG, PNG, ...), read once, as they are asked for.
-        names: their names, in the same order, each once.
-        encoder: a key of `captioner.encoders.ENCODERS`, or the path of a network of one's own.
-        weights: `imagenet` or the path of a weights file.
-        directory: what is written, in place of what may stand there.
-        batch_size: pictures that go through the network at a time, on a GPU or on JAX; else each core takes one.
-        image_size: height and width in which the encoder gets them, in pixels; by default its own.
-        crop: how they become squares.
-        preprocessing: what an encoder of one's own wants, a key of `captioner.encoders.registry.PREPROCESSINGS`.
-        views: of each picture that is trained on, the plain one included, see `captioner.features.views`.
-        viewed: pictures that are trained on, once more, and their names.
-
-    Raises:
-        CaptionerError: the encoder or its weights cannot be obtained, or a picture cannot be decoded.
-        ValueError: there are more names than pictures, or fewer.
-    """
-    form: dict[str, Any] = {"image_size": image_size, "crop": crop, "preprocessing": preprocessing}
-    Extractor(encoder, weights, batch_size=batch_size, **form).extract(pictures, names, directory, views, viewed)
 
 
 class Extractor:
@@ -172,7 +132,21 @@ class Extractor:
         views: int = 1,
         viewed: tuple[Iterable[bytes], Sequence[str]] = ((), ()),
     ) -> None:
-        """Write the features of encoded pictures to a directory; see the function `extract`."""
+        """Write the features of encoded pictures to a directory, which is whole or absent.
+
+        Pictures are decoded and encoded on all cores; memory does not grow with their number.
+
+        Args:
+            pictures: encoded pictures (JPEG, PNG, ...), read once, as they are asked for.
+            names: their names, in the same order, each once.
+            directory: what is written, in place of what may stand there.
+            views: of each picture that is trained on, the plain one included, see `captioner.features.views`.
+            viewed: pictures that are trained on, once more, and their names.
+
+        Raises:
+            CaptionerError: a picture cannot be decoded.
+            ValueError: there are more names than pictures, or fewer.
+        """
         others = range(1, views)
         shape = (len(names) + len(others) * len(viewed[1]), self.positions, self.channels)
         plain = ((name, data, 0) for name, data in zip(names, pictures, strict=True))
