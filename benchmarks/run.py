@@ -26,6 +26,7 @@ ROWS = {
     "features-efficientnet_lite0": ("bench_features.py", "efficientnet_lite0"),
     "features-mobilenet": ("bench_features.py", "mobilenet"),
     "features-densenet121": ("bench_features.py", "densenet121"),
+    "encoders": ("bench_encoders.py",),
     "training-uniform": ("bench_training.py", "uniform"),
     "training-bahdanau": ("bench_training.py", "bahdanau"),
     "training-dot": ("bench_training.py", "dot"),
