@@ -10,12 +10,12 @@ of each, and what is compared is the passes of one round.
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import synthetic
-from measure import CHECKOUT, PAIRS, Part, Row, seconds
+from measure import CHECKOUT, row_of_rounds, seconds
 
 from captioner.common.startup import fast_start
 
@@ -70,25 +70,16 @@ def measure(pictures: int, directory: Path) -> None:
     features = synthetic.features(pictures, directory)
     names = dict(zip(drawn.captions["image"].unique(), range(pictures), strict=True))
     features = Features(features.grid, names, features.encoder, features.weights, "none")
-    passes = {}
+    passes: dict[str, Callable[[], float]] = {}
     for name, change in CHANGES.items():
-        passes[name] = prepare(change, features, drawn.captions)
-        print(f"  {name}: first pass, compilation included, {seconds(passes[name]):.0f} s", flush=True)
-    rounds: list[dict[str, float]] = []
-    for number in range(PAIRS):
-        rounds.append({name: seconds(run) for name, run in passes.items()})
-        print(f"  round {number + 1}/{PAIRS}:", {name: round(each, 2) for name, each in rounds[-1].items()}, flush=True)
-    Row(
+        passes[name] = partial(seconds, prepare(change, features, drawn.captions))
+        print(f"  {name}: first pass, compilation included, {passes[name]():.0f} s", flush=True)
+    row_of_rounds(
         "attentions",
         f"a pass over the captions of {pictures} scenes, {DEFAULT}",
         "s",
-        median(each[DEFAULT] for each in rounds),
-        pairs={name: [each[name] for each in rounds] for name in CHANGES},
-        parts=[
-            Part(name, f"times {DEFAULT}", median(each[name] / each[DEFAULT] for each in rounds))
-            for name in CHANGES
-            if name != DEFAULT
-        ],
+        passes,
+        relative=True,
         notes=["each with one change of the default parameters; the median over rounds that run a pass of each"],
     ).write()
 

@@ -7,13 +7,13 @@ round runs each once, and what is compared is the runs of one round. See `bench_
 """
 
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from bench_features import DRAWN, choose_weights, draw
-from measure import PAIRS, Part, Row, seconds
+from measure import row_of_rounds, seconds
 
 from captioner.common.startup import fast_start
 
@@ -41,29 +41,24 @@ def measure(directory: Path) -> None:
     drawn = [draw(generator) for _ in range(DRAWN)]
     pictures = [drawn[number % DRAWN] for number in range(PICTURES)]
     names = [f"{number}.jpg" for number in range(PICTURES)]
-    extractors = {}
+    paces: dict[str, Callable[[], float]] = {}
     for label, form in OTHERS.items():
         name = label.partition(",")[0]
-        extractors[label] = Extractor(name, choose_weights(name, directory), **form)
-        extractors[label].extract(pictures[:16], names[:16], directory / "features")
-    rounds = [
-        {
-            label: PICTURES / seconds(partial(extractor.extract, pictures, names, directory / "features"))
-            for label, extractor in extractors.items()
-        }
-        for _ in range(PAIRS)
-    ]
-    Row(
+        extractor = Extractor(name, choose_weights(name, directory), **form)
+        extractor.extract(pictures[:16], names[:16], directory / "features")
+        extract = partial(extractor.extract, pictures, names, directory / "features")
+        paces[label] = partial(_pace, extract)
+    row_of_rounds(
         "encoders",
         f"feature extraction of several encoders, {DEFAULT}",
         "pictures/s",
-        median(each[DEFAULT] for each in rounds),
-        pairs={label: [each[label] for each in rounds] for label in OTHERS},
-        parts=[
-            Part(label, "pictures/s", median(each[label] for each in rounds)) for label in OTHERS if label != DEFAULT
-        ],
+        paces,
         notes=[f"{PICTURES} drawn JPEGs; medians over rounds that run each once"],
     ).write()
+
+
+def _pace(extract: Callable[[], None]) -> float:
+    return PICTURES / seconds(extract)
 
 
 if __name__ == "__main__":

@@ -126,6 +126,42 @@ def row_of_pairs(
     )
 
 
+def row_of_rounds(
+    name: str,
+    title: str,
+    unit: str,
+    runs: Mapping[str, Callable[[], float]],
+    *,
+    relative: bool = False,
+    **described: Any,
+) -> Row:
+    """Measure several things in turn, each once a round, and return the row of their medians.
+
+    Args:
+        name: of the row's file.
+        title: of the row, in words.
+        unit: of what the functions return.
+        runs: by name, what runs each once, and returns what it measured; the first is the row's own value, the others
+            are its parts.
+        relative: whether a part is given as a multiple of the first, the median over rounds.
+        described: other fields of the row.
+    """
+    first, *others = runs
+    measured: dict[str, list[float]] = {label: [] for label in runs}
+    for number in range(PAIRS):
+        for label, run in runs.items():
+            measured[label].append(run())
+        print(f"  {name} {number + 1}/{PAIRS}:", {label: round(v[-1], 3) for label, v in measured.items()}, flush=True)
+
+    def of(label: str) -> float:
+        if not relative:
+            return statistics.median(measured[label])
+        return statistics.median(own / one for own, one in zip(measured[label], measured[first], strict=True))
+
+    parts = [Part(label, f"times {first}" if relative else unit, of(label)) for label in others]
+    return Row(name, title, unit, statistics.median(measured[first]), pairs=measured, parts=parts, **described)
+
+
 def seconds(run: Callable[[], object]) -> float:
     """Return how long a run took."""
     began = time.perf_counter()

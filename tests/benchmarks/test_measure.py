@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
-from measure import PAIRS, Part, Row, row_of_pairs
+from measure import PAIRS, Part, Row, row_of_pairs, row_of_rounds
 
 
 def path(values: Iterable[float], calls: list[str], name: str) -> Callable[[], float]:
@@ -60,3 +60,14 @@ def test_a_row_is_a_file_with_the_machine(tmp_path: Path, capsys: pytest.Capture
     assert written["parts"] == [{"name": "import", "unit": "s", "value": 0.1235, "at_most": 0.3}]
     assert {"processor", "cores", "memory", "tensorflow"} <= written["machine"].keys()
     assert "start [s]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("relative", "unit", "value"), [(False, "s", 6.0), (True, "times one", 2.0)])
+def test_rounds_run_each_once_and_compare_within(relative: bool, unit: str, value: float) -> None:
+    calls: list[str] = []
+    ones, others = [1.0, 2.0, 3.0, 4.0, 100.0], [2.0, 4.0, 6.0, 8.0, 300.0]
+    runs = {"one": path(ones, calls, "one"), "other": path(others, calls, "other")}
+    row = row_of_rounds("row", "A row", "s", runs, relative=relative)
+    assert calls == ["one", "other"] * PAIRS
+    assert (row.ours, list(row.parts)) == (3.0, [Part("other", unit, value)])
+    assert row.pairs == {"one": ones, "other": others}
