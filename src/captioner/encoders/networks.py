@@ -7,7 +7,6 @@ gives a map `[B, R, R, C]`: of 224 pixels most have one of 7 × 7.
 Importing this module is cheap: Keras is imported when a model is built.
 """
 
-import math
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from captioner.common.errors import CaptionerError
 from captioner.common.startup import silence_stderr
 from captioner.common.weights import not_finite
 from captioner.encoders import efficientnet_lite
-from captioner.encoders.registry import DEVIATION, ENCODERS, PREPROCESSINGS, Preprocessing, network_path
+from captioner.encoders.registry import DEVIATION, ENCODERS, PREPROCESSINGS, Preprocessing, checked_side, network_path
 
 if TYPE_CHECKING:
     from captioner.common.keras import keras
@@ -105,12 +104,7 @@ def _own(path: Path, image_size: int | None, preprocessing: Preprocessing) -> "k
         ) from error
     if grid.dtype != "float32":
         raise CaptionerError(f"encoder {str(path)!r} gives {grid.dtype} values: save it in float32")
-    side = math.isqrt(math.prod(shape[1:-1])) if len(shape) in (3, 4) and None not in shape[1:] else 0
-    if side < 2 or side**2 != math.prod(shape[1:-1]) or (len(shape) == 4 and shape[1] != shape[2]):
-        raise CaptionerError(
-            f"encoder {str(path)!r} gives values of the shape {list(shape)}: a square map of at least 2 × 2 is needed, "
-            "no classifier"
-        )
+    side = checked_side(shape, path)
     model = keras.Model(pictures, keras.ops.reshape(grid, (-1, side, side, shape[-1])), name="own")
     if weight := not_finite(model):
         raise CaptionerError(f"encoder {str(path)!r} has weights that are not finite ({weight})")

@@ -4,6 +4,8 @@ Importing this module is cheap: it needs no Keras.
 """
 
 import difflib
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,16 +54,14 @@ class Encoder:
     """A network, by what is known of it before it is built.
 
     Attributes:
-        name: its key in `ENCODERS`, and what `features.encoder` calls it.
         network: its function in `keras.applications`, or its key in `captioner.encoders.efficientnet_lite.VARIANTS`.
         preprocessing: what it wants of pixels.
         image_size: height and width of the pictures that it was trained on, in pixels.
     """
 
-    name: str
     network: str
     preprocessing: Preprocessing
-    image_size: int = 224
+    image_size: int
 
 
 _SIZES = {
@@ -91,7 +91,7 @@ _NETWORKS = {
 }
 
 ENCODERS = {
-    network.lower(): Encoder(network.lower(), network, preprocessing, _SIZES.get(network, 224))
+    network.lower(): Encoder(network, preprocessing, _SIZES.get(network, 224))
     for preprocessing, networks in _NETWORKS.items()
     for network in networks
 }
@@ -105,7 +105,7 @@ def is_path(name: str) -> bool:
 
 def choices(name: str) -> str:
     """Say what may be given in place of an encoder's name that is none."""
-    [*near] = difflib.get_close_matches(name.lower(), ENCODERS, 1)
+    near = difflib.get_close_matches(name.lower(), ENCODERS, 1)
     meant = f"did you mean {near[0]}? " if near else ""
     return (
         f"{meant}allowed are {', '.join(ENCODERS)}, and a path: a file {', '.join(SUFFIXES)}, or a folder in Keras's "
@@ -127,3 +127,20 @@ def network_path(name: str, directory: Path = Path()) -> Path | None:
     if not path.exists():
         raise CaptionerError(f"encoder {quoted(name)} is no file: give the path of a network, or one of the names")
     return path
+
+
+def checked_side(shape: Sequence[int | None], path: Path) -> int:
+    """Return `R` of what a network of one's own gives, `[B, R, R, C]` or `[B, R * R, C]`.
+
+    Raises:
+        CaptionerError: it is no square map of at least 2 x 2 positions.
+    """
+    sides = [side for side in shape[1:-1] if side is not None]
+    side = math.isqrt(math.prod(sides))
+    known = len(shape) in (3, 4) and None not in shape[1:]
+    if not known or side < 2 or side**2 != math.prod(sides) or len(set(sides)) > 1:
+        raise CaptionerError(
+            f"encoder {str(path)!r} gives values of the shape {list(shape)}: a square map of at least 2 × 2 is needed, "
+            "no classifier"
+        )
+    return side

@@ -1,15 +1,13 @@
 """A frozen network compiled for the machine: LiteRT on a CPU with TensorFlow, Keras elsewhere."""
 
-import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from captioner.common.startup import silence_stderr
-from captioner.features.runtimes import interpreters
+from captioner.features.runtimes import interpreters, on_all_cores
 
 if TYPE_CHECKING:
     from captioner.common.keras import keras
@@ -80,14 +78,4 @@ def _compile_litert(model: "keras.Model") -> Callable[[np.ndarray], np.ndarray]:
     with silence_stderr():
         content = converter.convert()
     run = interpreters(content).run
-    pool = ThreadPoolExecutor(os.cpu_count())
-
-    def forward_one(picture: np.ndarray) -> np.ndarray:
-        return run(picture[None])
-
-    def forward(batch: np.ndarray) -> np.ndarray:
-        if len(batch) == 1:  # one of many threads' picture: no other thread is waited for
-            return forward_one(batch[0])
-        return np.concatenate(list(pool.map(forward_one, batch)))
-
-    return forward
+    return on_all_cores(lambda picture: run(picture[None]))

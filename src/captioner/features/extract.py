@@ -26,7 +26,7 @@ from captioner.encoders import networks
 from captioner.encoders.registry import network_path
 from captioner.features import runtimes
 from captioner.features.compiled import compile_forward, half, runs_on_litert
-from captioner.features.store import GRID, INDEX, NETWORK
+from captioner.features.store import GRID, INDEX, kept_name
 from captioner.features.views import view
 
 EXPONENT = 0x7C00  # of float16, its bits
@@ -67,8 +67,9 @@ class Extractor:
         preprocessing: str = "auto",
     ) -> None:
         self._compiled: tuple[Callable[[np.ndarray], np.ndarray], int] | None = None
-        if runtimes.is_runtimes(encoder) and (path := network_path(encoder)):
-            runtime = runtimes.open_network(path, networks.preprocessing_of(encoder, preprocessing), image_size)
+        self.network = network_path(encoder)
+        if self.network and runtimes.is_runtimes(encoder):
+            runtime = runtimes.open_network(self.network, networks.preprocessing_of(encoder, preprocessing), image_size)
             self._compiled = runtime.forward, 1
             _, self.image_size, self.positions, self.channels, self.weights_sha256 = runtime
         else:
@@ -84,7 +85,6 @@ class Extractor:
                 "nothing to choose from: raise features.image_size to twice that"
             )
         self.crop, self.preprocessing = crop, preprocessing
-        self.network = network_path(encoder)
         self.encoder = encoder if self.network is None else self.network.name
         self.weights = str(weights)
         self.batch_size = batch_size
@@ -162,7 +162,7 @@ class Extractor:
             "images": list(names),
             "views": views,
             "viewed": list(viewed[1]) if others else [],
-            "network": self.network and f"{NETWORK}{self.network.suffix}",
+            "network": self.network and kept_name(self.network),
         }
         if others:
             self._say_what_it_takes(shape, len(names))
@@ -176,7 +176,7 @@ class Extractor:
                     grid.write(features.astype("<f2", copy=False).data)
                     bar.update(len(features))
             if self.network:
-                files.copy(self.network, beside / f"{NETWORK}{self.network.suffix}")
+                files.copy(self.network, beside / kept_name(self.network))
             (beside / INDEX).write_text(files.json_of(index, indent=1) + "\n", encoding="utf-8")
 
     def _say_what_it_takes(self, shape: tuple[int, ...], plain: int) -> None:

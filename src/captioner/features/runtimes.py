@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from math import isqrt
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple
@@ -19,7 +18,7 @@ import numpy as np
 
 from captioner.common.errors import CaptionerError
 from captioner.common.startup import silence_stderr
-from captioner.encoders.registry import AS_IT_IS, Preprocessing
+from captioner.encoders.registry import AS_IT_IS, Preprocessing, checked_side
 
 Forward = Callable[[np.ndarray], np.ndarray]
 MOST_INTERPRETERS = 8  # each has the weights in a layout of its own
@@ -91,25 +90,26 @@ def open_network(path: Path, preprocessing: Preprocessing, image_size: int | Non
         given = run(np.ascontiguousarray(values.transpose(0, 3, 1, 2) if first else values))
         if first and given.ndim == 4:
             given = given.transpose(0, 2, 3, 1)
-        if given.ndim not in (3, 4) or (given.ndim == 4 and given.shape[1] != given.shape[2]):
-            raise _refused(path, f"gives values of the shape {list(given.shape)}: {_SQUARE}")
+        checked_side(given.shape, path)
         with np.errstate(over="ignore"):  # infinite is what the caller asks for
             return given.reshape(1, -1, given.shape[-1]).astype(np.float16)
-
-    pool = ThreadPoolExecutor(os.cpu_count())
-
-    def forward(batch: np.ndarray) -> np.ndarray:
-        return one(batch[0]) if len(batch) == 1 else np.concatenate(list(pool.map(one, batch)))
 
     with _refusing(path, "cannot be run"):
         found = one(np.zeros((size, size, 3), np.uint8))
     _, positions, channels = found.shape
-    if isqrt(positions) ** 2 != positions or positions < 4:
-        raise _refused(path, f"gives {positions} positions: {_SQUARE}")
-    return Runtime(forward, size, positions, channels, hashlib.sha256(content).hexdigest())
+    return Runtime(on_all_cores(one), size, positions, channels, hashlib.sha256(content).hexdigest())
 
 
-_SQUARE = "a square map of at least 2 × 2 is needed, no classifier"
+def on_all_cores(one: Forward) -> Forward:
+    """Return what takes a batch `[B, ...]`, of what takes a picture `[...]` and returns a batch of one."""
+    pool = ThreadPoolExecutor(os.cpu_count())
+
+    def forward(batch: np.ndarray) -> np.ndarray:
+        if len(batch) == 1:  # one of many threads' picture: no other thread is waited for
+            return one(batch[0])
+        return np.concatenate(list(pool.map(one, batch)))
+
+    return forward
 
 
 def _refused(path: Path, reason: str) -> CaptionerError:

@@ -23,7 +23,6 @@ from captioner.data import IMAGE_SIZE, Crop
 
 GRID = "grid.npy"
 INDEX = "index.json"
-NETWORK = "encoder"  # and the ending of its file
 
 
 @dataclass(frozen=True)
@@ -106,6 +105,11 @@ class Features:
             "crop": self.crop,
             "preprocessing": self.preprocessing,
         }
+
+
+def kept_name(network: Path) -> str:
+    """Return what the copy of an encoder of one's own is called, with its features and in a model."""
+    return f"encoder{network.suffix}"
 
 
 def _damaged(path: Path, found: str, expected: str) -> CaptionerError:

@@ -1,8 +1,8 @@
 """A trained model as one directory, which needs nothing beside it.
 
 `model.json` (format, encoder with the hash of its weights, longest caption, hashes of the vocabulary's file and of the
-decoder's weights, the experiment's parameters), `vocabulary.json` and `decoder.keras`; with an encoder of
-one's own also that, as `encoder` with its ending.
+decoder's weights, the experiment's parameters), `vocabulary.json` and `decoder.keras`; with an encoder of one's own
+also that, as `encoder` with its ending.
 """
 
 import os
@@ -14,7 +14,7 @@ from typing import Any, Self
 from captioner.common import files, weights
 from captioner.common.errors import CaptionerError
 from captioner.common.keras import keras
-from captioner.features.store import NETWORK, Features
+from captioner.features.store import Features, kept_name
 from captioner.model.decoder import Decoder
 from captioner.model.description import (
     DECODER,
@@ -59,7 +59,7 @@ class SavedModel:
             self.decoder.save(beside / DECODER)
             encoder = self.encoder
             if self.network:
-                encoder = encoder | {"file": f"{NETWORK}{self.network.suffix}"}
+                encoder = encoder | {"file": kept_name(self.network)}
                 files.copy(self.network, beside / encoder["file"])
             described = {
                 "format": FORMAT,
