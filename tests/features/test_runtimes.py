@@ -94,6 +94,21 @@ def test_features_are_those_of_the_network(
         np.testing.assert_allclose(found, expected[: len(given)].reshape(found.shape), rtol=2**-10, atol=largest / 1000)
 
 
+def test_where_litert_gives_another_map_keras_is_taken(
+    tmp_path: Path, rng: np.random.Generator, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # of a stride larger than the kernel, LiteRT 2.21 makes a map of zeros
+    source = keras.Input((32, 32, 3))
+    network = keras.Model(source, keras.layers.Conv2D(4, 3, 4, "same", name="strided")(source))
+    network.save(tmp_path / "strided.keras")
+    pictures = rng.integers(0, 256, (3, 32, 32, 3), np.uint8)
+    found = Extractor(str(tmp_path / "strided.keras"), batch_size=2)(pictures)
+    expected = np.asarray(network(pictures)).reshape(3, 64, 4)
+    np.testing.assert_allclose(found, expected, rtol=1e-2, atol=1e-2 * np.abs(expected).max())
+    said = capfd.readouterr().err
+    assert ("LiteRT gives another map" in said) == (keras.backend.backend() == "tensorflow")
+
+
 def test_one_hash_for_the_same_network_as_file_and_folder(files: Path) -> None:
     one, other = (Extractor(str(files / form)).weights_sha256 for form in FORMS[:2])
     assert one == other

@@ -14,6 +14,9 @@ from captioner.common.errors import CaptionerError, quoted
 
 SUFFIXES = (".keras", ".onnx", ".tflite")
 """What files with networks of one's own end in; a folder in Keras's format is known by the `/` in its path."""
+FROZEN = "frozen"
+ENCODER_TRAININGS = (FROZEN, "fine_tuned", "random")
+"""Whether an encoder learns with the decoder: not, from the weights that it has, or from random ones."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,11 @@ ENCODERS = {
 def is_path(name: str) -> bool:
     """Say whether an encoder's name is the path of a network of one's own."""
     return name not in ENCODERS and (name.lower().endswith(SUFFIXES) or "/" in name)
+
+
+def runs_only(name: str) -> bool:
+    """Say whether an encoder's name is that of a file which Keras does not read, so that it cannot be trained."""
+    return name.lower().endswith((".onnx", ".tflite"))
 
 
 def choices(name: str) -> str:

@@ -1,5 +1,6 @@
 """A frozen network compiled for the machine: LiteRT on a CPU with TensorFlow, Keras elsewhere."""
 
+import sys
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -31,11 +32,19 @@ def runs_on_litert() -> bool:
     return not tensorflow.config.list_physical_devices("GPU")
 
 
-def compile_forward(model: "keras.Model", batch_size: int) -> tuple[Callable[[np.ndarray], np.ndarray], int]:
+def compile_forward(
+    model: "keras.Model", batch_size: int, check: bool = False
+) -> tuple[Callable[[np.ndarray], np.ndarray], int]:
     """Compile a frozen model.
 
     On TensorFlow without a GPU it runs through LiteRT, whose kernels (XNNPACK) are several times faster on a CPU; else
     through Keras, which fills smaller batches up, so that it compiles for one size.
+
+    Args:
+        model: the network.
+        batch_size: the most pictures at a time.
+        check: whether LiteRT is left where it gives another map than Keras, as of a convolution whose stride is larger
+            than its kernel.
 
     Returns:
         Function from pictures, uint8 `[B, S, S, 3]`, `B` up to `batch_size`, to the map, float16 `[B, R, R, C]`,
@@ -43,7 +52,10 @@ def compile_forward(model: "keras.Model", batch_size: int) -> tuple[Callable[[np
     """
     network = half(model)
     if runs_on_litert():
-        return _compile_litert(network), 1
+        compiled = _compile_litert(network)
+        if not check or _agree(compiled, network):
+            return compiled, 1
+        print("LiteRT gives another map of this encoder than Keras, which runs it in its place.", file=sys.stderr)
 
     # A web server calls from many threads, and on JAX Keras lends the weights' memory to a prediction until it ends.
     lock = threading.Lock()
@@ -54,6 +66,13 @@ def compile_forward(model: "keras.Model", batch_size: int) -> tuple[Callable[[np
             return network.predict_on_batch(filled)[: len(batch)]
 
     return forward, batch_size
+
+
+def _agree(compiled: Callable[[np.ndarray], np.ndarray], model: "keras.Model") -> bool:
+    """Say whether both give the same map of a picture of noise, but for rounding."""
+    noise = np.random.default_rng(1).integers(0, 256, (1, *model.input_shape[1:]), np.uint8)
+    found, expected = compiled(noise).astype(np.float32), np.asarray(model(noise), np.float32)
+    return np.allclose(found, expected, rtol=0, atol=0.01 * np.abs(expected).max(), equal_nan=True)
 
 
 def _compile_litert(model: "keras.Model") -> Callable[[np.ndarray], np.ndarray]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import chain, islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -23,11 +24,14 @@ from captioner.common.errors import CaptionerError
 from captioner.common.weights import weights_hash
 from captioner.data import Crop, images
 from captioner.encoders import networks
-from captioner.encoders.registry import network_path
+from captioner.encoders.registry import network_path, runs_only
 from captioner.features import runtimes
 from captioner.features.compiled import compile_forward, half, runs_on_litert
 from captioner.features.store import GRID, INDEX, kept_name
 from captioner.features.views import view
+
+if TYPE_CHECKING:
+    from captioner.common.keras import keras
 
 EXPONENT = 0x7C00  # of float16, its bits
 
@@ -44,6 +48,8 @@ class Extractor:
         image_size: height and width of the pictures that it gets, `S` pixels; by default the encoder's own.
         crop: how encoded pictures become squares.
         preprocessing: what an encoder of one's own wants, a key of `captioner.encoders.registry.PREPROCESSINGS`.
+        model: the encoder itself, with the weights that it has when it is first called; `encoder` then is what it is
+            called.
 
     Attributes:
         positions: `P`.
@@ -65,15 +71,17 @@ class Extractor:
         image_size: int | None = None,
         crop: Crop = "stretch",
         preprocessing: str = "auto",
+        model: "keras.Model | None" = None,
     ) -> None:
         self._compiled: tuple[Callable[[np.ndarray], np.ndarray], int] | None = None
-        self.network = network_path(encoder)
-        if self.network and runtimes.is_runtimes(encoder):
+        self._known = encoder in networks.ENCODERS and model is None
+        self.network = None if model else network_path(encoder)
+        if self.network and runs_only(encoder):
             runtime = runtimes.open_network(self.network, networks.preprocessing_of(encoder, preprocessing), image_size)
             self._compiled = runtime.forward, 1
             _, self.image_size, self.positions, self.channels, self.weights_sha256 = runtime
         else:
-            model = networks.build(encoder, weights, image_size, preprocessing)
+            model = model or networks.build(encoder, weights, image_size, preprocessing)
             _, height, width, self.channels = model.output_shape
             self.positions = height * width
             self.image_size = model.input_shape[1]
@@ -120,7 +128,7 @@ class Extractor:
                     self._asked = True
                     network = half(self._model)  # kept, should another thread compile it before this one comes to it
                     return lambda batch: np.asarray(network(batch)), 1
-                self._compiled = compile_forward(self._model, self.batch_size)
+                self._compiled = compile_forward(self._model, self.batch_size, check=not self._known)
                 del self._model
             return self._compiled
 

@@ -50,11 +50,6 @@ class _Opened(NamedTuple):
     dtype: str
 
 
-def is_runtimes(name: str) -> bool:
-    """Say whether an encoder's name is that of a file which Keras does not read."""
-    return Path(name).suffix.lower() in _RUNNERS
-
-
 def open_network(path: Path, preprocessing: Preprocessing, image_size: int | None = None) -> Runtime:
     """Open a file with a network from pictures, `[1, S, S, 3]` or `[1, 3, S, S]`, to a map in the same order of axes.
 
