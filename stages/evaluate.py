@@ -10,7 +10,7 @@ import pandas as pd
 from stage import from_environment, main_checkout, run
 
 from captioner.common.startup import fast_start
-from captioner.common.workspace import BASELINES, BLIND, DATA, EVALUATED, FEATURES, MODEL, TRAINED
+from captioner.common.workspace import BASELINES, BLIND, DATA, EVALUATED, FEATURES, FINE_TUNED, MODEL, TEST_FEATURES
 
 with fast_start():
     from captioner.common.keras import keras  # noqa: F401
@@ -44,7 +44,8 @@ def evaluate(params: Params) -> None:
     settings = params.evaluate
     # first of all: what it lacks is said before anything is computed
     spice = Spice(from_environment(JARS)) if SPICE in settings.metrics else None
-    model, features = SavedModel.load(MODEL), Features.open(FEATURES)
+    model = SavedModel.load(MODEL)
+    features = Features.open(TEST_FEATURES if TEST_FEATURES.is_dir() else FEATURES)
     model.check_features(features)
     captions, objects = store.read_captions(DATA), store.read_objects(DATA)
     references = captions_by_image(captions[captions["split"] == "test"])
@@ -112,7 +113,7 @@ def evaluate(params: Params) -> None:
         results.write_captions(evaluated, directory / "captions.jsonl")
         written = results.write_scores(own, baselines, setting, directory)
         dropout = any(value for name, value in model.decoder.config.items() if name.endswith("_dropout"))
-        results.write_curves(TRAINED / HISTORY, written, directory, dropout)
+        results.write_curves(FINE_TUNED / HISTORY, written, directory, dropout)
         heads = model.decoder.options.heads
         kind = f"{model.decoder.config['attention_name']} attention{f' of {heads} heads' if heads > 1 else ''}"
         title = f"{kind}, {counted(len(names), 'test picture')}"

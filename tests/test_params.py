@@ -177,7 +177,10 @@ def test_batches_that_no_memory_holds(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "named"),
     [
-        ("attnetion", ["unknown key attnetion", "dataset, attention, seed", "did you mean attention?"]),
+        (
+            "attnetion",
+            ["unknown key attnetion", "dataset, attention, encoder_training", "did you mean attention?"],
+        ),
         ("train.scenes.epoch", ["unknown key train.scenes.epoch", "epochs, patience", "did you mean epochs?"]),
         (
             "evaluate.zzz",
@@ -212,6 +215,16 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
     ("changes", "said"),
     [
         ({"model.heads": 4}, "params.yaml: model.heads is 4, and attention dot has one head: set model.heads to 1, or"),
+        (
+            {"encoder_training": "fine_tuned", "features.encoder": "mine.ONNX"},
+            "params.yaml: encoder_training is fine_tuned, and features.encoder 'mine.ONNX' is a network that only runs",
+        ),
+        ({"encoder_training": "tuned"}, "encoder_training is 'tuned': allowed are frozen, fine_tuned, random"),
+        ({"fine_tune.scenes.layers": "first"}, "fine_tune.scenes.layers is 'first': input should be 'last_blocks' or"),
+        (
+            {"fine_tune.folder.augmentation": ["flip", "flip"]},
+            "allowed are any of crop, flip, colour, each once,",
+        ),
         ({"model.heads": 3, "attention": "scaled_dot"}, "model: 3 heads do not divide embedding_size, which is 256"),
         (
             {"model.heads": 4, "attention": "scaled_dot", "model.attention_size": 6},
@@ -255,6 +268,22 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
 )
 def test_combinations_that_make_no_sense(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
     assert said in complaint(parameters.values(**changes), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("training", "names"),
+    [
+        ("frozen", set()),
+        ("fine_tuned", {"layers", "epochs", "learning_rate", "encoder_learning_rate", "augmentation"}),
+        ("random", {"random_epochs", "augmentation"}),
+    ],
+)
+def test_what_of_fine_tuning_has_a_say(training: str, names: set[str], tmp_path: Path) -> None:
+    found = load(changed("encoder_training", training), tmp_path)
+    said = found.flat()
+    assert {name for name in said if name.startswith("fine_tune.")} == {f"fine_tune.{name}" for name in names}
+    assert said["encoder_training"] == training
+    assert found.frozen().flat() == load(parameters.values(), tmp_path).flat()
 
 
 def test_several_heads(tmp_path: Path) -> None:

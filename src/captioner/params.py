@@ -14,7 +14,7 @@ from captioner.common.files import read_text
 from captioner.common.sections import PathText, Section, one_of, within
 from captioner.data import IMAGE_SIZE, Crop
 from captioner.datasets import DATASETS
-from captioner.encoders.registry import ENCODERS, PREPROCESSINGS, choices, is_path
+from captioner.encoders.registry import ENCODER_TRAININGS, ENCODERS, FROZEN, PREPROCESSINGS, choices, is_path, runs_only
 from captioner.model.attention import ATTENTIONS, SEVERAL_HEADS
 from captioner.model.hyperparameters import ModelParams
 from captioner.scoring import METRICS
@@ -35,6 +35,14 @@ ROWS_OF_A_SEARCH = 2**16
 LARGEST = 1 << 20  # bytes of the file
 ALIASES = 50
 PROBLEMS = 10  # said at once
+
+UNREAD: dict[str, set[str]] = {
+    "fine_tuned": {"random_epochs"},
+    "random": {"layers", "epochs", "learning_rate", "encoder_learning_rate"},
+}
+"""By `encoder_training`, the values of `fine_tune` that have no say."""
+
+AUGMENTATIONS = ("crop", "flip", "colour")
 
 RENAMED = {
     "captions_a_picture": "captions_per_picture",
@@ -163,6 +171,32 @@ class Train(Section):
     folder: Recipe
 
 
+class FineTuning(Section):
+    """How an encoder learns on one data set; what is not here is as in the recipe."""
+
+    layers: Literal["last_blocks", "all"]
+    epochs: Passes
+    random_epochs: Passes
+    learning_rate: LearningRate
+    encoder_learning_rate: LearningRate
+    augmentation: list[str]
+
+    @field_validator("augmentation")
+    @classmethod
+    def _some_of_the_kinds(cls, names: list[str]) -> list[str]:
+        if not set(names).issubset(AUGMENTATIONS) or len(set(names)) < len(names):
+            raise ValueError(f"allowed are any of {', '.join(AUGMENTATIONS)}, each once, and [] for none")
+        return [name for name in AUGMENTATIONS if name in names]  # as for the metrics
+
+
+class FineTune(Section):
+    """Stage `fine_tune`: a recipe for each data set."""
+
+    scenes: FineTuning
+    flickr8k: FineTuning
+    folder: FineTuning
+
+
 class Evaluate(Section):
     """Stage `evaluate`."""
 
@@ -204,13 +238,24 @@ class Params(Section):
 
     dataset: Annotated[str, one_of(DATASETS)]
     attention: Annotated[str, one_of(ATTENTIONS)]
+    encoder_training: Annotated[str, one_of(ENCODER_TRAININGS)] = FROZEN
     seed: Seed
     download: Download
     vocabulary: VocabularyParams
     features: FeaturesParams
     model: ModelParams
     train: Train
+    fine_tune: FineTune
     evaluate: Evaluate
+
+    @model_validator(mode="after")
+    def _encoder_that_can_learn(self) -> "Params":
+        if self.encoder_training != "frozen" and runs_only(self.features.encoder):
+            raise ValueError(
+                f"encoder_training is {self.encoder_training}, and features.encoder {quoted(self.features.encoder)} is "
+                f"a network that only runs: set encoder_training to frozen, or give the network in Keras's format"
+            )
+        return self
 
     @model_validator(mode="after")
     def _penalty_that_can_change_something(self) -> "Params":
@@ -244,11 +289,23 @@ class Params(Section):
         """The recipe for the data set."""
         return getattr(self.train, self.dataset)
 
+    @property
+    def fine_tuning(self) -> FineTuning:
+        """How the encoder learns on the data set."""
+        return getattr(self.fine_tune, self.dataset)
+
+    def frozen(self) -> "Params":
+        """Return the experiment as it is before the encoder learns."""
+        return self.model_copy(update={"encoder_training": FROZEN})
+
     def flat(self) -> dict[str, Any]:
         """Return every value that has a say in this experiment, by its dotted name; a list as its items in one line."""
         values = self.model_dump()
         values["train"] = values["train"][self.dataset]
         values["download"] = values["download"].get(self.dataset, {})
+        fine_tuning, unread = values.pop("fine_tune")[self.dataset], UNREAD.get(self.encoder_training)
+        if unread is not None:
+            values["fine_tune"] = {name: value for name, value in fine_tuning.items() if name not in unread}
         return _flat(values)
 
 

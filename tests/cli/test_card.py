@@ -58,6 +58,24 @@ def test_scores_stand_beside_what_they_are_held_against(directory: Path, model: 
     assert "METEOR" not in text
 
 
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [
+        ("imagenet", "frozen; `imagenet`"),
+        ("fine_tuned", "fine-tuned with the decoder; its own weights"),
+        ("random", "trained with the decoder from random weights; its own weights"),
+    ],
+)
+def test_how_the_encoder_came_to_its_weights(weights: str, said: str, directory: Path) -> None:
+    described = json.loads((directory / "model.json").read_text("utf-8"))
+    described["encoder"] |= {"weights": weights} | ({} if weights == "imagenet" else {"file": "encoder.keras"})
+    (directory / "model.json").write_text(json.dumps(described), "utf-8")
+    name, digest = (described["encoder"][key] for key in ("name", "weights_sha256"))
+    assert f"| encoder | `{name}`, {said} (`{digest[:12]}`); pictures of" in card(directory)
+    in_words = said.partition(";")[0] if weights != "imagenet" else "weights imagenet"
+    assert f"encoder     {name}, {in_words} ({digest[:12]})" in table(about(directory))
+
+
 def test_the_worst_captions_come_first_and_cannot_break_the_table(directory: Path) -> None:
     shown = [line for line in card(directory).splitlines() if ".png |" in line]
     assert [line.split()[1] for line in shown] == [f"{number}.png" for number in range(FAILINGS + 2, 2, -1)]

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import os
 import subprocess
 import sys
 import unicodedata
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from captioner.common.files import file_names, json_of, replacing, sha256
+from captioner.common.files import file_names, json_of, link, replacing, sha256
 
 
 def names(directory: Path) -> list[str]:
@@ -124,6 +125,22 @@ def test_file_names_are_two_files_everywhere(things: list[str]) -> None:
         assert name.endswith(".png") and name[0] != "." and not set(name) & set('<>:"/\\|?*\0')
         assert len(f".{name}.4294967295.part".encode()) <= 255
         assert name.isprintable()
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["hard links", "no hard links"])
+def test_a_second_place_has_the_same_content(same: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    if not same:
+        monkeypatch.setattr(os, "link", refused)
+    (tmp_path / "one/inner").mkdir(parents=True)
+    (tmp_path / "one/inner/file").write_text("content")
+    link(tmp_path / "one", tmp_path / "other")
+    link(tmp_path / "one/inner/file", tmp_path / "file")
+    for place in (tmp_path / "other/inner/file", tmp_path / "file"):
+        assert place.read_text() == "content"
+        assert place.samefile(tmp_path / "one/inner/file") == same
 
 
 def test_sha256_of_the_bytes(tmp_path: Path) -> None:

@@ -128,6 +128,82 @@ def test_every_network_has_a_square_map(name: str, random: None) -> None:
     assert channels >= 320 and not model.trainable_variables
 
 
+def learning(model: keras.Model) -> set[str]:
+    """The layers of a network, and of the networks in it, of which a weight can be trained."""
+    return {layer.name for layer in networks._layers(model) if layer.trainable_weights}
+
+
+def kernels(model: keras.Model) -> set[str]:
+    normalization = keras.layers.BatchNormalization
+    return {layer.name for layer in networks._layers(model) if layer.weights and not isinstance(layer, normalization)}
+
+
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [("efficientnet_lite0", "blocks11_depthwise_conv"), ("mobilenet", "conv_dw_12"), ("vgg16", "block5_conv1")],
+)
+def test_the_last_blocks_give_maps_of_the_size_of_the_grid(name: str, first: str, random: None) -> None:
+    model = networks.build(name, "random", 96)
+    networks.let_learn(model, "last_blocks", statistics=False)
+    layers = [layer.name for layer in model.layers]
+    expected = kernels(model) & set(layers[layers.index(first) :])
+    assert learning(model) == expected and expected < kernels(model)
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "convnexttiny"])
+def test_all_layers_learn_and_batch_statistics_if_asked_for(name: str, random: None) -> None:
+    model = networks.build(name, "random", 96)
+    networks.let_learn(model, "all", statistics=False)
+    assert learning(model) == kernels(model)
+    networks.let_learn(model, "all", statistics=True)
+    assert {layer.name for layer in networks._layers(model) if layer.weights} == learning(model)
+
+
+def test_the_last_blocks_of_a_network_of_ones_own(tmp_path: Path) -> None:
+    pictures = keras.Input((32, 32, 3))
+    values = keras.layers.Conv2D(4, 3, 4, "same", name="early")(pictures)
+    inner = keras.Sequential([keras.layers.Conv2D(4, 3, 2, "same", name="late")], name="block")
+    keras.Model(pictures, inner(values)).save(tmp_path / "own.keras")
+    model = networks.build(str(tmp_path / "own.keras"))
+    networks.let_learn(model, "last_blocks", statistics=False)
+    assert learning(model) == {"late"}
+
+
+QUICKEST = ("efficientnet_lite0", "vgg16", "efficientnetb0", "convnexttiny")
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "vgg16"])
+def test_an_untrained_network_has_the_same_layers_and_weights_of_its_own(name: str, random: None) -> None:
+    model = networks.build(name, "random", 64)
+    keras.utils.set_random_seed(1)
+    first, second = networks.untrained(model), networks.untrained(model)
+    assert first.output_shape == model.output_shape
+    assert [weight.shape for weight in first.weights] == [weight.shape for weight in model.weights]
+    hashes = {weights_module.weights_hash(each) for each in (model, first, second)}
+    keras.utils.set_random_seed(1)
+    assert len(hashes) == 3 and weights_module.weights_hash(networks.untrained(model)) in hashes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in QUICKEST else pytest.mark.exhaustive)
+        for name in ENCODERS
+        if not name.startswith("inception")
+    ],
+)
+def test_a_network_that_has_learned_is_read_as_one_of_ones_own(
+    name: str, random: None, pictures: np.ndarray, tmp_path: Path
+) -> None:
+    model = networks.build(name, "random", 64)
+    model.save(tmp_path / "encoder.keras")
+    read = networks.build(str(tmp_path / "encoder.keras"))
+    assert weights_module.weights_hash(read) == weights_module.weights_hash(model)
+    seen = pictures[:1, :64, :64]
+    np.testing.assert_allclose(np.asarray(read(seen)), np.asarray(model(seen)), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("name", "size", "side"),
     [("efficientnet_lite0", 448, 14), ("efficientnet_lite1", None, 8), ("mobilenet", 320, 10), ("resnet50", 64, 2)],

@@ -27,10 +27,19 @@ _RECIPE: dict[str, Any] = {
     "word_dropout": 0.0,
     "output_dropout": 0.0,
 }
+_FINE_TUNING: dict[str, Any] = {
+    "layers": "last_blocks",
+    "epochs": 2,
+    "random_epochs": 2,
+    "learning_rate": 0.0003,
+    "encoder_learning_rate": 0.0001,
+    "augmentation": ["crop", "flip", "colour"],
+}
 _PHOTOGRAPHS: dict[str, Any] = {"epochs": 8, "maximum_words": 18, "word_dropout": 0.5, "output_dropout": 0.5}
 _VALUES: dict[str, Any] = {
     "dataset": "scenes",
     "attention": "dot",
+    "encoder_training": "frozen",
     "seed": 1,
     "download": {
         "scenes": {
@@ -63,6 +72,7 @@ _VALUES: dict[str, Any] = {
         "flickr8k": _RECIPE | _PHOTOGRAPHS,
         "folder": _RECIPE | _PHOTOGRAPHS,
     },
+    "fine_tune": {dataset: dict(_FINE_TUNING) for dataset in ("scenes", "flickr8k", "folder")},
     "evaluate": {
         "beam": 3,
         "length_normalization": 1.0,

@@ -44,6 +44,8 @@ def files_of(module: str) -> set[Path]:
     Those of the packages around it are left out: they have names at most, which who depends on them imports.
     """
     names = module.split(".")
+    if module != "stage" and (script := ROOT / f"stages/{module}.py").exists():
+        return {script}  # what stages share
     if names[0] != "captioner":
         return set()
     own = SOURCE.joinpath(*names)

@@ -28,8 +28,9 @@ SOURCE = ROOT / "src"
 PIPELINE: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text("utf-8"))
 STAGES: dict[str, dict[str, Any]] = PIPELINE["stages"]
 EVERY = pytest.mark.parametrize("stage", STAGES)
-DERIVED = {"recipe": {"dataset", "train"}}  # properties of the parameters: what they read
-NO_INPUT = {"flat"}  # for the record only
+# properties of the parameters: what they read
+DERIVED = {"recipe": {"dataset", "train"}, "fine_tuning": {"dataset", "fine_tune"}}
+NO_INPUT = {"flat", "frozen"}  # for the record only
 
 
 # --- what a script reads ---------------------------------------------------------------------------------
@@ -39,11 +40,28 @@ def parsed(path: Path) -> ast.Module:
     return ast.parse(path.read_text("utf-8"))
 
 
+def scripts(path: Path) -> set[Path]:
+    """A script, and what it imports of those beside it."""
+    found, waiting = set[Path](), {path}
+    while waiting:
+        found |= waiting
+        imported = {
+            alias.name
+            for one in waiting
+            for node in ast.walk(parsed(one))
+            if isinstance(node, ast.Import)
+            for alias in node.names
+        }
+        waiting = {each for name in imported if (each := path.parent / f"{name}.py").exists()} - found
+    return found
+
+
 def parameters_read(path: Path) -> set[str]:
-    """The sections of `params` that a script names."""
+    """The sections of `params` that a script names, and those that it shares with others."""
     named = {
         node.attr
-        for node in ast.walk(parsed(path))
+        for each in scripts(path)
+        for node in ast.walk(parsed(each))
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "params"
     }
     return {section for name in named - NO_INPUT for section in DERIVED.get(name, {name})}
@@ -71,6 +89,7 @@ def test_of_a_recipe_each_stage_names_the_keys_that_concern_it() -> None:
     blind, every = {"blind_epochs", "blind_learning_rate"}, {*Recipe.model_fields}
     trained = {"epochs", "learning_rate", "attention_penalty"}
     assert listed("blind") == every - trained and listed("train") == every - blind
+    assert listed("fine_tune") == every - blind - {"epochs"}
     assert listed("baselines") == {"maximum_words"}
 
 

@@ -15,23 +15,23 @@ from dvc.repo import Repo
 pytestmark = pytest.mark.slow
 
 STAGES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "dvc.yaml").read_text("utf-8"))["stages"]
-LEARNING = ["blind", "train", "evaluate"]
+LEARNING = ["blind", "train", "fine_tune", "evaluate"]
 
 BY_FILE = {
     "__init__.py": [],
     "params.py": [],
     "common/errors.py": [],
     "data/images.py": [stage for stage in STAGES if stage != "fingerprint"],
-    "text/vocabulary.py": ["download", "vocabulary", "blind", "baselines", "train", "evaluate"],
+    "text/vocabulary.py": ["download", "vocabulary", "blind", "baselines", "train", "fine_tune", "evaluate"],
     "datasets/fetch.py": ["download"],
-    "datasets/scenes/grammar.py": ["download", "train", "evaluate"],
-    "encoders/networks.py": ["features"],
-    "features/extract.py": ["features"],
+    "datasets/scenes/grammar.py": ["download", "train", "fine_tune", "evaluate"],
+    "encoders/networks.py": ["features", "fine_tune"],
+    "features/extract.py": ["features", "fine_tune"],
     "features/store.py": ["features", *LEARNING],
     "model/attention/dot.py": LEARNING,
     "model/attention/__init__.py": LEARNING,
-    "search/beam.py": ["train", "evaluate"],
-    "scoring/ngrams.py": ["baselines", "train", "evaluate"],
+    "search/beam.py": ["train", "fine_tune", "evaluate"],
+    "scoring/ngrams.py": ["baselines", "train", "fine_tune", "evaluate"],
     "training/fit.py": LEARNING,
     "reports/wording.py": ["evaluate"],
     "reports/report.html": ["evaluate"],
@@ -45,8 +45,9 @@ BY_FILE = {
 """By file of the package, the stages that run again when it changes, before those that follow from their outputs."""
 
 BY_PARAMETER: dict[str, tuple[Any, list[str]]] = {
-    "attention": ("uniform", ["train"]),
-    "seed": (7, ["blind", "train", "evaluate"]),
+    "attention": ("uniform", ["train", "fine_tune"]),
+    "encoder_training": ("fine_tuned", ["fine_tune"]),
+    "seed": (7, ["blind", "train", "fine_tune", "evaluate"]),
     "vocabulary.minimum_count": (2, ["vocabulary"]),
     "vocabulary.tokens": ("bpe", ["vocabulary"]),
     "evaluate.samples": (2, ["evaluate"]),
@@ -56,17 +57,20 @@ BY_PARAMETER: dict[str, tuple[Any, list[str]]] = {
     "features.views": (2, ["features"]),
     "features.preprocessing": ("symmetric", ["features"]),
     "features.batch_size": (8, []),
-    "model.state_size": (8, ["blind", "train"]),
-    "model.spatial_encoding": ("none", ["train"]),
-    "model.heads": (2, ["train"]),
-    "model.word_vectors": ("vectors.txt", ["train"]),
-    "train.scenes.attention_penalty": (1.0, ["train"]),
+    "model.state_size": (8, ["blind", "train", "fine_tune"]),
+    "model.spatial_encoding": ("none", ["train", "fine_tune"]),
+    "model.heads": (2, ["train", "fine_tune"]),
+    "model.word_vectors": ("vectors.txt", ["train", "fine_tune"]),
+    "train.scenes.attention_penalty": (1.0, ["train", "fine_tune"]),
     "train.scenes.epochs": (9, ["train"]),
-    "train.scenes.learning_rate": (0.5, ["train"]),
+    "train.scenes.learning_rate": (0.5, ["train", "fine_tune"]),
+    "fine_tune.scenes.epochs": (9, ["fine_tune"]),
+    "fine_tune.scenes.augmentation": ([], ["fine_tune"]),
+    "fine_tune.flickr8k.epochs": (9, []),
     "train.scenes.blind_epochs": (9, ["blind"]),
     "train.scenes.blind_learning_rate": (0.5, ["blind"]),
-    "train.scenes.patience": (9, ["blind", "train"]),
-    "train.scenes.maximum_words": (9, ["blind", "baselines", "train"]),
+    "train.scenes.patience": (9, ["blind", "train", "fine_tune"]),
+    "train.scenes.maximum_words": (9, ["blind", "baselines", "train", "fine_tune"]),
     "train.flickr8k.epochs": (9, []),
     "train.folder.maximum_words": (9, []),
     "evaluate.beam": (1, ["evaluate"]),
@@ -91,7 +95,6 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # what stages read of directories that others write
     for directory, files in {
         "data/fingerprints": ["encoder.json", "pictures.json", "weights.json", "word_vectors.json"],
-        "results/train": ["history.csv", "run.json"],
     }.items():
         (place / directory).unlink()
         (place / directory).mkdir()

@@ -393,6 +393,27 @@ class TestRestore:
         assert runs_module.knows(root, "study-1")
         assert not any(runs_module.knows(root, name) for name in ("study", "study_1", "tudy-1", "it's"))
 
+    def test_a_fine_tuned_model_is_a_run_of_its_own(self, root: Path, workspace: Path, tmp_path: Path) -> None:
+        params = parameters.params(encoder_training="fine_tuned")
+        frozen = train(root, workspace)
+        results = workspace / "results"
+        shutil.copytree(results / "train", results / "fine_tune")
+        (results / "seconds/train.json").write_text('{"train": 99.0}')
+        with runs_module.training(root, params, results / "seconds", {}, stage="fine_tune") as run:
+            run.log_training(results / "fine_tune", workspace / "models/captioner", "56ef")
+        tuned = client(root).get_run(run.record.run_id)
+        assert tuned.info.run_id != frozen
+        assert tuned.info.run_name == "dot · scenes · fine_tuned"
+        assert tuned.data.tags["encoder_training"] == "fine_tuned"
+        assert {"seconds/train", "seconds/fine_tune"} <= tuned.data.metrics.keys()
+        evaluate(root, workspace)
+        (child,) = (each for each in runs(root) if "mlflow.parentRunId" in each.data.tags)
+        assert child.data.tags["mlflow.parentRunId"] == tuned.info.run_id
+        (tmp_path / "elsewhere").mkdir()
+        runs_module.restore(tmp_path / "elsewhere", workspace)
+        names = {each.info.run_name for each in runs(tmp_path / "elsewhere") if "attention" in each.data.tags}
+        assert names == {"dot · scenes · fine_tuned"}
+
     def test_more_names_than_a_tag_holds(self, root: Path, workspace: Path) -> None:
         train(root, workspace)
         for number in range(3):

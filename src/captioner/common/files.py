@@ -50,6 +50,24 @@ def copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
+def link(source: Path, target: Path) -> None:
+    """Put a file or folder at a second place, without copying where the file system has hard links.
+
+    To be used on what is replaced as a whole and never changed, since a change would show at both places.
+    """
+
+    def linked(one: str, other: str) -> None:
+        try:
+            os.link(one, other)
+        except OSError:
+            shutil.copyfile(one, other)
+
+    if source.is_dir():
+        shutil.copytree(source, target, copy_function=linked)
+    else:
+        linked(str(source), str(target))
+
+
 def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path)

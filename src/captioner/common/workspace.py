@@ -6,14 +6,23 @@ DATA = Path("data")
 FINGERPRINTS = DATA / "fingerprints"
 VOCABULARY = DATA / "vocabulary.json"
 FEATURES = DATA / "features"
-MODEL = Path("models/captioner")
+TRAINED_MODEL = Path("models/train")
+MODEL = Path("models/captioner")  # of the last stage that trains
 RESULTS = Path("results")
 SECONDS = RESULTS / "seconds"
 BLIND = RESULTS / "blind"
 BASELINES = RESULTS / "baselines"
 TRAINED = RESULTS / "train"
+FINE_TUNED = RESULTS / "fine_tune"
+TEST_FEATURES = FINE_TUNED / "features"  # of an encoder that has learned
 EVALUATED = RESULTS / "evaluate"
 STUDY = RESULTS / "study"
+
+
+def trained_last(workspace: Path, record: str) -> Path:
+    """Return where the results of the last stage lie that trains: the last that has a record, in older workspaces."""
+    places = (workspace / FINE_TUNED, workspace / TRAINED)
+    return next((place for place in places if (place / record).is_file()), places[0])
 
 
 def checkout_of(directory: Path) -> Path:

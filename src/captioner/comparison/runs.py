@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from captioner.common.errors import CaptionerError, quoted
-from captioner.common.workspace import EVALUATED, MODEL, RESULTS, TRAINED
+from captioner.common.workspace import EVALUATED, FINE_TUNED, MODEL, RESULTS, TRAINED
 from captioner.evaluation.signature import Signature
 from captioner.scoring.statistics import SCORES, STATISTICS, NotFiniteError, SufficientStatistics
 from captioner.tracking import runs, store
@@ -225,9 +225,14 @@ def track(experiment: str, commit: str, checkout: Path) -> None:
     with TemporaryDirectory() as temporary:
         workspace = Path(temporary)
         try:
-            for place in (MODEL, TRAINED, EVALUATED):
+            for place in (MODEL, EVALUATED):
                 (workspace / place).parent.mkdir(exist_ok=True)
                 files.get(place.as_posix(), str(workspace / place), recursive=True)
+            last = FINE_TUNED if files.isdir(FINE_TUNED.as_posix()) else TRAINED  # as of an older version
+            (workspace / last).mkdir()
+            for entry in files.ls(last.as_posix(), detail=True):
+                if entry["type"] == "file":
+                    files.get(entry["name"], str(workspace / last / Path(entry["name"]).name))
         except (DvcException, DataIndexError, OSError):
             raise CaptionerError(
                 f"The results of {quoted(experiment)} are not complete in DVC's cache, so MLflow lacks them: fetch "

@@ -16,7 +16,7 @@ from dvc.api import DVCFileSystem
 
 from captioner import params
 from captioner.common.errors import CaptionerError
-from captioner.common.workspace import EVALUATED, STUDY, TRAINED
+from captioner.common.workspace import EVALUATED, FINE_TUNED, STUDY
 from captioner.comparison import runs
 from captioner.comparison import study as studies
 from captioner.comparison.study import Trained
@@ -49,7 +49,7 @@ def train_all(checkout: Path, dataset: str, attentions: Sequence[str], seeds: Se
             revision = _train(checkout, name, chosen, again=revision is not None)
         runs.track(name, revision, checkout)
         files = DVCFileSystem(str(checkout), rev=revision)
-        history = pd.read_csv(io.BytesIO(files.read_bytes((TRAINED / HISTORY).as_posix())))
+        history = pd.read_csv(io.BytesIO(files.read_bytes((FINE_TUNED / HISTORY).as_posix())))
         trained.append(Trained(attention, seed, runs.find(name, checkout), history))
         if seed == seeds[0]:
             drawn = files.ls((EVALUATED / "attention").as_posix(), detail=False)

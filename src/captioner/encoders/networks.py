@@ -7,9 +7,11 @@ gives a map `[B, R, R, C]`: of 224 pixels most have one of 7 × 7.
 Importing this module is cheap: Keras is imported when a model is built.
 """
 
+import math
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from captioner.common.errors import CaptionerError
 from captioner.common.startup import silence_stderr
@@ -22,12 +24,12 @@ if TYPE_CHECKING:
 
 
 def build(
-    name: str, weights: str | Path = "imagenet", image_size: int | None = None, preprocessing: str = "auto"
+    encoder: str, weights: str | Path = "imagenet", image_size: int | None = None, preprocessing: str = "auto"
 ) -> "keras.Model":
     """Build a frozen encoder.
 
     Args:
-        name: a key of `ENCODERS`, or the path of a network of one's own in Keras's format, from pictures
+        encoder: a key of `ENCODERS`, or the path of a network of one's own in Keras's format, from pictures
             `[B, S, S, 3]` to a map `[B, R, R, C]` or `[B, R * R, C]`.
         weights: `imagenet`, or a weights file of the same network without its classifier: `.h5`, `.weights.h5` or
             `.keras`.
@@ -41,24 +43,76 @@ def build(
         CaptionerError: the encoder is unknown or takes no such pictures, or its weights cannot be obtained or do not
             fit.
     """
-    path = network_path(name)
+    path = network_path(encoder)
     with silence_stderr():
         from captioner.common.keras import keras
     if path is not None:
-        model = _own(path, image_size, preprocessing_of(name, preprocessing))
+        model = _own(path, image_size, preprocessing_of(encoder, preprocessing))
     else:
-        encoder = ENCODERS[name]
-        file = weights_file(name, weights)
-        size = image_size or encoder.image_size
+        known = ENCODERS[encoder]
+        file = weights_file(encoder, weights)
+        size = image_size or known.image_size
         pictures = keras.Input((size, size, 3), name="pictures")
-        connect = efficientnet_lite.connect if encoder.network in efficientnet_lite.VARIANTS else _application
-        grid = connect(encoder.network, preprocessed(encoder.preprocessing, pictures), file is None)
-        model = keras.Model(pictures, grid, name=name)
+        connect = efficientnet_lite.connect if known.network in efficientnet_lite.VARIANTS else _application
+        grid = connect(known.network, preprocessed(known.preprocessing, pictures), file is None)
+        model = keras.Model(pictures, grid, name=encoder)
         if file is not None:
-            model = _rescaled_as_imagenet(model, encoder.network)
+            model = _rescaled_as_imagenet(model, known.network)
             _load(model, file)
     model.trainable = False
     return model
+
+
+def untrained(model: "keras.Model") -> "keras.Model":
+    """Return an encoder of the same layers whose weights are as they begin, from Keras's seed."""
+    from captioner.common.keras import keras
+
+    return keras.models.clone_model(model)
+
+
+def let_learn(model: "keras.Model", layers: Literal["last_blocks", "all"], statistics: bool) -> None:
+    """Set which weights of an encoder a training changes.
+
+    Args:
+        model: the encoder.
+        layers: all, or those of the last blocks: which give a map of the size that the encoder gives. Where none of
+            them has weights, as none behind VGG's last pooling has, it is those of the size before.
+        statistics: whether batch normalization learns as well. Else it stays as it is, gain and offset included, if
+            the encoder is called with `training=False`.
+    """
+    from captioner.common.keras import keras
+
+    def learns(layer: keras.Layer) -> bool:
+        return bool(layer.weights) and (statistics or not isinstance(layer, keras.layers.BatchNormalization))
+
+    model.trainable = True
+    every = list(_layers(model))
+    chosen = [layer for layer in every if learns(layer)]
+    if layers == "last_blocks":
+        sizes = {id(layer): size for layer in chosen if (size := _map_size(layer))}
+        last = min(sizes.values(), default=0)
+        chosen = [layer for layer in chosen if sizes.get(id(layer)) == last]
+    ids = {id(layer) for layer in chosen}
+    for layer in every:
+        layer.trainable = id(layer) in ids
+
+
+def _layers(model: "keras.Model") -> "Iterator[keras.Layer]":
+    """Yield the layers of a model and of the models in it, from its input on."""
+    for layer in model.layers:
+        if getattr(layer, "layers", None):
+            yield from _layers(layer)
+        else:
+            yield layer
+
+
+def _map_size(layer: "keras.Layer") -> int:
+    """Return how many positions the map has that a layer gives; 0 if it is none, or not one alone."""
+    try:
+        shape = tuple(layer.output.shape)
+    except (AttributeError, ValueError):  # one that is called several times, or never
+        return 0
+    return math.prod(side for side in shape[1:-1] if side) if len(shape) in (3, 4) else 0
 
 
 def preprocessing_of(name: str, asked: str = "auto") -> Preprocessing:

@@ -243,18 +243,8 @@ class Captioner(SavedModel):
 
     @cached_property
     def _extractor(self) -> Extractor:
-        size, crop = image_size_and_crop(self.encoder)
-        if self.network and not self.network.exists():
-            raise CaptionerError(f"The model lacks its encoder, {self.network}: copy the whole directory again.")
-        name = str(self.network.absolute()) if self.network else self.encoder["name"]
-        preprocessing = self.encoder.get("preprocessing", "auto")
-        extractor = Extractor(name, self.encoder["weights"], image_size=size, crop=crop, preprocessing=preprocessing)
-        if extractor.weights_sha256 != self.encoder["weights_sha256"]:
-            what = f"network {name} is" if self.network else f"weights {self.encoder['weights']!r} of {name} are"
-            raise CaptionerError(
-                f"The {what} not what the model was trained with ({extractor.weights_sha256[:8]}, not "
-                f"{self.encoder['weights_sha256'][:8]}): put that there."
-            )
+        extractor = Extractor(**self.encoder_options, crop=image_size_and_crop(self.encoder)[1])
+        self.check_encoder(extractor.weights_sha256)
         return extractor
 
 

@@ -108,6 +108,36 @@ class SavedModel:
         """Hash of the decoder's weights: equal models have equal hashes, whatever their files' bytes."""
         return weights.weights_hash(self.decoder)
 
+    @property
+    def encoder_options(self) -> dict[str, Any]:
+        """What `captioner.encoders.networks.build` and `captioner.features.extract.Extractor` make the encoder from.
+
+        Raises:
+            CaptionerError: it lay in the model's directory, and does so no more.
+        """
+        if self.network and not self.network.exists():
+            raise CaptionerError(f"The model lacks its encoder, {self.network}: copy the whole directory again.")
+        return {
+            "encoder": str(self.network.absolute()) if self.network else self.encoder["name"],
+            "weights": "imagenet" if self.network else self.encoder["weights"],
+            "image_size": image_size_and_crop(self.encoder)[0],
+            "preprocessing": self.encoder.get("preprocessing", "auto"),
+        }
+
+    def check_encoder(self, weights_sha256: str) -> None:
+        """Make sure that an encoder has the weights that this model was trained with.
+
+        Raises:
+            CaptionerError: it has others.
+        """
+        name, weights, expected = (self.encoder[key] for key in ("name", "weights", "weights_sha256"))
+        if weights_sha256 != expected:
+            what = f"network {self.network.absolute()} is" if self.network else f"weights {weights!r} of {name} are"
+            raise CaptionerError(
+                f"The {what} not what the model was trained with ({weights_sha256[:8]}, not {expected[:8]}): put that "
+                "there."
+            )
+
     def check_features(self, features: Features) -> None:
         """Make sure that features come from this model's encoder.
 

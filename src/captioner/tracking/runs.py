@@ -28,7 +28,8 @@ from typing import Any
 import psutil
 
 from captioner.common.errors import CaptionerError, reason
-from captioner.common.workspace import EVALUATED, MODEL, TRAINED
+from captioner.common.workspace import EVALUATED, MODEL, trained_last
+from captioner.encoders.registry import FROZEN
 from captioner.params import Params
 from captioner.tracking.logging import (
     evaluation_settings,
@@ -45,6 +46,8 @@ from captioner.training.history import history
 
 WORKSPACE = "workspace"
 """What stands in the tag `dvc_experiment` of a run that no experiment of DVC made."""
+STAGES = ("download", "vocabulary", "features", "train", "fine_tune")
+"""That a training depends on or is, in order."""
 LONGEST_TAG = 5000
 """Characters of a tag's value that every store takes."""
 
@@ -57,9 +60,10 @@ class Run:
         whole: whether the store took everything so far.
     """
 
-    def __init__(self, client: Any, record: Record):
+    def __init__(self, client: Any, record: Record, stage: str):
         self.client = client
         self.record = record
+        self.stage = stage
         self.complete = True
 
     def log_epoch(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
@@ -70,7 +74,7 @@ class Run:
     def log_training(self, results: Path, model: Path, weights_sha256: str) -> None:
         """Write `run.json` to the results of training, and log them with the model."""
         self.record.tags["model_sha256"] = weights_sha256
-        self._end("train", results)
+        self._end(results)
         with self._tolerate_store_errors():
             log_training(self.client, self.record, self.record.run_id, results, model)
 
@@ -82,13 +86,13 @@ class Run:
             metrics: what was measured beside the scores.
         """
         self.record.metrics |= metrics_named(metrics, "evaluate")
-        self._end("evaluate", results)
+        self._end(results)
         with self._tolerate_store_errors():
             log_evaluation(self.client, self.record, self.record.run_id, results)
 
-    def _end(self, stage: str, results: Path) -> None:
+    def _end(self, results: Path) -> None:
         self.record.ended = timestamp()
-        self.record.metrics[f"seconds/{stage}"] = (self.record.ended - self.record.began) / 1000
+        self.record.metrics[f"seconds/{self.stage}"] = (self.record.ended - self.record.began) / 1000
         self.record.write(results)
 
     @contextmanager
@@ -103,7 +107,12 @@ class Run:
 
 @contextmanager
 def training(
-    root: Path, params: Params, seconds: Path, tags: Mapping[str, str], metrics: Mapping[str, float] | None = None
+    root: Path,
+    params: Params,
+    seconds: Path,
+    tags: Mapping[str, str],
+    metrics: Mapping[str, float] | None = None,
+    stage: str = "train",
 ) -> Iterator[Run]:
     """Open the run of a training; it ends as FINISHED, or as FAILED when the block raises or the process is terminated.
 
@@ -113,18 +122,20 @@ def training(
         seconds: the directory where the stages before have noted how long they took.
         tags: what else to tag the run with.
         metrics: what was measured before training.
+        stage: which trains.
 
     Raises:
         CaptionerError: the store cannot be reached.
     """
-    name = " · ".join(filter(None, [params.attention, params.dataset, os.environ.get("DVC_EXP_NAME")]))
+    learns = params.encoder_training if params.encoder_training != FROZEN else None
+    name = " · ".join(filter(None, [params.attention, params.dataset, learns, os.environ.get("DVC_EXP_NAME")]))
     record = Record("", name, _tags(root, params) | dict(tags), params.flat())
     record.metrics |= metrics or {}
-    for stage in ("download", "vocabulary", "features"):
-        path = seconds / f"{stage}.json"
+    for before in STAGES[: STAGES.index(stage)]:
+        path = seconds / f"{before}.json"
         if path.is_file():
-            record.metrics[f"seconds/{stage}"] = json.loads(path.read_text("utf-8"))[stage]
-    with _running(root, record, None) as run:
+            record.metrics[f"seconds/{before}"] = json.loads(path.read_text("utf-8"))[before]
+    with _running(root, record, None, stage) as run:
         yield run
 
 
@@ -143,7 +154,7 @@ def evaluation(root: Path, workspace: Path, params: Params) -> Iterator[Run]:
     settings = evaluation_settings(params.flat())
     beam, normalization = params.evaluate.beam, params.evaluate.length_normalization
     record = Record("", f"beam {beam}, length normalization {normalization:g}", _experiment_tag(), settings)
-    with _running(root, record, workspace) as run:
+    with _running(root, record, workspace, "evaluate") as run:
         yield run
 
 
@@ -158,7 +169,7 @@ def restore(root: Path, workspace: Path, experiment: str = "") -> None:
     Raises:
         CaptionerError: the store cannot be reached, or what is recorded is damaged.
     """
-    if not (workspace / TRAINED / RECORD).is_file():
+    if not (trained_last(workspace, RECORD) / RECORD).is_file():
         return
     client, number = connect(root)
     with reaching(root), locked(root):
@@ -188,7 +199,7 @@ def knows(root: Path, experiment: str) -> bool:
 
 
 @contextmanager
-def _running(root: Path, record: Record, workspace: Path | None) -> Iterator[Run]:
+def _running(root: Path, record: Record, workspace: Path | None, stage: str) -> Iterator[Run]:
     mlflow = load_mlflow()
     client, experiment = connect(root)
     with reaching(root), locked(root):
@@ -201,7 +212,7 @@ def _running(root: Path, record: Record, workspace: Path | None) -> Iterator[Run
             for each in (parent, record.run_id):
                 _name(client, each, os.environ.get("DVC_EXP_NAME", ""))
         client.set_tag(record.run_id, "process", _process())
-    run = Run(client, record)
+    run = Run(client, record, stage)
     with _terminable():
         mlflow.start_run(record.run_id, log_system_metrics=True)
         try:
@@ -252,7 +263,7 @@ def _alive(process: str) -> bool:
 
 def _training_run(client: Any, experiment: str, workspace: Path) -> str:
     """Return the id of the workspace's training run; make the run again from its results if the store lacks it."""
-    results = workspace / TRAINED
+    results = trained_last(workspace, RECORD)
     record = Record.read(results)
     known = _recorded(client, experiment, record)
     if known:
@@ -371,6 +382,7 @@ def _tags(root: Path, params: Params) -> dict[str, str]:
         "attention": params.attention,
         "backend": keras_backend(),
         "encoder": params.features.encoder,
+        "encoder_training": params.encoder_training,
         "dataset": params.dataset,
         "git_sha": git_sha,
         "mlflow.source.git.commit": git_sha,

@@ -26,6 +26,7 @@ class TensorBoardLogger(keras.callbacks.Callback):
         vocabulary: decodes.
         features: of the shown pictures, `[pictures, P, C]`.
         pictures: their pixels, uint8 `[pictures, S, S, 3]`.
+        rows: of the features, which are the shown pictures'; by default all.
     """
 
     def __init__(
@@ -35,12 +36,13 @@ class TensorBoardLogger(keras.callbacks.Callback):
         vocabulary: Vocabulary,
         features: np.ndarray,
         pictures: np.ndarray,
+        rows: np.ndarray | None = None,
     ):
         super().__init__()
         self.writer = EventFileWriter(str(directory))
         self.generator = generator
         self.vocabulary = vocabulary
-        self.features, self.pictures = features, pictures
+        self.features, self.pictures, self.rows = features, pictures, rows
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Write the summaries of an epoch."""
@@ -48,7 +50,7 @@ class TensorBoardLogger(keras.callbacks.Callback):
             Summary.Value(tag=names.metric_name(name, "train"), simple_value=float(value))
             for name, value in (logs or {}).items()
         ]
-        found = self.generator.generate(self.features)
+        found = self.generator.generate(self.features, self.rows)
         captions = captions_of(found, self.vocabulary, self.generator.decoder.attention)
         for number, (picture, caption) in enumerate(zip(self.pictures, captions, strict=True)):
             figure = attention_figure(picture, caption.words, caption.attention_by_position)

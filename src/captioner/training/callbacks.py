@@ -57,7 +57,7 @@ class StopOnNonFinite(keras.callbacks.Callback):
         """Look at all losses, and at the weights, which a step may spoil without any loss that shows it."""
         when = f"epoch {epoch + 1}"
         self._check(logs or {}, when)
-        if weight := not_finite(self.model.decoder):
+        if weight := not_finite(self.model):
             raise CaptionerError(self._line(f"the weight {weight} is not finite", when))
 
     def _check(self, logs: Mapping[str, float], when: str) -> None:

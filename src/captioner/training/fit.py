@@ -104,14 +104,46 @@ def train(
     Raises:
         CaptionerError: a loss or a weight is not finite any more.
     """
+    in_one_shape(training, validation)
+    remedy = f"lower {section}.learning_rate, which is {recipe.learning_rate:g}"
+    model = compile_for_training(decoder, training, recipe)
+    return run(model, training, validation, recipe, callbacks, monitor, remedy)
+
+
+def in_one_shape(training: CaptionBatches, validation: CaptionBatches) -> None:
+    """Give both batches one shape, so that a model is compiled for one."""
     training.step_widths = validation.step_widths = training.step_widths.wider(validation.step_widths)
-    finite = StopOnNonFinite(f"lower {section}.learning_rate, which is {recipe.learning_rate:g}")
+
+
+def run(
+    model: keras.Model,
+    training: CaptionBatches,
+    validation: CaptionBatches,
+    recipe: Recipe,
+    callbacks: Sequence[keras.callbacks.Callback],
+    monitor: str,
+    remedy: str,
+) -> Kept:
+    """Fit a compiled model, leave it with the weights of its best epoch, and return which that is.
+
+    Args:
+        model: what is trained.
+        training: see `train`.
+        validation: see `train`.
+        recipe: passes and patience.
+        callbacks: see `train`.
+        monitor: see `train`.
+        remedy: what to do against values that are not finite.
+
+    Raises:
+        CaptionerError: a loss or a weight is not finite any more.
+    """
     best = KeepBest(monitor, recipe.patience)
-    compile_for_training(decoder, training, recipe).fit(
+    model.fit(
         training,
         validation_data=validation,
         epochs=recipe.epochs,
-        callbacks=[finite, *callbacks, best],
+        callbacks=[StopOnNonFinite(remedy), *callbacks, best],
         verbose=2,
     )
     return best.kept
@@ -119,29 +151,46 @@ def train(
 
 def compile_for_training(decoder: Decoder, batches: CaptionBatches, recipe: Recipe) -> TeacherForcing:
     """Return what fits a decoder to batches, compiled."""
-    model = TeacherForcing(decoder, batches.step_widths, recipe.attention_penalty)
+    model = teacher(decoder, batches, recipe)
+    compile_model(model, recipe, decoder.config["vocabulary_size"], optimizer(recipe, len(batches)))
+    return model
+
+
+def teacher(decoder: Decoder, batches: CaptionBatches, recipe: Recipe) -> TeacherForcing:
+    """Return what runs a decoder along the captions of batches."""
     batches.targets_as_input = recipe.attention_penalty > 0
+    return TeacherForcing(decoder, batches.step_widths, recipe.attention_penalty)
+
+
+def compile_model(
+    model: keras.Model,
+    recipe: Recipe,
+    vocabulary: int,
+    optimizer: keras.optimizers.Optimizer,
+    jit_compile: bool = True,
+) -> None:
+    """Compile what gives logits over a vocabulary."""
     model.compile(
-        optimizer=optimizer(recipe, len(batches)),
+        optimizer=optimizer,
         loss=TokenCrossEntropy(recipe.label_smoothing),
         metrics=[TokenNegativeLogLikelihood()],
-        jit_compile=True,
+        jit_compile=jit_compile,
     )
     # else it makes its variables in the first step, which is then traced twice
-    model.optimizer.build(decoder.trainable_variables)
+    model.optimizer.build(model.trainable_variables)
     # likewise, on JAX Keras builds loss and metrics from batches, which the first epoch then lacks
-    target, logits = np.zeros(1, np.int32), np.zeros((1, decoder.config["vocabulary_size"]), np.float32)
+    target, logits = np.zeros(1, np.int32), np.zeros((1, vocabulary), np.float32)
     model.compute_loss(y=target, y_pred=logits)
     model.compute_metrics(None, target, logits)
-    return model
 
 
 def optimizer(recipe: Recipe, steps_an_epoch: int) -> keras.optimizers.Optimizer:
     """Return Adam (Kingma, Ba 2015), for gradients that are clipped together."""
-    return keras.optimizers.Adam(_learning_rate(recipe, steps_an_epoch), global_clipnorm=recipe.gradient_norm)
+    return keras.optimizers.Adam(learning_rate(recipe, steps_an_epoch), global_clipnorm=recipe.gradient_norm)
 
 
-def _learning_rate(recipe: Recipe, steps_an_epoch: int) -> Any:
+def learning_rate(recipe: Recipe, steps_an_epoch: int) -> Any:
+    """Return the learning rate of a recipe, a number or a schedule."""
     if recipe.schedule == "constant":
         return recipe.learning_rate
     return keras.optimizers.schedules.CosineDecay(recipe.learning_rate, recipe.epochs * steps_an_epoch)

@@ -1,0 +1,110 @@
+"""What the stages share that train: how a training is watched, and what it leaves."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from stage import main_checkout
+
+from captioner.common.keras import keras
+from captioner.common.workspace import DATA
+from captioner.data import images, store
+from captioner.data.dataset import captions_by_image
+from captioner.features.store import Features, rows_of
+from captioner.model.decoder import Decoder
+from captioner.model.saved_model import SavedModel
+from captioner.params import Params, Recipe
+from captioner.scoring.scorer import Scorer
+from captioner.scoring.shares import shares
+from captioner.search.generators import Generator
+from captioner.text import word_vectors
+from captioner.text.vocabulary import Vocabulary
+from captioner.tracking import runs, tensorboard
+from captioner.training import callbacks, fit
+from captioner.training.batches import CaptionBatches
+from captioner.training.history import HISTORY, Kept
+
+SHOWN = 3  # validation pictures whose attention is drawn after each epoch
+
+
+def untrained(
+    params: Params, recipe: Recipe, vocabulary: Vocabulary, channels: int, positions: int
+) -> tuple[Decoder, dict[str, Any] | None]:
+    """Return a decoder before training, and what a model says of the word vectors that it begins with, if any."""
+    sizes = (len(vocabulary), channels, positions)
+    found = word_vectors.files_of(params.model.word_vectors, main_checkout())
+    if not found:
+        return fit.build(params.model, recipe, params.attention, *sizes), None
+    vectors = word_vectors.load(found[0], vocabulary.tokens, params.seed)
+    broken = f" Rows that cannot be read, and are left out: {vectors.broken:,}." if vectors.broken else ""
+    print(f"{found[0]} has vectors for {vectors.covered:.1%} of the vocabulary's words.{broken}", flush=True)
+    about = {"file": found[0].name, "covered": round(100 * vectors.covered, 2)}
+    return fit.build(params.model, recipe, params.attention, *sizes, vectors.matrix), about
+
+
+def names_of(captions: pd.DataFrame, split: str) -> list[str]:
+    """Return the pictures of a split, in the order of their captions."""
+    return captions["image"][captions["split"] == split].drop_duplicates().tolist()
+
+
+def about_choice(captions: pd.DataFrame) -> str:
+    """Say which epoch will be kept."""
+    return fit.about_choice(*(len(names_of(captions, split)) for split in ("train", "validation")))
+
+
+def watching(
+    results: Path,
+    tracked: runs.Run,
+    decoder: Decoder,
+    vocabulary: Vocabulary,
+    maximum_words: int,
+    training: CaptionBatches,
+    captions: pd.DataFrame,
+    seen: Features,
+) -> list[keras.callbacks.Callback]:
+    """Return what writes pace, scores of generated validation captions and attention after each epoch.
+
+    Args:
+        results: the directory that the history goes to.
+        tracked: the MLflow run.
+        decoder: what is trained.
+        vocabulary: its words.
+        maximum_words: the longest caption.
+        training: the batches that it learns from.
+        captions: of all splits.
+        seen: features of the validation pictures.
+    """
+    references = captions_by_image(captions[captions["split"] == "validation"])
+    names, scorer, objects = list(references), Scorer(references), store.read_objects(DATA)
+
+    def judge(generated: dict[str, str]) -> dict[str, float]:
+        scores = scorer.score(generated, ["BLEU", "CIDEr"]).corpus
+        chosen = {name: scores[name] for name in ("CIDEr", "BLEU-4")}
+        return chosen | shares(generated, objects).scores()
+
+    greedy = Generator(decoder, beam=1, maximum=maximum_words, batch_size=min(64, len(names)), vocabulary=vocabulary)
+    rows = rows_of(seen, names)
+    shown = [images.decode(data, crop=seen.crop) for data in store.read_pictures(DATA, names[:SHOWN])]
+    return [
+        callbacks.Throughput(training.passes * len(training.lengths)),
+        callbacks.GeneratedValidation(greedy, seen.grid, rows, names, vocabulary, judge),
+        keras.callbacks.CSVLogger(results / HISTORY),
+        keras.callbacks.LambdaCallback(on_epoch_end=tracked.log_epoch),
+        tensorboard.TensorBoardLogger(
+            results / "tensorboard", greedy, vocabulary, seen.grid, np.stack(shown), rows[:SHOWN]
+        ),
+    ]
+
+
+def leave(model: SavedModel, kept: Kept, results: Path, directory: Path, tracked: runs.Run) -> None:
+    """Save a model and which epoch it is, and log both."""
+    kept.write(results)
+    print(f"Kept epoch {kept.epoch + 1}, with {kept.metric} {kept.value:.4f}.", flush=True)
+    model.save(directory)
+    tracked.log_training(results, directory, model.weights_sha256)
+
+
+def made_with(params: Params) -> dict[str, Any]:
+    """Return the parameters that a model carries: how it is evaluated is no part of it, and may change."""
+    return {name: value for name, value in params.flat().items() if not name.startswith("evaluate.")}
