@@ -53,7 +53,7 @@ study: setup ## train DATASET=scenes with ATTENTIONS=uniform,bahdanau,dot and SE
 	@captioner study $(if $(DATASET),--dataset $(DATASET)) $(if $(ATTENTIONS),--attentions $(ATTENTIONS)) $(if $(SEEDS),--seeds $(SEEDS))
 
 tensorboard: setup ## show the training's summaries, on http://127.0.0.1:6006
-	tensorboard --logdir results/train/tensorboard --host 127.0.0.1
+	tensorboard --logdir results --host 127.0.0.1
 
 clean: ## remove what setup and the tools made; data, models and results stay
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
