@@ -26,7 +26,7 @@ from captioner.params import Params
 from captioner.reports.wording import counted
 from captioner.scoring import SPICE
 from captioner.scoring.scorer import Scorer
-from captioner.scoring.shares import shares
+from captioner.scoring.shares import colours_and_shapes, shares
 from captioner.scoring.spice import JARS, Spice
 from captioner.scoring.statistics import STATISTICS, SufficientStatistics
 from captioner.search.caption import Caption, captions_of
@@ -86,6 +86,7 @@ def evaluate(params: Params) -> None:
         own = (
             scores.statistics
             | shares(texts, objects)
+            | colours_and_shapes(texts, objects)
             | forced.nll
             | novel
             | of_samples

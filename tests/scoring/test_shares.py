@@ -5,7 +5,7 @@ import pytest
 
 from captioner.data.dataset import OBJECT_COLUMNS, no_objects
 from captioner.datasets.scenes.grammar import RELATIONS
-from captioner.scoring.shares import shares
+from captioner.scoring.shares import colours_and_shapes, shares
 
 LEFT, RIGHT = RELATIONS["left"][0], RELATIONS["right"][0]
 CAPTIONS = {
@@ -39,6 +39,25 @@ def objects() -> pd.DataFrame:
 )
 def test_true_captions(captions: dict[str, str], share: float) -> None:
     assert shares(captions, objects()).scores()["true-captions"] == pytest.approx(share)
+
+
+@pytest.mark.parametrize(
+    ("caption", "colours", "shapes"),
+    [
+        ("a red circle is above a blue square", 100, 100),
+        ("a red circle is above a red square", 50, 50),
+        ("a blue circle", 0, 0),  # shape and colour are there, in two objects
+        ("a green circle", 0, None),  # no object has the colour, so that nothing says which shape is meant
+        ("A large blue star", None, 0),
+        ("a green star", None, None),
+        ("red and a circle", None, None),
+    ],
+)
+def test_true_colours_and_shapes(caption: str, colours: float | None, shapes: float | None) -> None:
+    found = colours_and_shapes({"one.png": caption}, objects()).scores()
+    expected = {"true-colours": colours, "true-shapes": shapes}
+    assert found == {name: share for name, share in expected.items() if share is not None}
+    assert colours_and_shapes({"one.png": caption}, no_objects()).scores() == {}
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,10 @@ from captioner.search.caption import Caption
 METRICS = "metrics.json"
 CURVES = "curves"
 _LARGEST_NLL = math.log(sys.float_info.max)  # its perplexity is the largest floating-point number
-_SHARES = ("distinct-captions", "true-captions", "pointing-accuracy", "pointing-chance", "attention-mass", "box-share")
+_SHARES = (
+    *("distinct-captions", "true-captions", "true-colours", "true-shapes"),
+    *("pointing-accuracy", "pointing-chance", "attention-mass", "box-share"),
+)
 
 
 def write_scores(
