@@ -67,8 +67,7 @@ def measure(directory: Path) -> None:
     store.write(drawn, directory)
     captions, names = drawn.captions, drawn.captions["image"].unique().tolist()
     vocabulary = Vocabulary.build(captions["caption"])
-    frozen = synthetic.features(pictures, directory)
-    frozen = Features(frozen.grid, {name: row for row, name in enumerate(names)}, "none", "none", "none")
+    frozen = Features.at_hand(synthetic.features(pictures, directory).grid, names)
     sizes = (len(vocabulary), frozen.channels, frozen.positions)
 
     batches = fit.batches(frozen, captions, "train", vocabulary, recipe, 1)
@@ -76,10 +75,10 @@ def measure(directory: Path) -> None:
     paces = {FROZEN: partial(_pace, partial(teacher.fit, batches, epochs=1, verbose=0), pictures)}
     for label, (layers, statistics) in LEARNING.items():
         encoder = networks.build("efficientnet_lite0")
-        networks.let_learn(encoder, layers, statistics)
+        networks.set_trainable(encoder, layers, statistics)
         decoder = fit.build(settings.model, recipe, "dot", *sizes)
-        looks = as_features(Pixels(directory, names, encoder.input_shape[1], "stretch", params.AUGMENTATIONS))
-        data = fit.batches(looks, captions, "train", vocabulary, recipe, 1)
+        augmented = as_features(Pixels(directory, names, encoder.input_shape[1], "stretch", params.AUGMENTATIONS))
+        data = fit.batches(augmented, captions, "train", vocabulary, recipe, 1)
         model = compile_end_to_end(encoder, decoder, data, recipe, fine_tuning.encoder_learning_rate, statistics)
         paces[label] = partial(_pace, partial(model.fit, data, epochs=1, verbose=0), pictures)
         if label == AT_HAND.removesuffix(", pixels at hand"):

@@ -21,6 +21,7 @@ from captioner.data.dataset import captions_by_image
 from captioner.evaluation import attention_metrics, results, signature
 from captioner.evaluation.diversity import TrainingGrams, nll_of_samples, variety
 from captioner.features.store import Features, rows_of
+from captioner.model.description import learned
 from captioner.model.saved_model import SavedModel
 from captioner.params import Params
 from captioner.reports.wording import counted
@@ -117,7 +118,8 @@ def evaluate(params: Params) -> None:
         results.write_curves(FINE_TUNED / HISTORY, written, directory, dropout)
         heads = model.decoder.options.heads
         kind = f"{model.decoder.config['attention_name']} attention{f' of {heads} heads' if heads > 1 else ''}"
-        title = f"{kind}, {counted(len(names), 'test picture')}"
+        encoder = f"encoder {how}" if (how := learned(model.encoder)) else ""
+        title = ", ".join(filter(None, [kind, encoder, counted(len(names), "test picture")]))
         every = store.read_pictures(DATA, names)
         page = directory / "report.html"
         results.write_report(title, written, remarks, every, evaluated, page, features.crop)

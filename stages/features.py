@@ -1,8 +1,6 @@
 """Turn each picture into the feature map of a frozen convolutional network, once."""
 
-import os
-
-from stage import from_environment, main_checkout, run
+from stage import find_keras_home, main_checkout, run
 
 from captioner.common.startup import fast_start
 from captioner.common.workspace import DATA, FEATURES
@@ -15,8 +13,7 @@ from captioner.params import Params
 
 def features(params: Params) -> None:
     """Write `data/features/`."""
-    if keras_home := from_environment("KERAS_HOME"):
-        os.environ["KERAS_HOME"] = str(keras_home)
+    find_keras_home()
     with fast_start():
         from captioner.common.keras import keras  # noqa: F401 - here, since Keras asks for its home when it is imported
     encoder, weights = params.features.encoder, params.features.weights

@@ -1,5 +1,7 @@
-"""What the stages share that train: how a training is watched, and what it leaves."""
+"""What the stages share that train: how a training is recorded and watched, and what it leaves."""
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +9,9 @@ import numpy as np
 import pandas as pd
 from stage import main_checkout
 
+from captioner.common import files
 from captioner.common.keras import keras
-from captioner.common.workspace import DATA
+from captioner.common.workspace import DATA, SECONDS
 from captioner.data import images, store
 from captioner.data.dataset import captions_by_image
 from captioner.features.store import Features, rows_of
@@ -48,9 +51,23 @@ def names_of(captions: pd.DataFrame, split: str) -> list[str]:
     return captions["image"][captions["split"] == split].drop_duplicates().tolist()
 
 
-def about_choice(captions: pd.DataFrame) -> str:
-    """Say which epoch will be kept."""
-    return fit.about_choice(*(len(names_of(captions, split)) for split in ("train", "validation")))
+@contextmanager
+def recorded(
+    params: Params,
+    directory: Path,
+    tags: Mapping[str, str],
+    about_vectors: dict[str, Any] | None,
+    stage: str = "train",
+) -> Iterator[tuple[Path, runs.Run]]:
+    """Open a directory of results, which is whole or absent, and an MLflow run."""
+    tags = {"data_sha256": files.sha256(DATA / store.CAPTIONS), **tags}
+    measured = {} if about_vectors is None else {"train/words-with-vectors": about_vectors["covered"]}
+    with (
+        files.replacing(directory) as results,
+        runs.training(main_checkout(), params, SECONDS, tags, measured, stage) as tracked,
+    ):
+        results.mkdir()
+        yield results, tracked
 
 
 def watching(
@@ -62,7 +79,7 @@ def watching(
     training: CaptionBatches,
     captions: pd.DataFrame,
     seen: Features,
-) -> list[keras.callbacks.Callback]:
+) -> tuple[list[keras.callbacks.Callback], str]:
     """Return what writes pace, scores of generated validation captions and attention after each epoch.
 
     Args:
@@ -74,6 +91,9 @@ def watching(
         training: the batches that it learns from.
         captions: of all splits.
         seen: features of the validation pictures.
+
+    Returns:
+        The callbacks, and by which metric the best epoch is known.
     """
     references = captions_by_image(captions[captions["split"] == "validation"])
     names, scorer, objects = list(references), Scorer(references), store.read_objects(DATA)
@@ -83,18 +103,18 @@ def watching(
         chosen = {name: scores[name] for name in ("CIDEr", "BLEU-4")}
         return chosen | shares(generated, objects).scores()
 
+    print(fit.about_choice(len(names_of(captions, "train")), len(names)), flush=True)
     greedy = Generator(decoder, beam=1, maximum=maximum_words, batch_size=min(64, len(names)), vocabulary=vocabulary)
     rows = rows_of(seen, names)
     shown = [images.decode(data, crop=seen.crop) for data in store.read_pictures(DATA, names[:SHOWN])]
+    summaries = (results / "tensorboard", greedy, vocabulary, seen.grid, rows[:SHOWN], np.stack(shown))
     return [
         callbacks.Throughput(training.passes * len(training.lengths)),
         callbacks.GeneratedValidation(greedy, seen.grid, rows, names, vocabulary, judge),
         keras.callbacks.CSVLogger(results / HISTORY),
         keras.callbacks.LambdaCallback(on_epoch_end=tracked.log_epoch),
-        tensorboard.TensorBoardLogger(
-            results / "tensorboard", greedy, vocabulary, seen.grid, np.stack(shown), rows[:SHOWN]
-        ),
-    ]
+        tensorboard.TensorBoardLogger(*summaries),
+    ], callbacks.chosen_by(len(names))
 
 
 def leave(model: SavedModel, kept: Kept, results: Path, directory: Path, tracked: runs.Run) -> None:
@@ -102,6 +122,7 @@ def leave(model: SavedModel, kept: Kept, results: Path, directory: Path, tracked
     kept.write(results)
     print(f"Kept epoch {kept.epoch + 1}, with {kept.metric} {kept.value:.4f}.", flush=True)
     model.save(directory)
+    tracked.record.tags["encoder_sha256"] = model.encoder["weights_sha256"]
     tracked.log_training(results, directory, model.weights_sha256)
 
 

@@ -39,6 +39,12 @@ def from_environment(name: str) -> Path | None:
     return main_checkout() / value if value else None
 
 
+def find_keras_home() -> None:
+    """Let a relative `KERAS_HOME` count from the main checkout; before Keras is imported, which reads it then."""
+    if keras_home := from_environment("KERAS_HOME"):
+        os.environ["KERAS_HOME"] = str(keras_home)
+
+
 def run(stage: Callable[[Params], None], timed: bool = True) -> None:
     """Run a stage with the parameters of `params.yaml`, and, if timed, note how long it took.
 

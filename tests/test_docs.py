@@ -4,6 +4,7 @@ import ast
 import re
 import sys
 import types
+from collections import Counter
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -128,12 +129,14 @@ PARAMETERS = (ROOT / "docs/parameters.md").read_text("utf-8")
 
 def test_every_parameter_is_explained_and_none_besides() -> None:
     before = PARAMETERS.split("\n## The environment\n")[0]
-    recipe = set(first_column(section(before, "## Training")))
-    for kind in PARAMS["train"].values():
-        assert recipe == kind.keys()
-    listed = first_column(before)
-    assert len(listed) == len(set(listed))
-    assert {*listed} - recipe == {key for key in keys(PARAMS) if not key.startswith("train.")}
+    others = Counter(first_column(before))
+    for name, title in (("train", "## Training"), ("fine_tune", "## An encoder that learns")):
+        recipe = first_column(section(before, title))
+        for kind in PARAMS[name].values():
+            assert sorted(recipe) == sorted(kind)
+        others.subtract(recipe)
+    expected = {key for key in keys(PARAMS) if not key.startswith(("train.", "fine_tune."))}
+    assert +others == Counter(expected)
 
 
 def test_every_variable_of_the_environment_is_explained_and_none_besides() -> None:

@@ -283,6 +283,7 @@ def test_what_of_fine_tuning_has_a_say(training: str, names: set[str], tmp_path:
     said = found.flat()
     assert {name for name in said if name.startswith("fine_tune.")} == {f"fine_tune.{name}" for name in names}
     assert said["encoder_training"] == training
+    assert load(changed("evaluate.metrics", ["CIDEr"]), tmp_path).flat()["evaluate.metrics"] == "CIDEr"
     assert found.frozen().flat() == load(parameters.values(), tmp_path).flat()
 
 

@@ -14,7 +14,17 @@ from captioner.common.files import read_text
 from captioner.common.sections import PathText, Section, one_of, within
 from captioner.data import IMAGE_SIZE, Crop
 from captioner.datasets import DATASETS
-from captioner.encoders.registry import ENCODER_TRAININGS, ENCODERS, FROZEN, PREPROCESSINGS, choices, is_path, runs_only
+from captioner.encoders.registry import (
+    ENCODER_TRAININGS,
+    ENCODERS,
+    FINE_TUNED,
+    FROZEN,
+    PREPROCESSINGS,
+    RANDOM,
+    choices,
+    is_path,
+    runs_only,
+)
 from captioner.model.attention import ATTENTIONS, SEVERAL_HEADS
 from captioner.model.hyperparameters import ModelParams
 from captioner.scoring import METRICS
@@ -37,8 +47,8 @@ ALIASES = 50
 PROBLEMS = 10  # said at once
 
 UNREAD: dict[str, set[str]] = {
-    "fine_tuned": {"random_epochs"},
-    "random": {"layers", "epochs", "learning_rate", "encoder_learning_rate"},
+    FINE_TUNED: {"random_epochs"},
+    RANDOM: {"layers", "epochs", "learning_rate", "encoder_learning_rate"},
 }
 """By `encoder_training`, the values of `fine_tune` that have no say."""
 
@@ -250,7 +260,7 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _encoder_that_can_learn(self) -> "Params":
-        if self.encoder_training != "frozen" and runs_only(self.features.encoder):
+        if self.encoder_training != FROZEN and runs_only(self.features.encoder):
             raise ValueError(
                 f"encoder_training is {self.encoder_training}, and features.encoder {quoted(self.features.encoder)} is "
                 f"a network that only runs: set encoder_training to frozen, or give the network in Keras's format"
@@ -407,5 +417,5 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, dict):
             flat |= _flat(value, f"{prefix}{key}.")
         else:
-            flat[prefix + key] = ", ".join(value) if isinstance(value, list) else value
+            flat[prefix + key] = ", ".join(value) or "none" if isinstance(value, list) else value
     return flat

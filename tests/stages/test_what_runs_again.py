@@ -51,7 +51,7 @@ BY_PARAMETER: dict[str, tuple[Any, list[str]]] = {
     "vocabulary.minimum_count": (2, ["vocabulary"]),
     "vocabulary.tokens": ("bpe", ["vocabulary"]),
     "evaluate.samples": (2, ["evaluate"]),
-    "features.encoder": ("mobilenet", ["features"]),
+    "features.encoder": ("mobilenet", ["features", "fine_tune"]),
     "features.image_size": (448, ["features"]),
     "features.crop": ("pad", ["features"]),
     "features.views": (2, ["features"]),

@@ -414,6 +414,21 @@ class TestRestore:
         names = {each.info.run_name for each in runs(tmp_path / "elsewhere") if "attention" in each.data.tags}
         assert names == {"dot · scenes · fine_tuned"}
 
+    def test_a_training_that_failed_beside_one_that_did_not(
+        self, root: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("DVC_EXP_NAME", "sunny-tarn")
+        train(root, workspace)
+        assert runs_module.knows(root, "sunny-tarn")
+        with (
+            pytest.raises(ZeroDivisionError),
+            runs_module.training(root, experiment(), workspace / "results/seconds", {}, stage="fine_tune"),
+        ):
+            1 / 0  # noqa: B018
+        assert not runs_module.knows(root, "sunny-tarn")
+        evaluate(root, workspace)
+        assert runs_module.knows(root, "sunny-tarn")
+
     def test_more_names_than_a_tag_holds(self, root: Path, workspace: Path) -> None:
         train(root, workspace)
         for number in range(3):

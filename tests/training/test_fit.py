@@ -295,7 +295,9 @@ def test_callbacks_of_an_epoch(tmp_path: Path) -> None:
                 generator, features.grid, np.array([3, 0]), ["tree.png", "sun.png"], vocabulary, judge
             ),
             keras.callbacks.CSVLogger(tmp_path / "history.csv"),
-            tensorboard.TensorBoardLogger(tmp_path / "tensorboard", generator, vocabulary, features.grid[:2], pictures),
+            tensorboard.TensorBoardLogger(
+                tmp_path / "tensorboard", generator, vocabulary, features.grid, np.arange(2), pictures
+            ),
         ],
     )
 

@@ -1,5 +1,6 @@
 """An encoder learns with the decoder where it is to, and only there; pictures change from step to step."""
 
+import zipfile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,6 +10,7 @@ import pytest
 import tiny
 from PIL import Image
 
+from captioner.common.errors import CaptionerError
 from captioner.common.keras import keras
 from captioner.data import images, store
 from captioner.data.dataset import CAPTION_COLUMNS, Dataset
@@ -77,7 +79,7 @@ def end_to_end(
 ) -> tuple[EndToEnd, CaptionBatches]:
     used = tiny.recipe(**changes)
     network = encoder()
-    networks.let_learn(network, layers, statistics)
+    networks.set_trainable(network, layers, statistics)
     data = batches(directory, captions, used)
     decoder = fit.build(tiny.SIZES, used, "dot", len(tiny.vocabulary()), CHANNELS, SIDE**2)
     return compile_end_to_end(network, decoder, data, used, used.learning_rate / 10, statistics), data
@@ -86,7 +88,7 @@ def end_to_end(
 # --- pictures --------------------------------------------------------------------------------------------------------
 
 
-def test_the_first_look_is_the_picture_as_it_is(tmp_path: Path, captions: pd.DataFrame) -> None:
+def test_the_first_view_is_the_picture_as_it_is(tmp_path: Path, captions: pd.DataFrame) -> None:
     names = captions["image"].drop_duplicates().tolist()
     seen = Pixels(tmp_path, names, SIZE, "stretch", AUGMENTATIONS)[np.arange(len(names))]
     for pixels, data in zip(seen, store.read_pictures(tmp_path, names), strict=True):
@@ -94,9 +96,9 @@ def test_the_first_look_is_the_picture_as_it_is(tmp_path: Path, captions: pd.Dat
 
 
 @pytest.mark.parametrize("kinds", [("crop",), ("colour",), ("crop", "flip", "colour")])
-def test_looks_differ_and_are_the_same_again(tmp_path: Path, captions: pd.DataFrame, kinds: tuple[str, ...]) -> None:
+def test_views_differ_and_are_the_same_again(tmp_path: Path, captions: pd.DataFrame, kinds: tuple[str, ...]) -> None:
     names = captions["image"].drop_duplicates().tolist()
-    rows = np.arange(0, 20 * len(names), len(names))  # looks of the first picture
+    rows = np.arange(0, 20 * len(names), len(names))  # views of the first picture
     seen = Pixels(tmp_path, names, SIZE, "stretch", kinds)[rows]
     assert seen.dtype == np.uint8 and seen.shape == (20, SIZE, SIZE, 3)
     assert len({pixels.tobytes() for pixels in seen}) >= 10
@@ -203,9 +205,33 @@ def test_validation_pictures_are_encoded_by_the_encoder_of_the_moment(tmp_path: 
     names = captions["image"].drop_duplicates().tolist()
     pixels, network = Pixels(tmp_path, names, SIZE, "stretch"), encoder()
     grid = np.zeros((len(names), SIDE**2, CHANNELS), np.float16)
-    encode = EncodeValidation(lambda: Extractor("small", "fine_tuned", batch_size=2, model=network), pixels, grid)
+    encode = EncodeValidation(lambda: Extractor("small", "fine_tuned", batch_size=2, model=network), pixels, grid, "")
     for factor in (1, 2):
         network.get_layer("last").set_weights([factor * weight for weight in network.get_layer("last").get_weights()])
         encode.on_epoch_end(0)
         expected = np.asarray(network(pixels[np.arange(len(names))], training=False)).reshape(grid.shape)
         np.testing.assert_allclose(grid, expected, rtol=2e-3, atol=2e-3)
+
+
+def test_an_encoder_that_overflows_ends_the_training(tmp_path: Path, captions: pd.DataFrame) -> None:
+    names = captions["image"].drop_duplicates().tolist()
+    pixels, network = Pixels(tmp_path, names, SIZE, "stretch"), encoder()
+    network.get_layer("last").set_weights([1e6 + weight for weight in network.get_layer("last").get_weights()])
+    grid = np.zeros((len(names), SIDE**2, CHANNELS), np.float16)
+    encode = EncodeValidation(lambda: Extractor("small", "fine_tuned", model=network), pixels, grid, "lower the rate")
+    with pytest.raises(CaptionerError, match=r"ended after epoch 3, since the encoder gives .*: lower the rate$"):
+        encode.on_epoch_end(2)
+
+
+@pytest.mark.usefixtures("eager")
+def test_attention_is_penalized_from_pixels_too(tmp_path: Path, captions: pd.DataFrame) -> None:
+    losses = [end_to_end(tmp_path, captions, "all", False, attention_penalty=penalty) for penalty in (0.0, 1.0)]
+    plain, penalized = (model.train_on_batch(*data[0]) for model, data in losses)
+    assert penalized > plain
+
+
+def test_a_picture_that_cannot_be_read_is_named(tmp_path: Path, captions: pd.DataFrame) -> None:
+    with zipfile.ZipFile(tmp_path / store.IMAGES, "w") as archive:
+        archive.writestr("sun.png", b"no picture")
+    with pytest.raises(images.UnreadableImage, match=r"picture 'sun.png': no picture"):
+        Pixels(tmp_path, ["sun.png"], SIZE, "stretch")[np.arange(1)]

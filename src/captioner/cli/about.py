@@ -6,14 +6,13 @@ from typing import Any
 
 from captioner.common.workspace import EVALUATED
 from captioner.evaluation.signature import Signature
-from captioner.model.description import VOCABULARY, Description, image_size_and_crop, no_model
+from captioner.model.description import VOCABULARY, Description, image_size_and_crop, learned, no_model
 from captioner.reports.wording import interval
 from captioner.text.vocabulary import SPECIAL_TOKENS, Vocabulary
 
 SCORES = EVALUATED / "scores.json"
 HEADINGS = ("BLEU-1", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr", "nll", "true-captions", "pointing-accuracy")
 """The scores that the table shows; `as_json` has all."""
-_TRAININGS = {"fine_tuned": "fine-tuned with the decoder", "random": "trained with the decoder from random weights"}
 
 
 def about(directory: Path) -> dict[str, Any]:
@@ -56,17 +55,11 @@ def _scores(directory: Path, weights_sha256: str) -> dict[str, dict[str, Any]]:
         return {}
 
 
-def training_of(encoder: dict[str, Any]) -> str:
-    """Say how an encoder came to its weights."""
-    return _TRAININGS.get(encoder["weights"], "frozen")
-
-
 def table(known: dict[str, Any]) -> list[str]:
     """Return the lines that tell a person the same."""
     encoder = known["encoder"]
     size, crop = image_size_and_crop(encoder)
-    learned = training_of(encoder) if encoder["weights"] in _TRAININGS else ""
-    weights = learned or ("its own weights" if "file" in encoder else f"weights {encoder['weights']}")
+    weights = learned(encoder) or ("its own weights" if "file" in encoder else f"weights {encoder['weights']}")
     rows = [
         ("model", known["model"]),
         ("data", known["data"] or "unknown"),

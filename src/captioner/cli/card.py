@@ -8,8 +8,8 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from captioner import __version__
-from captioner.cli.about import HEADINGS, SCORES, about, training_of
-from captioner.model.description import image_size_and_crop
+from captioner.cli.about import HEADINGS, SCORES, about
+from captioner.model.description import image_size_and_crop, learned
 from captioner.reports.wording import counted, decimal, digits, interval
 
 FAILINGS = 5  # captions that are shown
@@ -62,8 +62,8 @@ def card(directory: Path) -> str:
         "",
         "| | |",
         "|---|---|",
-        f"| encoder | `{_public(encoder['name'])}`, {training_of(encoder)}; {weights}; pictures of {size} pixels, "
-        f"crop `{crop}` |",
+        f"| encoder | `{_public(encoder['name'])}`, {learned(encoder) or 'frozen'}; {weights}; "
+        f"pictures of {size} pixels, crop `{crop}` |",
         f"| attention | `{known['attention'] or 'unknown'}` |",
         f"| vocabulary | {known['vocabulary']} |",
         *([f"| word vectors | `{vectors['file']}`, of {vectors['covered']} % of the words |"] if vectors else []),

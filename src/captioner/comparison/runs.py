@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +17,7 @@ from captioner.tracking.record import RECORD
 
 WORKSPACE = "workspace"
 SHOWN = 5
-_RECORD = TRAINED / RECORD
+_TRAINED_LAST = (FINE_TUNED, TRAINED)  # the second in results of an older version
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,8 +71,9 @@ def find(name: str, checkout: Path) -> Run:
 def _in_directory(directory: Path, name: str) -> Run | None:
     for place in (directory, directory / "evaluate", directory / EVALUATED):
         if (place / STATISTICS).is_file() and (place / SCORES).is_file():
-            record = place.resolve().parent / _RECORD.relative_to(RESULTS)
-            return _read(place, name, _attention(record.read_text("utf-8")) if record.is_file() else "")
+            records = [place.resolve().parent / each.relative_to(RESULTS) / RECORD for each in _TRAINED_LAST]
+            record = next((each.read_text("utf-8") for each in records if each.is_file()), "")
+            return _read(place, name, _attention(record))
     return None
 
 
@@ -135,10 +137,10 @@ def _in_dvc(name: str, checkout: Path) -> Run | None:
                 f"The results of {name!r} are not complete in DVC's cache: {STATISTICS} or {SCORES} is missing; fetch "
                 f"them with `dvc exp pull`, or make them with `dvc exp apply {name}` and `dvc repro`."
             ) from None
-        try:
-            attention = _attention(bytes_of(_RECORD).decode())
-        except (DvcException, DataIndexError, OSError):
-            attention = ""
+        attention = ""
+        for place in _TRAINED_LAST:
+            with suppress(DvcException, DataIndexError, OSError):
+                attention = attention or _attention(bytes_of(place / RECORD).decode())
         return _read(directory, name, attention)
 
 
@@ -228,7 +230,7 @@ def track(experiment: str, commit: str, checkout: Path) -> None:
             for place in (MODEL, EVALUATED):
                 (workspace / place).parent.mkdir(exist_ok=True)
                 files.get(place.as_posix(), str(workspace / place), recursive=True)
-            last = FINE_TUNED if files.isdir(FINE_TUNED.as_posix()) else TRAINED  # as of an older version
+            last = next(place for place in _TRAINED_LAST if place == TRAINED or files.isdir(place.as_posix()))
             (workspace / last).mkdir()
             for entry in files.ls(last.as_posix(), detail=True):
                 if entry["type"] == "file":

@@ -35,7 +35,7 @@ class Trained:
         attention: which.
         seed: of the training.
         measured: its scores.
-        history: a row an epoch, as `results/train/history.csv` has it.
+        history: a row an epoch, as `results/fine_tune/history.csv` has it.
     """
 
     attention: str

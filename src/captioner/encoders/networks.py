@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from captioner.common.keras import keras
 
 
+MOMENTUM = 0.99
+
+
 def build(
     encoder: str, weights: str | Path = "imagenet", image_size: int | None = None, preprocessing: str = "auto"
 ) -> "keras.Model":
@@ -64,37 +67,53 @@ def build(
 
 
 def untrained(model: "keras.Model") -> "keras.Model":
-    """Return an encoder of the same layers whose weights are as they begin, from Keras's seed."""
+    """Return an encoder of the same layers whose weights are as they begin, from Keras's seed.
+
+    The running statistics of batch normalization move by at least a hundredth a step, since a training of some thousand
+    steps would end before those of networks that were made for a million have left their beginning.
+    """
     from captioner.common.keras import keras
 
-    return keras.models.clone_model(model)
+    copy = keras.models.clone_model(model)
+    for layer in _layers(copy):
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = min(layer.momentum, MOMENTUM)
+    return copy
 
 
-def let_learn(model: "keras.Model", layers: Literal["last_blocks", "all"], statistics: bool) -> None:
+def set_trainable(model: "keras.Model", layers: Literal["last_blocks", "all"], batch_statistics: bool) -> None:
     """Set which weights of an encoder a training changes.
 
     Args:
         model: the encoder.
-        layers: all, or those of the last blocks: which give a map of the size that the encoder gives. Where none of
-            them has weights, as none behind VGG's last pooling has, it is those of the size before.
-        statistics: whether batch normalization learns as well. Else it stays as it is, gain and offset included, if
-            the encoder is called with `training=False`.
+        layers: all, or those of the last blocks: from the first on that gives a map of the size that the encoder gives.
+            If none of that size has weights, as none behind VGG's last pooling has, it is the size before.
+        batch_statistics: whether batch normalization learns as well. Else it stays as it is, gain and offset included,
+            if the encoder is called with `training=False`.
+
+    Raises:
+        CaptionerError: no layer says of which size its map is.
     """
     from captioner.common.keras import keras
 
     def learns(layer: keras.Layer) -> bool:
-        return bool(layer.weights) and (statistics or not isinstance(layer, keras.layers.BatchNormalization))
+        return bool(layer.weights) and (batch_statistics or not isinstance(layer, keras.layers.BatchNormalization))
 
     model.trainable = True
     every = list(_layers(model))
-    chosen = [layer for layer in every if learns(layer)]
+    first = 0
     if layers == "last_blocks":
-        sizes = {id(layer): size for layer in chosen if (size := _map_size(layer))}
-        last = min(sizes.values(), default=0)
-        chosen = [layer for layer in chosen if sizes.get(id(layer)) == last]
-    ids = {id(layer) for layer in chosen}
-    for layer in every:
-        layer.trainable = id(layer) in ids
+        grid = math.prod(model.output_shape[1:-1])
+        sizes = [_map_size(layer) if learns(layer) else 0 for layer in every]
+        last = min((size for size in sizes if size >= grid), default=0)
+        if not last:
+            raise CaptionerError(
+                f"encoder {model.name!r} has no layers that tell its last blocks from others: set the `layers` of "
+                "fine_tune to all"
+            )
+        first = sizes.index(last)
+    for number, layer in enumerate(every):
+        layer.trainable = number >= first and learns(layer)
 
 
 def _layers(model: "keras.Model") -> "Iterator[keras.Layer]":
@@ -107,10 +126,10 @@ def _layers(model: "keras.Model") -> "Iterator[keras.Layer]":
 
 
 def _map_size(layer: "keras.Layer") -> int:
-    """Return how many positions the map has that a layer gives; 0 if it is none, or not one alone."""
+    """Return how many positions a layer's map has; 0 if it gives none, or is part of a subclassed model."""
     try:
         shape = tuple(layer.output.shape)
-    except (AttributeError, ValueError):  # one that is called several times, or never
+    except AttributeError:
         return 0
     return math.prod(side for side in shape[1:-1] if side) if len(shape) in (3, 4) else 0
 

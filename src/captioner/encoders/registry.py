@@ -14,8 +14,7 @@ from captioner.common.errors import CaptionerError, quoted
 
 SUFFIXES = (".keras", ".onnx", ".tflite")
 """What files with networks of one's own end in; a folder in Keras's format is known by the `/` in its path."""
-FROZEN = "frozen"
-ENCODER_TRAININGS = (FROZEN, "fine_tuned", "random")
+ENCODER_TRAININGS = FROZEN, FINE_TUNED, RANDOM = "frozen", "fine_tuned", "random"
 """Whether an encoder learns with the decoder: not, from the weights that it has, or from random ones."""
 
 

@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 EXPONENT = 0x7C00  # of float16, its bits
 
 
+class FeatureOverflowError(CaptionerError):
+    """A feature is not finite in float16."""
+
+
 class Extractor:
     """A frozen encoder, compiled: the one way from pixels to feature vectors, in training as in inference.
 
@@ -48,8 +52,7 @@ class Extractor:
         image_size: height and width of the pictures that it gets, `S` pixels; by default the encoder's own.
         crop: how encoded pictures become squares.
         preprocessing: what an encoder of one's own wants, a key of `captioner.encoders.registry.PREPROCESSINGS`.
-        model: the encoder itself, with the weights that it has when it is first called; `encoder` then is what it is
-            called.
+        model: the encoder itself, whose weights then stay as they are; `encoder` is what it is called.
 
     Attributes:
         positions: `P`.
@@ -103,7 +106,7 @@ class Extractor:
         """Turn pictures, uint8 `[B, S, S, 3]`, into feature vectors, float16 `[B, P, C]`.
 
         Raises:
-            CaptionerError: a value is not finite in float16, as happens with the weights of another network.
+            FeatureOverflowError: a value is not finite in float16, as happens with the weights of another network.
         """
         features = np.empty((len(pictures), self.positions, self.channels), np.float16)  # [B, P, C]
         forward, _ = self._network(alone=len(pictures) == 1)
@@ -113,7 +116,7 @@ class Extractor:
         # not finite: all bits of the exponent are set; NumPy's own test takes ten times as long in float16
         if (features.view(np.uint16) & EXPONENT == EXPONENT).any():
             check = "features.preprocessing" if self.network else "that `weights` are its own"
-            raise CaptionerError(f"encoder {self.encoder!r} gives values that float16 cannot hold: check {check}")
+            raise FeatureOverflowError(f"encoder {self.encoder!r} gives values that float16 cannot hold: check {check}")
         return features
 
     def _network(self, alone: bool = False) -> tuple[Callable[[np.ndarray], np.ndarray], int]:

@@ -55,6 +55,11 @@ class Features:
     network: Path | None = None
 
     @classmethod
+    def at_hand(cls, grid: np.ndarray, images: Iterable[str], **options: Any) -> "Features":
+        """Return features in memory, a row for each picture; `options` are other attributes."""
+        return cls(grid, {name: row for row, name in enumerate(images)}, "none", "none", "none", **options)
+
+    @classmethod
     def blank(cls, images: Iterable[str]) -> "Features":
         """Return what a decoder gets that never sees a picture: for all of them one map of 2 x 2 empty positions."""
         return cls(np.zeros((1, 4, 1), np.float16), dict.fromkeys(images, 0), "none", "none", "none")

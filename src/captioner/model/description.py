@@ -13,6 +13,8 @@ from captioner.data import IMAGE_SIZE, Crop
 FORMAT = 1
 DESCRIPTION, VOCABULARY, DECODER = "model.json", "vocabulary.json", "decoder.keras"
 
+_LEARNED = {"fine_tuned": "fine-tuned with the decoder", "random": "trained with the decoder from random weights"}
+
 
 @dataclass(frozen=True)
 class Description:
@@ -20,8 +22,8 @@ class Description:
 
     Attributes:
         encoder: `name`, `weights` and `weights_sha256` of the encoder whose features the model was trained on, and
-            the `image_size`, `crop` and `preprocessing` of its pictures. Of a network of one's own also its `file`,
-            beside.
+            the `image_size`, `crop` and `preprocessing` of its pictures. Of one that has learned, `weights` says how:
+            `fine_tuned` or `random`. It and a network of one's own also have their `file`, beside.
         maximum_words: the longest caption it was trained on.
         vocabulary_sha256: hash of the vocabulary's file.
         weights_sha256: hash of the decoder's weights.
@@ -75,6 +77,11 @@ class Description:
 def image_size_and_crop(encoder: dict[str, Any]) -> tuple[int, Crop]:
     """Return in which form an encoder gets pictures; models of before there was a choice do not say it."""
     return encoder.get("image_size", IMAGE_SIZE), encoder.get("crop", "stretch")
+
+
+def learned(encoder: dict[str, Any]) -> str:
+    """Return how an encoder has learned, in words; nothing of a frozen one."""
+    return _LEARNED.get(encoder["weights"], "")
 
 
 def other_keras(directory: Path, before: str = "") -> str:

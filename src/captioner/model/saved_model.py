@@ -1,8 +1,8 @@
 """A trained model as one directory, which needs nothing beside it.
 
 `model.json` (format, encoder with the hash of its weights, longest caption, hashes of the vocabulary's file and of the
-decoder's weights, the experiment's parameters), `vocabulary.json` and `decoder.keras`; with an encoder of one's own
-also that, as `encoder` with its ending.
+decoder's weights, the experiment's parameters), `vocabulary.json` and `decoder.keras`; with an encoder that has learned
+or is one's own also that, as `encoder` with its ending.
 """
 
 import os
@@ -40,7 +40,7 @@ class SavedModel:
         maximum_words: the longest caption it was trained on.
         params: the experiment's parameters, by dotted name, for the record.
         word_vectors: see `Description`.
-        network: file or folder of an encoder of one's own, which is saved with the model.
+        network: file or folder of an encoder that has learned or is one's own, which is saved with the model.
     """
 
     decoder: Decoder

@@ -183,7 +183,10 @@ def restore(root: Path, workspace: Path, experiment: str = "") -> None:
 
 
 def knows(root: Path, experiment: str) -> bool:
-    """Return whether a training in the store bears the name of an experiment of DVC.
+    """Return whether the store has the trainings that bear the name of an experiment of DVC.
+
+    Of several stages that train, one may have failed to reach the store. Then the evaluation must be there, which comes
+    last.
 
     Raises:
         CaptionerError: the store cannot be reached.
@@ -192,10 +195,12 @@ def knows(root: Path, experiment: str) -> bool:
         return False
     client, number = connect(root)
     like = experiment.replace("'", "_")  # which stands for any character
-    condition = f"attributes.status = 'FINISHED' and tags.dvc_experiment LIKE '%{like}%'"
     with reaching(root):
-        found = client.search_runs([number], condition)
-    return any(experiment in _names(run) and "mlflow.parentRunId" not in run.data.tags for run in found)
+        found = client.search_runs([number], f"tags.dvc_experiment LIKE '%{like}%'")
+    bearing = [run for run in found if experiment in _names(run)]
+    trainings = {run.info.status for run in bearing if "mlflow.parentRunId" not in run.data.tags}
+    evaluations = {run.info.status for run in bearing if "mlflow.parentRunId" in run.data.tags}
+    return "FINISHED" in trainings and ("FAILED" not in trainings or "FINISHED" in evaluations)
 
 
 @contextmanager

@@ -24,9 +24,9 @@ class TensorBoardLogger(keras.callbacks.Callback):
         directory: where the event file goes.
         generator: shares the trained decoder.
         vocabulary: decodes.
-        features: of the shown pictures, `[pictures, P, C]`.
-        pictures: their pixels, uint8 `[pictures, S, S, 3]`.
-        rows: of the features, which are the shown pictures'; by default all.
+        features: the map of all pictures, `[pictures, P, C]`.
+        rows: the shown pictures' rows in it.
+        pictures: their pixels, uint8 `[shown, S, S, 3]`.
     """
 
     def __init__(
@@ -35,14 +35,14 @@ class TensorBoardLogger(keras.callbacks.Callback):
         generator: Generator,
         vocabulary: Vocabulary,
         features: np.ndarray,
+        rows: np.ndarray,
         pictures: np.ndarray,
-        rows: np.ndarray | None = None,
     ):
         super().__init__()
         self.writer = EventFileWriter(str(directory))
         self.generator = generator
         self.vocabulary = vocabulary
-        self.features, self.pictures, self.rows = features, pictures, rows
+        self.features, self.rows, self.pictures = features, rows, pictures
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Write the summaries of an epoch."""

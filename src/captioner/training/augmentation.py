@@ -13,17 +13,17 @@ SMALLEST, LARGEST = 0.8, 1.2
 
 
 def augmented(data: bytes, name: str, number: int, size: int, crop: Crop, kinds: Collection[str]) -> np.ndarray:
-    """Return a look of an encoded picture, uint8 `[size, size, 3]`; the same for the same name and number.
+    """Return a view of an encoded picture, uint8 `[size, size, 3]`; the same for the same name and number.
 
-    Look 0 is the picture as it is, and every second one is mirrored, as of `captioner.features.views.view`.
+    View 0 is the picture as it is, and every second one is mirrored, as of `captioner.features.views.view`.
 
     Args:
         data: the encoded picture.
         name: its name.
-        number: of the look.
+        number: of the view.
         size: height and width, in pixels.
         crop: how the picture becomes a square.
-        kinds: in what looks differ beside that: `crop`, `colour`, both or none. `colour` is Howard 2013
+        kinds: in what views differ beside that: `crop`, `colour`, both or none. `colour` is Howard 2013
             (arXiv 1312.5402, section 2.2), milder: brightness, contrast and saturation change in random order.
 
     Raises:

@@ -166,12 +166,12 @@ def compile_model(
     model: keras.Model,
     recipe: Recipe,
     vocabulary: int,
-    optimizer: keras.optimizers.Optimizer,
+    chosen: keras.optimizers.Optimizer,
     jit_compile: bool = True,
 ) -> None:
-    """Compile what gives logits over a vocabulary."""
+    """Compile what gives logits over a vocabulary, with the optimizer that was chosen."""
     model.compile(
-        optimizer=optimizer,
+        optimizer=chosen,
         loss=TokenCrossEntropy(recipe.label_smoothing),
         metrics=[TokenNegativeLogLikelihood()],
         jit_compile=jit_compile,

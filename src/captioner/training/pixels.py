@@ -12,12 +12,14 @@ from typing import Any, cast
 
 import numpy as np
 
+from captioner.common.errors import CaptionerError
 from captioner.common.keras import Tensor, keras, ops
 from captioner.data import Crop
 from captioner.data.archives import open_zip, read_member
+from captioner.data.images import UnreadableImage
 from captioner.data.store import IMAGES
 from captioner.features.compiled import runs_on_litert
-from captioner.features.extract import Extractor
+from captioner.features.extract import Extractor, FeatureOverflowError
 from captioner.features.store import Features
 from captioner.model.decoder import Decoder
 from captioner.params import Recipe
@@ -26,21 +28,21 @@ from captioner.training.augmentation import augmented
 from captioner.training.batches import CaptionBatches
 from captioner.training.teacher_forcing import TeacherForcing
 
-LOOKS = 1 << 16
+VIEWS = 1 << 16
 """Of a picture; each step draws one."""
 
 
 class Pixels:
     """The pixels of pictures, as `captioner.training.batches.CaptionBatches` takes features: read when they are wanted.
 
-    Rows are `pictures * look + picture`, see `captioner.training.augmentation.augmented`.
+    Rows are `pictures * view + picture`, see `captioner.training.augmentation.augmented`.
 
     Args:
         directory: which holds the data set, see `captioner.data.store`.
         names: of the pictures.
         size: `S`.
         crop: how pictures become squares.
-        augmentation: in what the looks of a picture differ: `crop`, `flip`, `colour`.
+        augmentation: in what the views of a picture differ: `crop`, `flip`, `colour`.
     """
 
     def __init__(
@@ -56,21 +58,25 @@ class Pixels:
         return np.stack(list(self._pool.map(self._picture, rows.tolist())))
 
     def _picture(self, row: int) -> np.ndarray:
-        look, number = divmod(row, len(self.names))
+        view, number = divmod(row, len(self.names))
         name = self.names[number]
         data = read_member(self._archive, name)
-        return augmented(data, name, look, self.size, self.crop, self.augmentation)
+        try:
+            return augmented(data, name, view, self.size, self.crop, self.augmentation)
+        except UnreadableImage as error:
+            raise UnreadableImage(f"picture {name!r}: {error}") from error
 
 
 def as_features(pixels: Pixels) -> Features:
     """Return what batches take in place of features, so that an item's `features` are pixels."""
     count = len(pixels.names)
-    step = 1 if "flip" in pixels.augmentation else 2  # every second look is mirrored
+    step = 1 if "flip" in pixels.augmentation else 2  # every second view is mirrored
     views: dict[str, Any] = {}
     if pixels.augmentation:
-        views = {name: range(row, row + count * LOOKS, count * step) for row, name in enumerate(pixels.names)}
-    rows = {name: row for row, name in enumerate(pixels.names)}
-    return Features(cast(np.ndarray, pixels), rows, "none", "none", "none", pixels.size, pixels.crop, views=views)
+        views = {name: range(row, row + count * VIEWS, count * step) for row, name in enumerate(pixels.names)}
+    return Features.at_hand(
+        cast(np.ndarray, pixels), pixels.names, image_size=pixels.size, crop=pixels.crop, views=views
+    )
 
 
 class EndToEnd(keras.Model):
@@ -79,8 +85,8 @@ class EndToEnd(keras.Model):
     Args:
         encoder: from pictures `[G, S, S, 3]` to a map `[G, R, R, C]`; it is shared, not copied.
         teacher: what runs the decoder.
-        statistics: whether, in training, batch normalization takes the statistics of the batch, and learns them. A
-            batch is too small to tell them well; weights that were trained with those of a whole data set are better
+        batch_statistics: whether, in training, batch normalization takes the statistics of the batch, and learns them.
+            A batch is too small to tell them well; weights that were trained with those of a whole data set are better
             off with these.
 
     Call arguments:
@@ -90,10 +96,10 @@ class EndToEnd(keras.Model):
         Logits of the targets, float32 `[S, V]`.
     """
 
-    def __init__(self, encoder: keras.Model, teacher: TeacherForcing, statistics: bool):
+    def __init__(self, encoder: keras.Model, teacher: TeacherForcing, batch_statistics: bool):
         super().__init__(name="end_to_end")
         self.encoder, self.teacher = encoder, teacher
-        self.statistics = statistics
+        self.batch_statistics = batch_statistics
         self.built = True
 
     @property
@@ -103,7 +109,7 @@ class EndToEnd(keras.Model):
 
     def call(self, inputs: dict[str, Tensor], training: bool = False) -> Tensor:
         """Return the logits of each target; see the class."""
-        grid = self.encoder(inputs["features"], training=training and self.statistics)  # [G, R, R, C]
+        grid = self.encoder(inputs["features"], training=training and self.batch_statistics)  # [G, R, R, C]
         features = ops.reshape(grid, (-1, math.prod(grid.shape[1:-1]), grid.shape[-1]))  # [G, P, C]
         return self.teacher({**inputs, "features": features}, training=training)
 
@@ -140,19 +146,19 @@ def compile_end_to_end(
     batches: CaptionBatches,
     recipe: Recipe,
     encoder_learning_rate: float,
-    statistics: bool,
+    batch_statistics: bool,
 ) -> EndToEnd:
     """Return what fits an encoder and a decoder to batches of pixels, compiled.
 
     Args:
-        encoder: with those weights trainable that are to learn, see `captioner.encoders.networks.let_learn`.
+        encoder: with those weights trainable that are to learn, see `captioner.encoders.networks.set_trainable`.
         decoder: it learns with it.
         batches: of pixels, see `as_features`.
         recipe: its learning rate is the decoder's.
         encoder_learning_rate: the encoder's; it falls as the decoder's does.
-        statistics: see `EndToEnd`.
+        batch_statistics: see `EndToEnd`.
     """
-    model = EndToEnd(encoder, fit.teacher(decoder, batches, recipe), statistics)
+    model = EndToEnd(encoder, fit.teacher(decoder, batches, recipe), batch_statistics)
     optimizer = AdamOfTwoRates(
         encoder_learning_rate / recipe.learning_rate,
         encoder.trainable_variables,
@@ -173,15 +179,25 @@ class EncodeValidation(keras.callbacks.Callback):
         extractor: makes what encodes, with the weights of the moment.
         pixels: the pictures.
         grid: the map that is overwritten, float16 `[pictures, P, C]`.
+        remedy: what an error says to do.
+
+    Raises:
+        CaptionerError: a feature is not finite.
     """
 
-    def __init__(self, extractor: Callable[[], Extractor], pixels: Pixels, grid: np.ndarray):
+    def __init__(self, extractor: Callable[[], Extractor], pixels: Pixels, grid: np.ndarray, remedy: str):
         super().__init__()
-        self.extractor, self.pixels, self.grid = extractor, pixels, grid
+        self.extractor, self.pixels, self.grid, self.remedy = extractor, pixels, grid, remedy
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002
         """Encode."""
         encode = self.extractor()
-        for start in range(0, len(self.grid), encode.batch_size):
-            rows = np.arange(start, min(start + encode.batch_size, len(self.grid)))
-            self.grid[rows] = encode(self.pixels[rows])
+        try:
+            for start in range(0, len(self.grid), encode.batch_size):
+                rows = np.arange(start, min(start + encode.batch_size, len(self.grid)))
+                self.grid[rows] = encode(self.pixels[rows])
+        except FeatureOverflowError:
+            raise CaptionerError(
+                f"training ended after epoch {epoch + 1}, since the encoder gives values that float16 cannot hold; no "
+                f"model is kept: {self.remedy}"
+            ) from None
