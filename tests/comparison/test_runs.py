@@ -13,6 +13,7 @@ import yaml
 from measured import run, values, write
 
 from captioner.common.errors import CaptionerError
+from captioner.comparison import runs as runs_module
 from captioner.comparison.runs import find
 from captioner.tracking import record as record_module
 from captioner.tracking import store as store_module
@@ -158,14 +159,21 @@ class TestDvc:
         root = tmp_path_factory.mktemp("dvc")
         write(root / "prepared/dot", SCORES, "dot")
         write(root / "prepared/uniform", {"CIDEr": values(40, 20), "nll": values(2.5)}, "uniform")
+        for attention in ("dot", "uniform"):
+            (root / f"prepared/{attention}/models/captioner").mkdir(parents=True)
+            (root / f"prepared/{attention}/models/captioner/model.json").write_text("{}")
+        tuned = root / "prepared/dot/results/fine_tune"  # which an older version had not
+        shutil.copytree(root / "prepared/dot/results/train", tuned)
+        (tuned / "features").mkdir()
+        (tuned / "features/grid.npy").write_bytes(b"large")
         stage = {
-            "cmd": "mkdir -p results && cp -r prepared/${attention}/results/. results",
+            "cmd": "cp -r prepared/${attention}/. .",
             "params": ["attention"],
-            "outs": ["results/evaluate", "results/train"],
+            "outs": ["models", "results"],
         }
         (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"evaluate": stage}}))
         (root / "params.yaml").write_text("attention: dot\n")
-        (root / ".gitignore").write_text("/prepared\n/results\n")
+        (root / ".gitignore").write_text("/prepared\n/models\n/results\n")
         for command in (
             "git init --quiet --initial-branch main",
             "git config user.name tester",
@@ -192,6 +200,22 @@ class TestDvc:
         assert (found.name, found.attention) == (name, attention)
         assert found.statistics.scores()["CIDEr"] == pytest.approx({"dot": 50, "uniform": 40}[attention])
         assert found.signatures["nll"]["references"] == "5"
+
+    @pytest.mark.parametrize(("name", "last"), [("sunny", "fine_tune"), ("rainy", "train")])
+    def test_what_mlflow_lacks_is_made_again_from_the_last_training(
+        self, checkout: Path, name: str, last: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        restored: dict[str, set[str]] = {}
+
+        def restore(_: Path, workspace: Path, experiment: str) -> None:
+            paths = (path.relative_to(workspace).as_posix() for path in workspace.rglob("*") if path.is_file())
+            restored[experiment] = set(paths)
+
+        monkeypatch.setattr(runs_module.runs, "knows", lambda *_: False)
+        monkeypatch.setattr(runs_module.runs, "restore", restore)
+        runs_module.track(name, runs_module.experiments(checkout)[name], checkout)
+        evaluated = {"results/evaluate/scores.json", "results/evaluate/statistics.parquet"}
+        assert restored == {name: evaluated | {"models/captioner/model.json", f"results/{last}/run.json"}}
 
     def test_by_commit_even_if_it_could_begin_a_run(self, checkout: Path) -> None:
         commit = subprocess.run(
