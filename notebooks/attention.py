@@ -91,6 +91,7 @@ from captioner.text.vocabulary import SPECIAL_TOKENS, START, Vocabulary
 from captioner.training import fit as training
 from captioner.training.likelihood import nll_of_decoder
 from captioner.training.losses import TokenCrossEntropy, TokenNegativeLogLikelihood
+from captioner.training.pixels import EndToEnd
 from captioner.training.teacher_forcing import TeacherForcing
 
 # %% [markdown]
@@ -568,28 +569,12 @@ if wrong:
 #
 # ### Should the CNN be trained too?
 #
-# So far the network that sees was fixed. Here its last blocks learn along with the decoder. Both runs continue the
-# trained `dot` on the same pictures, 300 of them at most, for about the same time; the encoder and the decoder are the
-# package's, put together in one model.
+# So far the network that sees was fixed. Here its last blocks learn along with the decoder, as with
+# `encoder_training: fine_tuned` in `params.yaml`. Both runs continue the trained `dot` on the same pictures, 300 at
+# most, for about the same time.
 
 
 # %%
-class EndToEnd(keras.Model):
-    """From pixels to the logits of each next word."""
-
-    def __init__(self, encoder, teacher):
-        super().__init__()
-        self.encoder, self.teacher = encoder, teacher
-        self.built = True
-
-    def call(self, inputs, training=False):
-        """Return logits `[S, V]`."""
-        # batch normalization keeps the statistics of ImageNet: eight pictures are too few for new ones
-        grid = self.encoder(inputs["features"], training=False)
-        grid = ops.reshape(grid, (-1, features.positions, features.channels))
-        return self.teacher({**inputs, "features": grid}, training=training)
-
-
 class Until(keras.callbacks.Callback):
     """Ends training some seconds after the first step, which compiles."""
 
@@ -622,11 +607,6 @@ def train_for(limit, model, training_batches):
     return (time.perf_counter() - until.began) / max(until.steps, 1), until.steps
 
 
-def with_grid(grid, chosen):
-    """Return features of the chosen pictures."""
-    return Features(grid, {name: row for row, name in enumerate(chosen)}, "efficientnet_lite0", "tuned", "")
-
-
 def some(of, chosen):
     """Return batches of the chosen pictures."""
     captions = data.captions[data.captions["image"].isin(chosen)]
@@ -642,16 +622,14 @@ step_fixed, steps_fixed = train_for(LIMIT, TeacherForcing(fixed, training_batche
 
 tuned = copy_of(decoders["dot"])
 encoder = networks.build("efficientnet_lite0")
-encoder.trainable = True
-for layer in encoder.layers:
-    layer.trainable = layer.name.startswith(("blocks15", "conv_head", "bn1"))
+# batch normalization keeps the statistics of ImageNet: eight pictures are too few for new ones
+networks.set_trainable(encoder, "last_blocks", batch_statistics=False)
 # to the batches anything is a map that has a row for each picture, pixels too
-training_batches = some(with_grid(np.stack([pixels[name] for name in few]), few), few)
-step_tuned, steps_tuned = train_for(
-    LIMIT, EndToEnd(encoder, TeacherForcing(tuned, training_batches.step_widths)), training_batches
-)
+training_batches = some(Features.at_hand(np.stack([pixels[name] for name in few]), few), few)
+end_to_end = EndToEnd(encoder, TeacherForcing(tuned, training_batches.step_widths), batch_statistics=False)
+step_tuned, steps_tuned = train_for(LIMIT, end_to_end, training_batches)
 seen = encoder.predict(np.stack([pixels[name] for name in names["validation"]]), batch_size=20, verbose=0)
-seen = with_grid(seen.reshape(len(seen), features.positions, features.channels), names["validation"])
+seen = Features.at_hand(seen.reshape(len(seen), features.positions, features.channels), names["validation"])
 
 before = nll_of_decoder(decoders["dot"], batches("validation")).scores()["nll"]
 with_fixed = nll_of_decoder(fixed, batches("validation"))
