@@ -108,9 +108,9 @@ def test_nothing_is_compiled_for_a_picture_alone_until_the_second_one(
     compiled = []
     compile_forward = compiled_module.compile_forward
 
-    def counted(*arguments: Any) -> Any:
+    def counted(*arguments: Any, **options: Any) -> Any:
         compiled.append(arguments)
-        return compile_forward(*arguments)
+        return compile_forward(*arguments, **options)
 
     monkeypatch.setattr(extract_module, "compile_forward", counted)
     extractor = Extractor(LITE0)
@@ -219,7 +219,7 @@ def test_pictures_are_read_as_they_are_needed(
     def forward(batch: np.ndarray) -> np.ndarray:
         return np.zeros((len(batch), 7, 7, 1280), np.float16)
 
-    monkeypatch.setattr(extract_module, "compile_forward", lambda model, size: (forward, together))
+    monkeypatch.setattr(extract_module, "compile_forward", lambda *_, **__: (forward, together))
     monkeypatch.setattr("os.cpu_count", lambda: 2)
     found = Extractor(LITE0)._in_order((str(number), data, 0) for number, data in enumerate(pictures()))
     assert next(found).shape == (together, 49, 1280)
@@ -280,7 +280,7 @@ def test_one_value_beyond_float16(
         found[-1, 3, 3, 640] = value
         return found
 
-    monkeypatch.setattr(extract_module, "compile_forward", lambda model, size: (forward, 1))
+    monkeypatch.setattr(extract_module, "compile_forward", lambda *_, **__: (forward, 1))
     with nullcontext() if held else pytest.raises(CaptionerError, match="float16 cannot hold"):
         assert Extractor(LITE0)(pixels).max() == value
 

@@ -399,7 +399,7 @@ def test_pictures_come_to_the_encoder_as_in_training(
     seen: list[tuple[int, ...]] = []
 
     class Seeing(tiny.Extractor):
-        def __init__(self, name: str, weights: str, *, image_size: int, crop: str, preprocessing: str) -> None:
+        def __init__(self, encoder: str, weights: str, *, image_size: int, crop: str, preprocessing: str) -> None:
             seen.append((image_size, crop == "pad", preprocessing == "auto"))
 
         def __call__(self, pixels: np.ndarray) -> np.ndarray:
