@@ -28,13 +28,13 @@ from captioner import params
 from captioner.data import store
 from captioner.datasets.scenes import drawing
 from captioner.encoders import networks
+from captioner.encoders.registry import FROZEN
 from captioner.features.store import Features
 from captioner.text.vocabulary import Vocabulary
 from captioner.training import fit
 from captioner.training.pixels import Pixels, as_features, compile_end_to_end
 
 STEPS = 10
-FROZEN = "frozen"
 LEARNING: dict[str, tuple[Literal["last_blocks", "all"], bool]] = {
     "fine_tuned, last_blocks": ("last_blocks", False),
     "fine_tuned, all": ("all", False),

@@ -263,7 +263,7 @@ class Params(Section):
         if self.encoder_training != FROZEN and runs_only(self.features.encoder):
             raise ValueError(
                 f"encoder_training is {self.encoder_training}, and features.encoder {quoted(self.features.encoder)} is "
-                f"a network that only runs: set encoder_training to frozen, or give the network in Keras's format"
+                "a network that only runs: set encoder_training to frozen, or give the network in Keras's format"
             )
         return self
 

@@ -17,11 +17,13 @@ FINE_TUNED = RESULTS / "fine_tune"
 TEST_FEATURES = FINE_TUNED / "features"  # of an encoder that has learned
 EVALUATED = RESULTS / "evaluate"
 STUDY = RESULTS / "study"
+TRAINED_LAST = (FINE_TUNED, TRAINED)
+"""Where the results of the last stage lie that trains: in the first that is there; older versions had the second."""
 
 
 def trained_last(workspace: Path, record: str) -> Path:
-    """Return where the results of the last stage lie that trains: the last that has a record, in older workspaces."""
-    places = (workspace / FINE_TUNED, workspace / TRAINED)
+    """Return the first of `TRAINED_LAST` that has a record in a workspace; the first of all if none has."""
+    places = [workspace / place for place in TRAINED_LAST]
     return next((place for place in places if (place / record).is_file()), places[0])
 
 

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from captioner.common.errors import CaptionerError, quoted
-from captioner.common.workspace import EVALUATED, FINE_TUNED, MODEL, RESULTS, TRAINED
+from captioner.common.workspace import EVALUATED, MODEL, RESULTS, TRAINED, TRAINED_LAST
 from captioner.evaluation.signature import Signature
 from captioner.scoring.statistics import SCORES, STATISTICS, NotFiniteError, SufficientStatistics
 from captioner.tracking import runs, store
@@ -17,7 +17,6 @@ from captioner.tracking.record import RECORD
 
 WORKSPACE = "workspace"
 SHOWN = 5
-_TRAINED_LAST = (FINE_TUNED, TRAINED)  # the second in results of an older version
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +70,7 @@ def find(name: str, checkout: Path) -> Run:
 def _in_directory(directory: Path, name: str) -> Run | None:
     for place in (directory, directory / "evaluate", directory / EVALUATED):
         if (place / STATISTICS).is_file() and (place / SCORES).is_file():
-            records = [place.resolve().parent / each.relative_to(RESULTS) / RECORD for each in _TRAINED_LAST]
+            records = [place.resolve().parent / each.relative_to(RESULTS) / RECORD for each in TRAINED_LAST]
             record = next((each.read_text("utf-8") for each in records if each.is_file()), "")
             return _read(place, name, _attention(record))
     return None
@@ -138,7 +137,7 @@ def _in_dvc(name: str, checkout: Path) -> Run | None:
                 f"them with `dvc exp pull`, or make them with `dvc exp apply {name}` and `dvc repro`."
             ) from None
         attention = ""
-        for place in _TRAINED_LAST:
+        for place in TRAINED_LAST:
             with suppress(DvcException, DataIndexError, OSError):
                 attention = attention or _attention(bytes_of(place / RECORD).decode())
         return _read(directory, name, attention)
@@ -230,7 +229,7 @@ def track(experiment: str, commit: str, checkout: Path) -> None:
             for place in (MODEL, EVALUATED):
                 (workspace / place).parent.mkdir(exist_ok=True)
                 files.get(place.as_posix(), str(workspace / place), recursive=True)
-            last = next(place for place in _TRAINED_LAST if place == TRAINED or files.isdir(place.as_posix()))
+            last = next(place for place in TRAINED_LAST if place == TRAINED or files.isdir(place.as_posix()))
             (workspace / last).mkdir()
             for entry in files.ls(last.as_posix(), detail=True):
                 if entry["type"] == "file":
