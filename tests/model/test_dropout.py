@@ -47,6 +47,11 @@ def test_two_sequences_are_not_one_shifted() -> None:
     assert len(np.intersect1d(one, other)) < 5
 
 
+def test_no_number_has_the_same_bits_with_every_seed() -> None:
+    found = np.stack([np.asarray(random_bits(np.arange(100), [seed, 3 * seed])) for seed in range(20)])
+    assert all(len(np.unique(bits)) == 20 for bits in found.T)
+
+
 @pytest.mark.parametrize("bit", [0, 7, 16, 31])
 def test_every_bit_is_even(bit: int) -> None:
     bits = np.asarray(random_bits(np.arange(VALUES), [5, 7])) >> bit & 1

@@ -55,7 +55,8 @@ def random_bits(numbers: Tensor, seed: Tensor) -> Tensor:
     key = _mixed(first + _constant(_GOLDEN) * second)
     # mixed twice, or else two keys would give one sequence, begun at two places
     once = _mixed(ops.cast(numbers, "uint32") * _constant(_GOLDEN) + key)
-    return _mixed(ops.bitwise_xor(once, _mixed(key + _constant(_GOLDEN))))
+    # what no number gives, or else that number would always have the same bits: only the largest of 32 bits does
+    return _mixed(ops.bitwise_xor(once, _mixed(key - _constant(_GOLDEN))))
 
 
 def _mixed(bits: Tensor) -> Tensor:
