@@ -35,6 +35,27 @@ def test_what_succeeds_takes_the_place(tmp_path: Path, directory: bool) -> None:
 
 
 @pytest.mark.parametrize("directory", [False, True])
+def test_what_succeeds_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, directory: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, on_disk = tmp_path / "results", list[tuple[str, bool]]()
+
+    def fsync(number: int) -> None:
+        (same,) = (each for each in [tmp_path, *tmp_path.rglob("*")] if each.stat().st_ino == os.fstat(number).st_ino)
+        on_disk.append((same.name, path.exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with replacing(path) as beside:
+        if directory:
+            (beside / "deep").mkdir(parents=True)
+            (beside / "deep/file").touch()
+        else:
+            beside.touch()
+    inside = [("file", False), ("deep", False)] if directory else []
+    assert on_disk == [*inside, (beside.name, False), (tmp_path.name, True)]
+
+
+@pytest.mark.parametrize("directory", [False, True])
 def test_what_fails_leaves_what_was(tmp_path: Path, directory: bool) -> None:
     path = tmp_path / "results"
     path.write_text("before")

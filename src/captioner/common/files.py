@@ -25,6 +25,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Works for a file or a directory (the block makes it). When the block raises, what it wrote is removed and
     whatever stood at `path` before stays as it was. What a killed process left beside `path` is swept up by the next.
+    What was written is on the disk before it is renamed, so that a power cut leaves the old or the new.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     name = _shortened(path.name)
@@ -35,11 +36,30 @@ def replacing(path: Path) -> Iterator[Path]:
     beside = path.with_name(f".{name}.{os.getpid()}.part")
     try:
         yield beside
+        for written in [*sorted(beside.rglob("*"), reverse=True), beside]:
+            _flush(written)
         if path.is_dir():
             shutil.rmtree(path)
         beside.replace(path)
+        _flush(path.parent)
     finally:
         _remove(beside)
+
+
+def _flush(path: Path) -> None:
+    """Have a file, or the names in a directory, on the disk."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def files_below(path: Path) -> list[Path]:
+    """Return the files of a directory and of those in it, in order, but for compiled Python; a file is its own."""
+    if not path.is_dir():
+        return [path]
+    return sorted(each for each in path.rglob("*") if each.is_file() and "__pycache__" not in each.parts)
 
 
 def copy(source: Path, target: Path) -> None:
