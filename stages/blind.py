@@ -1,6 +1,6 @@
 """Train a decoder that never sees a picture: what a model has to beat to show that it looks."""
 
-from stage import run
+from stage import resumable, run, spent_before
 
 from captioner.common.startup import fast_start
 from captioner.common.workspace import BLIND, DATA, VOCABULARY
@@ -16,6 +16,7 @@ from captioner.params import Params, section_of
 from captioner.scoring.statistics import STATISTICS
 from captioner.text.vocabulary import Vocabulary
 from captioner.training import fit
+from captioner.training.checkpoints import Checkpoints
 from captioner.training.history import HISTORY, LIKELIHOOD
 from captioner.training.likelihood import nll_of_decoder
 
@@ -40,11 +41,14 @@ def blind(params: Params) -> None:
         spatial_encoding="none",
     )
     decoder = fit.build(sizes, recipe, "uniform", len(vocabulary), blank.channels, blank.positions)
-    with files.replacing(BLIND) as results:
+    with resumable("blind", params) as directory, files.replacing(BLIND) as results:
         results.mkdir()
-        history = keras.callbacks.CSVLogger(results / HISTORY)
+        checkpoints = Checkpoints(directory)
+        spent_before(checkpoints.seconds_before)
+        checkpoints.follow(results)
+        history = keras.callbacks.CSVLogger(results / HISTORY, append=True)
         section = section_of(params.dataset)
-        fit.train(decoder, training_batches, validation, recipe, [history], LIKELIHOOD, section)
+        fit.train(decoder, training_batches, validation, recipe, [history], LIKELIHOOD, section, checkpoints)
         nll_of_decoder(decoder, test, "nll-picture-blind").write(results / STATISTICS)
 
 

@@ -1,6 +1,6 @@
 """Turn each picture into the feature map of a frozen convolutional network, once."""
 
-from stage import find_keras_home, main_checkout, run
+from stage import find_keras_home, main_checkout, resumable, run, spent_before
 
 from captioner.common.startup import fast_start
 from captioner.common.workspace import DATA, FEATURES
@@ -31,7 +31,9 @@ def features(params: Params) -> None:
         preprocessing=params.features.preprocessing,
     )
     viewed = (store.read_pictures(DATA, trained), trained)
-    extractor.extract(store.read_pictures(DATA, images), images, FEATURES, params.features.views, viewed)
+    pictures = store.read_pictures(DATA, images)
+    with resumable("features", params) as partial:
+        spent_before(extractor.extract(pictures, images, FEATURES, params.features.views, viewed, partial))
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def learn(params: Params) -> None:
     encode = extractor if runs_on_litert() else cache(extractor)
     tags = {} if from_scratch else {"begun_with_run": Record.read(TRAINED).run_id}
     with (
-        learning.recorded(params, FINE_TUNED, tags, about_vectors, "fine_tune") as (results, tracked),
+        learning.recorded(params, FINE_TUNED, tags, about_vectors, "fine_tune") as (results, tracked, checkpoints),
         TemporaryDirectory() as temporary,
     ):
         maps = Features.at_hand(grid, names["validation"], image_size=size, crop=crop)
@@ -75,7 +75,7 @@ def learn(params: Params) -> None:
             results, tracked, decoder, vocabulary, recipe.maximum_words, training, captions, maps
         )
         encoding = EncodeValidation(encode, seen, grid, remedy)
-        kept = fit.run(model, training, validation, recipe, [encoding, *watching], monitor, remedy)
+        kept = fit.run(model, training, validation, recipe, [encoding, *watching], monitor, remedy, checkpoints)
         features = results / TEST_FEATURES.name
         extractor().extract(store.read_pictures(DATA, names["test"]), names["test"], features)
         network = Path(temporary) / kept_name(Path("network.keras"))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from stage import main_checkout
+from stage import main_checkout, resumable, spent_before
 
 from captioner.common import files
 from captioner.common.keras import keras
@@ -26,8 +26,10 @@ from captioner.text.vocabulary import Vocabulary
 from captioner.tracking import runs, tensorboard
 from captioner.training import callbacks, fit
 from captioner.training.batches import CaptionBatches
-from captioner.training.history import HISTORY, Kept
+from captioner.training.checkpoints import Checkpoints
+from captioner.training.history import HISTORY, Kept, history
 
+RUN = "run_id"  # of MLflow, in a checkpoint's note
 SHOWN = 3  # validation pictures whose attention is drawn after each epoch
 
 
@@ -58,16 +60,21 @@ def recorded(
     tags: Mapping[str, str],
     about_vectors: dict[str, Any] | None,
     stage: str = "train",
-) -> Iterator[tuple[Path, runs.Run]]:
-    """Open a directory of results, which is whole or absent, and an MLflow run."""
+) -> Iterator[tuple[Path, runs.Run, Checkpoints]]:
+    """Open a directory of results, which is whole or absent, and an MLflow run; those of an interrupted training."""
     tags = {"data_sha256": files.sha256(DATA / store.CAPTIONS), **tags}
     measured = {} if about_vectors is None else {"train/words-with-vectors": about_vectors["covered"]}
-    with (
-        files.replacing(directory) as results,
-        runs.training(main_checkout(), params, SECONDS, tags, measured, stage) as tracked,
-    ):
-        results.mkdir()
-        yield results, tracked
+    with resumable(stage, params) as place, files.replacing(directory) as results:
+        checkpoints = Checkpoints(place)
+        spent_before(checkpoints.seconds_before)
+        begun = (checkpoints.state.note[RUN], checkpoints.seconds_before) if checkpoints.state else None
+        with runs.training(main_checkout(), params, SECONDS, tags, measured, stage, begun) as tracked:
+            results.mkdir()
+            checkpoints.follow(results, {RUN: tracked.record.run_id})
+            if begun and begun[0] != tracked.record.run_id:  # the store does not know it any more
+                for epoch, values in history(results).items():
+                    tracked.log_epoch(epoch, values)
+            yield results, tracked, checkpoints
 
 
 def watching(
@@ -111,7 +118,7 @@ def watching(
     return [
         callbacks.Throughput(training.passes * len(training.lengths)),
         callbacks.GeneratedValidation(greedy, seen.grid, rows, names, vocabulary, judge),
-        keras.callbacks.CSVLogger(results / HISTORY),
+        keras.callbacks.CSVLogger(results / HISTORY, append=True),
         keras.callbacks.LambdaCallback(on_epoch_end=tracked.log_epoch),
         tensorboard.TensorBoardLogger(*summaries),
     ], callbacks.chosen_by(len(names))

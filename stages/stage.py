@@ -3,17 +3,25 @@
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 
+_CHECKOUT = Path(__file__).resolve().parents[1]
 # a queued run is a copy of the checkout, while an installed package may be the main checkout's: its own source first
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+sys.path.insert(0, str(_CHECKOUT / "src"))
+
+from ruamel.yaml import YAML
 
 from captioner import params
+from captioner.common import resuming
 from captioner.common.errors import CaptionerError
-from captioner.common.files import json_of, replacing
-from captioner.common.startup import keep_freed_memory
+from captioner.common.files import files_below, json_of, replacing
+from captioner.common.fingerprints import FileHashes, combined
+from captioner.common.interruption import Interrupted, end_with_parent, raising
+from captioner.common.startup import backend, keep_freed_memory
 from captioner.common.workspace import SECONDS
 from captioner.params import Params
 
@@ -45,21 +53,64 @@ def find_keras_home() -> None:
         os.environ["KERAS_HOME"] = str(keras_home)
 
 
+_began = time.perf_counter()
+
+
+def spent_before(seconds: float) -> None:
+    """Count what an interrupted stage took, too, before it goes on."""
+    global _began
+    _began -= seconds
+
+
+CHECKPOINTS = Path(".cache/checkpoints")
+"""Of interrupted stages, in the main checkout: what DVC removes lies elsewhere, and its temporary copies share it."""
+
+
+@contextmanager
+def resumable(stage: str, given: Params) -> Iterator[Path]:
+    """Yield a directory for what this stage can go on from when it was interrupted, see `resuming.resumable`."""
+    root = main_checkout() / CHECKPOINTS
+    described = YAML(typ="safe", pure=True).load(_CHECKOUT / "dvc.yaml")["stages"][stage]
+    wanted = [name.replace("${dataset}", given.dataset) for name in described["params"]]
+    values = {
+        name: value
+        for name, value in params.flattened(given.model_dump()).items()
+        if any(name == each or name.startswith(f"{each}.") for each in wanted)
+    }
+    root.mkdir(parents=True, exist_ok=True)
+    hashes = FileHashes(root / f"{stage}-hashes.json")
+    others = {}
+    for dependency in described["deps"]:
+        paths = files_below((_CHECKOUT if dependency.startswith(("src/", "stages/")) else Path()) / dependency)
+        found = hashes.of(paths)
+        others[dependency] = combined((path.name, found[path]) for path in paths)
+    hashes.save()
+    others["the number of processors"] = str(os.cpu_count())
+    others["the version of Keras"] = f"{version('keras')} on {backend()} {version(backend())}"
+    with resuming.resumable(root, resuming.Work(stage, values, others)) as directory:
+        yield directory
+
+
 def run(stage: Callable[[Params], None], timed: bool = True) -> None:
     """Run a stage with the parameters of `params.yaml`, and, if timed, note how long it took.
 
-    What a user can cause ends in one line on the standard error stream and exit code 1.
+    What a user can cause ends in one line on the standard error stream and exit code 1; a signal in the code that
+    shells have for it.
     """
-    began = time.perf_counter()
     keep_freed_memory()
+    if "DVC_ROOT" in os.environ:
+        end_with_parent()
     try:
-        stage(params.load(Path("params.yaml")))
+        with raising():
+            stage(params.load(Path("params.yaml")))
     except CaptionerError as error:
         sys.exit(f"{stage.__name__}: {error}")
     except OSError as error:
         sys.exit(f"{stage.__name__}: {error.strerror or error} ({error.filename or 'no file'}); nothing was written.")
-    except KeyboardInterrupt:
-        sys.exit(f"{stage.__name__}: interrupted; nothing was written.")
+    except Interrupted as interrupted:
+        left = interrupted.left or "nothing was written."
+        print(f"{stage.__name__}: interrupted; {left}", file=sys.stderr)
+        sys.exit(interrupted.exit_code)
     if timed:
         with replacing(SECONDS / f"{stage.__name__}.json") as beside:
-            beside.write_text(json_of({stage.__name__: round(time.perf_counter() - began, 1)}) + "\n")
+            beside.write_text(json_of({stage.__name__: round(time.perf_counter() - _began, 1)}) + "\n")

@@ -29,11 +29,12 @@ def train(params: Params) -> None:
     validation = fit.batches(features, captions, "validation", vocabulary, recipe)
     decoder, about_vectors = learning.untrained(params, recipe, vocabulary, features.channels, features.positions)
     tags = {"encoder_sha256": features.weights_sha256}
-    with learning.recorded(params, TRAINED, tags, about_vectors) as (results, tracked):
+    with learning.recorded(params, TRAINED, tags, about_vectors) as (results, tracked, checkpoints):
         watching, monitor = learning.watching(
             results, tracked, decoder, vocabulary, recipe.maximum_words, training, captions, features
         )
-        kept = fit.train(decoder, training, validation, recipe, watching, monitor, section_of(params.dataset))
+        section = section_of(params.dataset)
+        kept = fit.train(decoder, training, validation, recipe, watching, monitor, section, checkpoints)
         model = SavedModel(
             decoder,
             vocabulary,

@@ -316,7 +316,7 @@ class Params(Section):
         fine_tuning, unread = values.pop("fine_tune")[self.dataset], UNREAD.get(self.encoder_training)
         if unread is not None:
             values["fine_tune"] = {name: value for name, value in fine_tuning.items() if name not in unread}
-        return _flat(values)
+        return flattened(values)
 
 
 def section_of(dataset: str) -> str:
@@ -411,11 +411,12 @@ def _section(location: tuple) -> type[BaseModel]:
     return section
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flattened(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return values of sections within sections by dotted name; a list as its items in one line."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
+            flat |= flattened(value, f"{prefix}{key}.")
         else:
             flat[prefix + key] = ", ".join(value) or "none" if isinstance(value, list) else value
     return flat

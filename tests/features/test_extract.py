@@ -1,6 +1,6 @@
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from captioner.common import interruption
 from captioner.common.errors import CaptionerError
 from captioner.data import images
 from captioner.encoders import networks
 from captioner.features import compiled as compiled_module
 from captioner.features import extract as extract_module
-from captioner.features.extract import Extractor
-from captioner.features.store import Features
+from captioner.features.extract import FLUSHED, Extractor
+from captioner.features.store import GRID, INDEX, Features
 from captioner.features.views import view
 
 pytestmark = pytest.mark.slow
@@ -241,6 +242,57 @@ def test_extraction_stopped_half_way_leaves_nothing(
     with pytest.raises(stop):
         Extractor(LITE0, batch_size=2).extract(pictures(), NAMES, tmp_path / "features")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("views", [1, 2])
+@pytest.mark.parametrize("stop", [3, 5])
+def test_an_interrupted_extraction_goes_on(
+    stop: int,
+    views: int,
+    jpegs: list[bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(interruption, "INTERVAL", 0.0)
+    monkeypatch.setattr("os.cpu_count", lambda: 1)  # reads no more than two pictures ahead
+    partial = tmp_path / "partial"
+    partial.mkdir()
+    made: list[int] = []
+
+    class Counted(Extractor):
+        def __call__(self, pictures: np.ndarray) -> np.ndarray:
+            made.append(len(pictures))
+            return super().__call__(pictures)
+
+    def broken() -> Iterator[bytes]:
+        yield from jpegs[:stop]
+        raise KeyboardInterrupt
+
+    extractor = Counted(LITE0, batch_size=2)
+
+    def extract(pictures: Iterable[bytes], directory: Path, partial: Path | None) -> float:
+        made.clear()
+        return extractor.extract(pictures, NAMES, directory, views, (jpegs[:2], NAMES[:2]), partial)
+
+    assert extract(jpegs, tmp_path / "whole", None) == 0
+    with pytest.raises(KeyboardInterrupt):
+        extract(broken(), tmp_path / "features", partial)
+    done = json.loads((partial / FLUSHED).read_text("utf-8"))["rows"]
+    assert 0 < done <= stop and not (tmp_path / "features").exists()
+    with (partial / GRID).open("ab") as file:
+        file.write(b"what did not reach the disk in order")
+    capsys.readouterr()
+    assert extract(jpegs, tmp_path / "features", partial) > 0
+    rows, tried = len(NAMES) + 2 * (views - 1), 32 * (views - 1)  # how long views take is tried before
+    assert f"Goes on after {done} of {rows} feature maps, where it was interrupted.\n" in capsys.readouterr().out
+    assert sum(made) == rows - done + tried
+    for name in (GRID, INDEX):
+        assert (tmp_path / "features" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    # killed after the last picture, and before the directory had its name
+    extract(jpegs, tmp_path / "features", partial)
+    assert sum(made) == tried
+    assert (tmp_path / "features" / GRID).read_bytes() == (tmp_path / "whole" / GRID).read_bytes()
 
 
 def test_extraction_stopped_half_way_keeps_what_was_there(prepared: None, jpegs: list[bytes], copy: Path) -> None:

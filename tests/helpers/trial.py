@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tiny
 
+from captioner.common import interruption
 from captioner.features.compiled import compile_forward
 from captioner.inference.captioner import Captioner
 from captioner.model.decoder import Decoder
@@ -17,6 +18,7 @@ from captioner.params import Recipe
 from captioner.text.vocabulary import Vocabulary
 from captioner.training import fit
 from captioner.training.batches import CaptionBatches
+from captioner.training.checkpoints import Checkpoints
 from captioner.training.likelihood import nll_of_decoder
 from captioner.training.losses import TokenCrossEntropy
 from captioner.training.teacher_forcing import TeacherForcing
@@ -87,14 +89,40 @@ def learn(first: Path, directory: Path) -> None:
         SavedModel(decoder, known(name), made_by, WORDS, {}).save(directory / name / "model")
 
 
-def seeded() -> list[np.ndarray]:
+def seeded(checkpoints: Checkpoints | None = None, *callbacks: keras.callbacks.Callback) -> list[np.ndarray]:
     """Return the weights after a training whose dropout, first weights and order of batches follow from a seed."""
     keras.utils.set_random_seed(7)
     used = tiny.recipe(maximum_words=1, batch_size=2, word_dropout=0.5, output_dropout=0.5)
     decoder = tiny.decoder("dot", used)
     many = tiny.batches(used, by_image=tiny.KNOWN_BY_HEART)
-    fit.train(decoder, many, tiny.batches(used, None), used, [tiny.Scores(range(used.epochs))])
+    watching = [tiny.Scores(range(used.epochs)), *callbacks]
+    fit.train(decoder, many, tiny.batches(used, None), used, watching, checkpoints=checkpoints)
     return decoder.get_weights()
+
+
+class PowerCut(keras.callbacks.Callback):
+    """Ends a training in a step, counted from 1."""
+
+    def __init__(self, step: int):
+        super().__init__()
+        self.left = step
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.left -= 1
+        if not self.left:
+            raise ConnectionError("power")
+
+
+def interrupted(directory: Path) -> list[np.ndarray]:
+    """Return what `seeded` does, of a training that was interrupted in its first epoch and in its last."""
+    interruption.INTERVAL = 0.0
+    for step in (3, 50):
+        try:
+            seeded(Checkpoints(directory), PowerCut(step))
+        except ConnectionError:
+            continue
+        raise AssertionError(f"there was no step {step}")
+    return seeded(Checkpoints(directory))
 
 
 class Losses(keras.callbacks.Callback):

@@ -309,20 +309,24 @@ def test_without_parameters_or_data(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "line"),
+    ("happens", "code", "line"),
     [
         (
-            "OSError(28, 'No space left on device', 'data/x')",
+            "raise OSError(28, 'No space left on device', 'data/x')",
+            1,
             "x: No space left on device (data/x); nothing was written.\n",
         ),
-        ("KeyboardInterrupt()", "x: interrupted; nothing was written.\n"),
+        ("os.kill(os.getpid(), signal.SIGINT)", 130, "x: interrupted; nothing was written.\n"),
+        ("os.kill(os.getpid(), signal.SIGTERM)", 143, "x: interrupted; nothing was written.\n"),
+        ("raise interruption.Interrupted(15, 'half is kept.')", 143, "x: interrupted; half is kept.\n"),
     ],
 )
-def test_what_the_world_can_cause_is_one_line(error: str, line: str, workspace: Path) -> None:
+def test_what_the_world_can_cause_is_one_line(happens: str, code: int, line: str, workspace: Path) -> None:
     before = files(workspace)
-    code = f"import stage\ndef x(params): raise {error}\nstage.run(x)"
-    done = run("-c", code, directory=workspace, PYTHONPATH=str(ROOT / "stages"))
-    assert (done.returncode, done.stderr) == (1, line)
+    script = "import os, signal, stage\nfrom captioner.common import interruption\n"
+    script += f"def x(params): {happens}\nstage.run(x)"
+    done = run("-c", script, directory=workspace, PYTHONPATH=str(ROOT / "stages"))
+    assert (done.returncode, done.stderr) == (code, line)
     assert files(workspace) == before
 
 

@@ -238,15 +238,35 @@ class TestTraining:
             raise error
         assert [run.info.status for run in runs(root)] == ["FAILED"]
 
-    def test_termination(self, root: Path, workspace: Path) -> None:
-        before = signal.getsignal(signal.SIGTERM)
-        with (
-            pytest.raises(KeyboardInterrupt),
-            runs_module.training(root, experiment(), workspace / "results/seconds", {}),
-        ):
-            os.kill(os.getpid(), signal.SIGTERM)
-        assert [run.info.status for run in runs(root)] == ["FAILED"]
-        assert signal.getsignal(signal.SIGTERM) is before
+    def test_an_interrupted_training_goes_on_in_its_run(self, root: Path, workspace: Path) -> None:
+        seconds, results = workspace / "results/seconds", workspace / "results/train"
+        with pytest.raises(KeyboardInterrupt), runs_module.training(root, experiment(), seconds, {}) as run:
+            run.log_epoch(0, EPOCHS[0])
+            raise KeyboardInterrupt
+        begun = run.record.run_id, 100.0
+        with runs_module.training(root, experiment(), seconds, {}, begun=begun) as again:
+            assert again.record.run_id == begun[0]
+            assert client(root).get_run(begun[0]).info.status == "RUNNING"
+            again.log_epoch(1, EPOCHS[1])
+            again.log_training(results, workspace / "models/captioner", "34cd")
+        (found,) = runs(root)
+        assert (found.info.run_id, found.info.status) == (begun[0], "FINISHED")
+        assert [value.step for value in client(root).get_metric_history(begun[0], "train/loss")] == [0, 1]
+        assert 100 <= found.data.metrics["seconds/train"] < 200
+
+    @pytest.mark.parametrize("lost", ["deleted", "unknown"])
+    def test_an_interrupted_training_whose_run_is_gone_gets_another(
+        self, lost: str, root: Path, workspace: Path
+    ) -> None:
+        gone = "0123456789abcdef0123456789abcdef"
+        if lost == "deleted":
+            gone = train(root, workspace)
+            client(root).delete_run(gone)
+        with runs_module.training(root, experiment(), workspace / "results/seconds", {}, begun=(gone, 1.0)) as run:
+            run.log_training(workspace / "results/train", workspace / "models/captioner", "34cd")
+        (found,) = runs(root)
+        assert found.info.run_id != gone and found.info.status == "FINISHED"
+        assert found.data.tags["recorded_as"] == found.info.run_id
 
     def test_next_run_fails_the_killed(self, root: Path, workspace: Path) -> None:
         ended = subprocess.Popen([sys.executable, "-c", ""])

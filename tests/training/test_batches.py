@@ -310,3 +310,18 @@ def test_a_step_sees_one_view_of_each_picture_and_no_mirror_image_of_what_is_lef
 
     validation = CaptionBatches(features, captions, vocabulary, 3, 2, 5)
     assert sorted(validation[0][0]["features"][:, 0, 0].tolist()) == [0, 1, 2]
+
+
+def test_an_epoch_that_goes_on_has_the_batches_that_are_left() -> None:
+    whole, rest = (batches(tiny.CAPTIONS, seed=3) for _ in range(2))
+    for epoch in range(3):
+        whole.on_epoch_end()
+        for first in range(len(whole)):
+            rest.go_on_at(epoch, first)
+            assert len(rest) == len(whole) - first
+            for index in range(len(rest)):
+                np.testing.assert_array_equal(rest.chosen(index), whole.chosen(first + index))
+    rest.on_epoch_end()
+    whole.on_epoch_end()
+    assert len(rest) == len(whole)
+    np.testing.assert_array_equal(rest.chosen(0), whole.chosen(0))

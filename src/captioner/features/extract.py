@@ -5,6 +5,7 @@ the top left), `C` channels of the encoder.
 """
 
 import io
+import json
 import math
 import os
 import threading
@@ -19,7 +20,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from captioner.common import files, threads
+from captioner.common import files, interruption, threads
 from captioner.common.errors import CaptionerError
 from captioner.common.weights import weights_hash
 from captioner.data import Crop, images
@@ -34,6 +35,68 @@ if TYPE_CHECKING:
     from captioner.common.keras import keras
 
 EXPONENT = 0x7C00  # of float16, its bits
+
+
+FLUSHED = "flushed.json"
+
+
+class GrowingGrid:
+    """The file `grid.npy` while it grows by rows.
+
+    Written from front to back and not through a memory map, whose pages would count as the process's memory.
+
+    Args:
+        directory: which the file lies in.
+        shape: that it will have, `[rows, P, C]`.
+        lasting: whether the directory outlasts an interrupted process, so that the next one goes on.
+
+    Attributes:
+        rows: that are there.
+        seconds_before: that interrupted processes took for them.
+    """
+
+    def __init__(self, directory: Path, shape: tuple[int, int, int], lasting: bool):
+        self._note = directory / FLUSHED if lasting else None
+        self.rows, self.seconds_before = self._left()
+        self._file = (directory / GRID).open("r+b" if self.rows else "wb")
+        np.lib.format.write_array_header_1_0(self._file, {"descr": "<f2", "fortran_order": False, "shape": shape})
+        self._file.seek(2 * self.rows * math.prod(shape[1:]), os.SEEK_CUR)
+        self._file.truncate()
+        if self.rows:
+            print(f"Goes on after {self.rows:,} of {shape[0]:,} feature maps, where it was interrupted.", flush=True)
+        self._began = self._flushed = time.monotonic()
+
+    def _left(self) -> tuple[int, float]:
+        if self._note is None or not self._note.exists():
+            return 0, 0.0
+        left = json.loads(self._note.read_text("utf-8"))
+        return left["rows"], left["seconds"]
+
+    def append(self, features: np.ndarray) -> None:
+        """Write the next rows, float16 `[B, P, C]`."""
+        self._file.write(features.astype("<f2", copy=False).data)
+        self.rows += len(features)
+        if time.monotonic() - self._flushed >= interruption.INTERVAL:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Have the rows on the disk, and note how many they are."""
+        self._flushed = time.monotonic()
+        if self._note is not None:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            files.write_json(
+                self._note, {"rows": self.rows, "seconds": self.seconds_before + self._flushed - self._began}
+            )
+
+    def __enter__(self) -> "GrowingGrid":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Close the file, from which an interrupted process can go on; not where a picture or the disk is at fault."""
+        with self._file:
+            if kind is None or issubclass(kind, KeyboardInterrupt):
+                self._flush()
 
 
 class FeatureOverflowError(CaptionerError):
@@ -142,7 +205,8 @@ class Extractor:
         directory: Path,
         views: int = 1,
         viewed: tuple[Iterable[bytes], Sequence[str]] = ((), ()),
-    ) -> None:
+        partial: Path | None = None,
+    ) -> float:
         """Write the features of encoded pictures to a directory, which is whole or absent.
 
         Pictures are decoded and encoded on all cores; memory does not grow with their number.
@@ -153,6 +217,10 @@ class Extractor:
             directory: what is written, in place of what may stand there.
             views: of each picture that is trained on, the plain one included, see `captioner.features.views`.
             viewed: pictures that are trained on, once more, and their names.
+            partial: a directory in which an interrupted call has left what it had, and from which this one goes on.
+
+        Returns:
+            The seconds that interrupted calls took.
 
         Raises:
             CaptionerError: a picture cannot be decoded.
@@ -179,16 +247,20 @@ class Extractor:
             self._say_what_it_takes(shape, len(names))
         with files.replacing(directory) as beside:
             beside.mkdir()
-            # Written from front to back and not through a memory map, whose pages would count as the process's memory.
-            with (beside / GRID).open("wb") as grid, tqdm(total=shape[0], unit=" pictures", desc=self.encoder) as bar:
-                header = {"descr": "<f2", "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_1_0(grid, header)
-                for features in self._in_order(chain(plain, further if others else ())):
-                    grid.write(features.astype("<f2", copy=False).data)
+            every = chain(plain, further if others else ())
+            with (
+                GrowingGrid(partial or beside, shape, lasting=partial is not None) as grid,
+                tqdm(total=shape[0], initial=grid.rows, unit=" pictures", desc=self.encoder) as bar,
+            ):
+                for features in self._in_order(islice(every, grid.rows, None)):
+                    grid.append(features)
                     bar.update(len(features))
+            if partial is not None:
+                files.link(partial / GRID, beside / GRID)
             if self.network:
                 files.copy(self.network, beside / kept_name(self.network))
             (beside / INDEX).write_text(files.json_of(index, indent=1) + "\n", encoding="utf-8")
+        return grid.seconds_before
 
     def _say_what_it_takes(self, shape: tuple[int, ...], plain: int) -> None:
         """Print how much disk and time the views take, by the pace on some pictures of noise."""

@@ -15,11 +15,9 @@ know the run, on another machine or after the database was deleted, is given it 
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -113,6 +111,7 @@ def training(
     tags: Mapping[str, str],
     metrics: Mapping[str, float] | None = None,
     stage: str = "train",
+    begun: tuple[str, float] | None = None,
 ) -> Iterator[Run]:
     """Open the run of a training; it ends as FINISHED, or as FAILED when the block raises or the process is terminated.
 
@@ -123,6 +122,7 @@ def training(
         tags: what else to tag the run with.
         metrics: what was measured before training.
         stage: which trains.
+        begun: the id of the run of an interrupted training, which goes on, and the seconds that it took.
 
     Raises:
         CaptionerError: the store cannot be reached.
@@ -135,6 +135,9 @@ def training(
         path = seconds / f"{before}.json"
         if path.is_file():
             record.metrics[f"seconds/{before}"] = json.loads(path.read_text("utf-8"))[before]
+    if begun:
+        record.run_id = begun[0]
+        record.began -= round(1000 * begun[1])
     with _running(root, record, None, stage) as run:
         yield run
 
@@ -210,7 +213,9 @@ def _running(root: Path, record: Record, workspace: Path | None, stage: str) -> 
     with reaching(root), locked(root):
         _mark_dead_runs_failed(client, experiment)
         if workspace is None:
-            record.run_id = _create(client, experiment, record, None)
+            if not (record.run_id and _is_there(client, record.run_id)):
+                record.run_id = ""
+                record.run_id = _create(client, experiment, record, None)
         else:
             parent = _training_run(client, experiment, workspace)
             record.run_id = _child(client, experiment, parent, record)
@@ -218,29 +223,15 @@ def _running(root: Path, record: Record, workspace: Path | None, stage: str) -> 
                 _name(client, each, os.environ.get("DVC_EXP_NAME", ""))
         client.set_tag(record.run_id, "process", _process())
     run = Run(client, record, stage)
-    with _terminable():
-        mlflow.start_run(record.run_id, log_system_metrics=True)
-        try:
-            yield run
-        except BaseException:
-            with run._tolerate_store_errors():
-                mlflow.end_run("FAILED")
-            raise
-        with run._tolerate_store_errors():
-            mlflow.end_run("FINISHED" if run.complete else "FAILED")
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Let a request to terminate act like Ctrl-C, so that blocks are left in order."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    mlflow.start_run(record.run_id, log_system_metrics=True)
     try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+        yield run
+    except BaseException:
+        with run._tolerate_store_errors():
+            mlflow.end_run("FAILED")
+        raise
+    with run._tolerate_store_errors():
+        mlflow.end_run("FINISHED" if run.complete else "FAILED")
 
 
 def _mark_dead_runs_failed(client: Any, experiment: str) -> None:
@@ -250,6 +241,13 @@ def _mark_dead_runs_failed(client: Any, experiment: str) -> None:
         where, _, process = run.data.tags.get("process", "").partition(" ")
         if where == host and not _alive(process):
             client.set_terminated(run.info.run_id, "FAILED")
+
+
+def _is_there(client: Any, run_id: str) -> bool:
+    try:
+        return bool(client.get_run(run_id).info.lifecycle_stage == "active")
+    except load_mlflow().exceptions.MlflowException:
+        return False
 
 
 def _process() -> str:

@@ -47,6 +47,7 @@ class CaptionBatches(keras.utils.PyDataset):
         passes: how often each caption stands in an epoch, with a seed each time in another order.
 
     Attributes:
+        first: the number of the batch with which this epoch begins.
         images: the picture of each example, an example being up to `N` captions of one picture.
         lengths: tokens of each caption.
         step_widths: how many rows are computed at each step: as many as in the batch with the most, rounded up to full
@@ -103,7 +104,7 @@ class CaptionBatches(keras.utils.PyDataset):
                 self.views = [self._drawn(shown, generator) for _ in self.orders]
         self.targets_as_input = False
         self.passes = passes
-        self.epoch = 0
+        self.epoch = self.first = 0
         self.step_widths = StepWidths(self._most(going_on), self._most(prefixes), shared_steps)
 
     def _prefix_owners(self) -> np.ndarray:
@@ -151,9 +152,20 @@ class CaptionBatches(keras.utils.PyDataset):
     def on_epoch_end(self) -> None:
         """Take the orders of the next epoch."""
         self.epoch += 1
+        self.first = 0
+
+    def go_on_at(self, epoch: int, first: int) -> None:
+        """Leave out what an interrupted `fit` has had of an epoch; to be called when the next `fit` has begun.
+
+        Args:
+            epoch: counted from 0, as Keras counts.
+            first: the batch with which that epoch now begins.
+        """
+        self.epoch = epoch + 1  # Keras ends an epoch before it begins the first one
+        self.first = first
 
     def __len__(self) -> int:
-        return self.passes * self._batches_a_pass
+        return self.passes * self._batches_a_pass - self.first
 
     @property
     def _batches_a_pass(self) -> int:
@@ -167,7 +179,7 @@ class CaptionBatches(keras.utils.PyDataset):
 
     def _place(self, index: int) -> tuple[int, int]:
         """Return the number of the order that a batch is of, and its number in that."""
-        done, batch = divmod(index, self._batches_a_pass)
+        done, batch = divmod(index + self.first, self._batches_a_pass)
         return (self.epoch * self.passes + done) % len(self.orders), batch
 
     def __getitem__(self, index: int) -> tuple[dict[str, np.ndarray], np.ndarray]:

@@ -3,7 +3,8 @@
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from captioner.training.history import CIDER, LIKELIHOOD, Kept
 
 if TYPE_CHECKING:
     from captioner.search.generators import Generator
+    from captioner.training.batches import CaptionBatches
 
 FEW = 50
 """Validation pictures; of fewer, CIDEr says too little to choose an epoch by."""
@@ -35,14 +37,15 @@ class StopOnNonFinite(keras.callbacks.Callback):
 
     Args:
         remedy: what the error says to do.
+        training: the batches that are trained on.
 
     Raises:
         CaptionerError: in the midst of training.
     """
 
-    def __init__(self, remedy: str):
+    def __init__(self, remedy: str, training: "CaptionBatches"):
         super().__init__()
-        self.remedy = remedy
+        self.remedy, self.training = remedy, training
         self.epoch = 0
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002
@@ -51,7 +54,7 @@ class StopOnNonFinite(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         """Look at the mean losses up to this batch."""
-        self._check(logs or {}, f"step {batch + 1} of epoch {self.epoch + 1}")
+        self._check(logs or {}, f"step {self.training.first + batch + 1} of epoch {self.epoch + 1}")
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Look at all losses, and at the weights, which a step may spoil without any loss that shows it."""
@@ -98,6 +101,14 @@ class KeepBest(keras.callbacks.Callback):
             self.weights = self.model.get_weights()
         elif epoch - self.kept.epoch >= self.patience:
             self.model.stop_training = True
+
+    def state(self) -> tuple[dict[str, Any], list[np.ndarray]]:
+        """Return the best epoch and its weights, see `captioner.training.checkpoints`."""
+        return {"kept": asdict(self.kept), "scores": self.scores}, self.weights
+
+    def restore(self, values: Mapping[str, Any], arrays: list[np.ndarray]) -> None:
+        """Take what `state` has returned."""
+        self.kept, self.scores, self.weights = Kept(**values["kept"]), dict(values["scores"]), arrays
 
     def on_train_end(self, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002
         """Put the best weights back."""
@@ -157,11 +168,13 @@ class Throughput(keras.callbacks.Callback):
         super().__init__()
         self.captions = captions
         self.began = self.ended = math.nan
+        self.before = 0.0  # seconds of the epoch, before it was interrupted
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002
         """Start the clock."""
-        self.began = time.perf_counter()
+        self.began = time.perf_counter() - self.before
         self.ended = math.nan
+        self.before = 0.0
 
     def on_test_begin(self, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002
         """Stop the clock."""
@@ -173,3 +186,11 @@ class Throughput(keras.callbacks.Callback):
         logs["seconds"] = self.ended - self.began
         logs["captions_per_second"] = self.captions / logs["seconds"]
         logs["learning_rate"] = float(self.model.optimizer.learning_rate)
+
+    def state(self) -> tuple[dict[str, Any], list[np.ndarray]]:
+        """Return the seconds of an epoch that goes on, see `captioner.training.checkpoints`."""
+        return {"seconds": time.perf_counter() - self.began if math.isnan(self.ended) else 0.0}, []
+
+    def restore(self, values: Mapping[str, Any], arrays: list[np.ndarray]) -> None:  # noqa: ARG002
+        """Take what `state` has returned."""
+        self.before = values["seconds"]

@@ -1,7 +1,9 @@
 """Training a decoder: built, compiled and fitted."""
 
 import math
+import warnings
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from captioner.params import Recipe
 from captioner.text.vocabulary import Vocabulary
 from captioner.training.batches import CaptionBatches
 from captioner.training.callbacks import FEW, KeepBest, StopOnNonFinite, chosen_by
+from captioner.training.checkpoints import Checkpoints, SaveCheckpoints, Stateful
 from captioner.training.history import CIDER, Kept
 from captioner.training.losses import TokenCrossEntropy, TokenNegativeLogLikelihood
 from captioner.training.teacher_forcing import TeacherForcing
@@ -88,6 +91,7 @@ def train(
     callbacks: Sequence[keras.callbacks.Callback],
     monitor: str = CIDER,
     section: str = "train.<dataset>",
+    checkpoints: Checkpoints | None = None,
 ) -> Kept:
     """Fit a decoder in place, leave it with the weights of its best epoch, and return which that is.
 
@@ -100,6 +104,7 @@ def train(
         monitor: by what the best epoch is known, `val_CIDEr` or `val_nll`. Equal or undefined CIDEr leaves it to
             `val_nll`.
         section: of the parameters, which holds the recipe: what an error names.
+        checkpoints: from which it goes on, and to which it saves; by default neither.
 
     Raises:
         CaptionerError: a loss or a weight is not finite any more.
@@ -107,7 +112,7 @@ def train(
     in_one_shape(training, validation)
     remedy = f"lower {section}.learning_rate, which is {recipe.learning_rate:g}"
     model = compile_for_training(decoder, training, recipe)
-    return run(model, training, validation, recipe, callbacks, monitor, remedy)
+    return run(model, training, validation, recipe, callbacks, monitor, remedy, checkpoints)
 
 
 def in_one_shape(training: CaptionBatches, validation: CaptionBatches) -> None:
@@ -123,6 +128,7 @@ def run(
     callbacks: Sequence[keras.callbacks.Callback],
     monitor: str,
     remedy: str,
+    checkpoints: Checkpoints | None = None,
 ) -> Kept:
     """Fit a compiled model, leave it with the weights of its best epoch, and return which that is.
 
@@ -134,18 +140,32 @@ def run(
         callbacks: see `train`.
         monitor: see `train`.
         remedy: what to do against values that are not finite.
+        checkpoints: see `train`.
 
     Raises:
         CaptionerError: a loss or a weight is not finite any more.
     """
     best = KeepBest(monitor, recipe.patience)
-    model.fit(
-        training,
-        validation_data=validation,
-        epochs=recipe.epochs,
-        callbacks=[StopOnNonFinite(remedy), *callbacks, best],
-        verbose=2,
-    )
+    around = [StopOnNonFinite(remedy, training), *callbacks, best]
+    with ExitStack() as stack:
+        first_epoch = 0
+        if checkpoints is not None:
+            saving = SaveCheckpoints(checkpoints, training, [each for each in around if isinstance(each, Stateful)])
+            around.append(saving)
+            first_epoch = saving.first_epoch
+            stack.enter_context(saving.signals.handling())
+            # an epoch that goes on has fewer batches than Keras was told
+            stack.enter_context(warnings.catch_warnings())
+            warnings.filterwarnings("ignore", message="Your input ran out of data")
+        model.fit(
+            training,
+            validation_data=validation,
+            epochs=recipe.epochs,
+            initial_epoch=first_epoch,
+            callbacks=around,
+            shuffle=False,  # the batches have an order of their own, which an interrupted epoch can go on in
+            verbose=2,
+        )
     return best.kept
 
 
