@@ -8,7 +8,7 @@ export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 
-.PHONY: help setup repro test quick check notebook bench ui demo study tensorboard clean
+.PHONY: help setup repro test quick check hardship notebook bench ui demo study tensorboard clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -36,6 +36,9 @@ check: setup ## lint and check types
 	ruff check
 	ruff format --check
 	mypy
+
+hardship: setup ## kill stages at random moments, and compare what comes out: docs/reliability.md; FULL=1 for more
+	@python tests/hardship/hardship.py $(if $(FULL),--full)
 
 notebook: setup ## make the lesson notebooks/attention.ipynb from its script, notebooks/attention.py
 	jupytext --to ipynb --update notebooks/attention.py
