@@ -57,7 +57,7 @@ def measure(directory: Path) -> None:
     ).write()
 
 
-def _pace(extract: Callable[[], None]) -> float:
+def _pace(extract: Callable[[], object]) -> float:
     return PICTURES / seconds(extract)
 
 

@@ -32,6 +32,7 @@ ROWS = {
     "training-dot": ("bench_training.py", "dot"),
     "attentions": ("bench_attentions.py",),
     "fine-tuning": ("bench_fine_tuning.py",),
+    "checkpoints": ("bench_checkpoints.py",),
     "beam-search": ("bench_beam_search.py",),
     "time-to-cider": ("bench_time_to_cider.py",),
     "repro": ("bench_repro.py",),
