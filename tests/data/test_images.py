@@ -316,6 +316,16 @@ def test_the_limit_of_pixels_is_inclusive(monkeypatch: pytest.MonkeyPatch) -> No
         decode(encoded(gradient(60, 41)))
 
 
+@pytest.mark.parametrize(("width", "height"), [(65_536, 1), (1, 65_536), (89_000_000, 1), (1, 89_000_000)])
+def test_a_line_is_refused_before_it_is_decoded(width: int, height: int) -> None:
+    with pytest.raises(UnreadableImage, match=f"too long, {width} × {height} pixels: at most 65,535 are allowed on a"):
+        decode(png(width, height, 0, 8, b""))
+
+
+def test_the_longest_line() -> None:
+    assert decode(encoded(gradient(65_535, 1))).shape == (224, 224, 3)
+
+
 def test_threads_decode_as_one_alone() -> None:
     pictures = [encoded(gradient(40 + i, 90 - i), form) for i in range(8) for form in FORMATS]
     alone = [decode(data, size=32) for data in pictures]

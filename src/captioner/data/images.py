@@ -23,6 +23,8 @@ SUFFIXES = frozenset(
 
 # Just under the size from which Pillow itself warns of decompression bombs.
 MAXIMUM_PIXELS = 89_000_000
+# What JPEG can have. Of few pixels, a longer line becomes a picture that fills the memory while it is scaled.
+MAXIMUM_SIDE = 65_535
 
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -94,7 +96,8 @@ def decode(data: bytes, size: int = IMAGE_SIZE, crop: Crop = "stretch") -> np.nd
         RGB values, uint8 `[size, size, 3]`.
 
     Raises:
-        UnreadableImage: no picture, a broken or truncated one, or one of more than `MAXIMUM_PIXELS`.
+        UnreadableImage: no picture, a broken or truncated one, or one of more than `MAXIMUM_PIXELS`,
+            or with a side of more than `MAXIMUM_SIDE`.
     """
     if not data:
         raise UnreadableImage("the file is empty: put a picture in its place, or leave it out")
@@ -110,7 +113,7 @@ def from_pillow(image: Image.Image, size: int = IMAGE_SIZE, crop: Crop = "stretc
     """Return the pixels of an opened picture as `decode` does; the picture stays open and as it was.
 
     Raises:
-        UnreadableImage: a truncated or closed one, or one of more than `MAXIMUM_PIXELS`.
+        UnreadableImage: a truncated or closed one, or one that is too large, see `decode`.
     """
     # The same picture may come twice, and Pillow reads lazily: one thread at a time.
     with _opened, _unreadable():
@@ -127,7 +130,7 @@ def from_array(values: np.ndarray, size: int = IMAGE_SIZE, crop: Crop = "stretch
         crop: how it becomes a square.
 
     Raises:
-        UnreadableImage: another type or shape, or more than `MAXIMUM_PIXELS`.
+        UnreadableImage: another type or shape, or too large, see `decode`.
     """
     if values.dtype != np.uint8 or not (values.ndim == 2 or (values.ndim == 3 and values.shape[2] == 3)):
         raise UnreadableImage(
@@ -201,6 +204,10 @@ def _check_size(width: int, height: int) -> None:
     if width * height > MAXIMUM_PIXELS:
         raise UnreadableImage(
             f"too large, {width} × {height} pixels: at most {MAXIMUM_PIXELS:,} pixels are allowed, scale it down"
+        )
+    if max(width, height) > MAXIMUM_SIDE:
+        raise UnreadableImage(
+            f"too long, {width} × {height} pixels: at most {MAXIMUM_SIDE:,} are allowed on a side, scale it down"
         )
 
 
