@@ -53,17 +53,16 @@ def find_keras_home() -> None:
         os.environ["KERAS_HOME"] = str(keras_home)
 
 
-_began = time.perf_counter()
+CHECKPOINTS = Path(".cache/checkpoints")
+"""Of interrupted stages, in the main checkout: what DVC removes lies elsewhere, and its temporary copies share it."""
+
+_seconds_before = 0.0
 
 
 def spent_before(seconds: float) -> None:
     """Count what an interrupted stage took, too, before it goes on."""
-    global _began
-    _began -= seconds
-
-
-CHECKPOINTS = Path(".cache/checkpoints")
-"""Of interrupted stages, in the main checkout: what DVC removes lies elsewhere, and its temporary copies share it."""
+    global _seconds_before
+    _seconds_before = seconds
 
 
 @contextmanager
@@ -81,9 +80,9 @@ def resumable(stage: str, given: Params) -> Iterator[Path]:
     hashes = FileHashes(root / f"{stage}-hashes.json")
     others = {}
     for dependency in described["deps"]:
-        paths = files_below((_CHECKOUT if dependency.startswith(("src/", "stages/")) else Path()) / dependency)
-        found = hashes.of(paths)
-        others[dependency] = combined((path.name, found[path]) for path in paths)
+        place = (_CHECKOUT if dependency.startswith(("src/", "stages/")) else Path()) / dependency
+        found = hashes.of(files_below(place))
+        others[dependency] = combined((str(path.relative_to(place)), each) for path, each in found.items())
     hashes.save()
     others["the number of processors"] = str(os.cpu_count())
     others["the version of Keras"] = f"{version('keras')} on {backend()} {version(backend())}"
@@ -97,6 +96,7 @@ def run(stage: Callable[[Params], None], timed: bool = True) -> None:
     What a user can cause ends in one line on the standard error stream and exit code 1; a signal in the code that
     shells have for it.
     """
+    began = time.perf_counter()
     keep_freed_memory()
     if "DVC_ROOT" in os.environ:
         end_with_parent()
@@ -112,5 +112,6 @@ def run(stage: Callable[[Params], None], timed: bool = True) -> None:
         print(f"{stage.__name__}: interrupted; {left}", file=sys.stderr)
         sys.exit(interrupted.exit_code)
     if timed:
+        seconds = _seconds_before + time.perf_counter() - began
         with replacing(SECONDS / f"{stage.__name__}.json") as beside:
-            beside.write_text(json_of({stage.__name__: round(time.perf_counter() - _began, 1)}) + "\n")
+            beside.write_text(json_of({stage.__name__: round(seconds, 1)}) + "\n")

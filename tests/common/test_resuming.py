@@ -26,7 +26,7 @@ def test_the_same_work_goes_on_and_nothing_is_left(tmp_path: Path) -> None:
     with resumable(tmp_path, WORK) as again:
         assert again == place
         assert (again / "state").read_text("utf-8") == "half"
-    assert list((tmp_path / "train").iterdir()) == []
+    assert [path.name for path in (tmp_path / "train").iterdir()] == [f"{WORK.key}.lock"]
 
 
 @pytest.mark.parametrize(
@@ -64,10 +64,11 @@ def test_other_stages_have_places_of_their_own(tmp_path: Path, capsys: pytest.Ca
 def test_what_is_old_or_damaged_is_swept_up(tmp_path: Path) -> None:
     old, damaged = (interrupt(tmp_path, Work("train", {"seed": seed}, {})) for seed in (1, 2))
     long_ago = time.time() - KEPT - 60
-    os.utime(old / ABOUT, (long_ago, long_ago))
+    for path in (old / ABOUT, Path(f"{old}.lock")):
+        os.utime(path, (long_ago, long_ago))
     (damaged / ABOUT).write_text("{", "utf-8")
     interrupt(tmp_path)
-    assert not old.exists() and not damaged.exists()
+    assert not old.exists() and not damaged.exists() and not Path(f"{old}.lock").exists()
 
 
 def test_two_processes_at_the_same_work_do_not_share(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

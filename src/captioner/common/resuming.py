@@ -82,13 +82,15 @@ def resumable(root: Path, work: Work) -> Iterator[Path]:
         yield place
         shutil.rmtree(place)
     finally:
-        lock.release()
-        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()  # its file stays for a while: another process may be about to lock it
 
 
 def _others(place: Path) -> list[Work]:
     """Return the other interrupted work of the stage, the latest first; sweep up what is old or damaged."""
     found: list[tuple[float, Work]] = []
+    for path in place.parent.glob("*.lock"):
+        if path.stat().st_mtime < time.time() - KEPT:
+            path.unlink(missing_ok=True)
     for path in place.parent.glob(f"*/{ABOUT}"):
         changed = path.stat().st_mtime
         try:
