@@ -13,7 +13,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from captioner.common.files import file_names, json_of, link, replacing, sha256
+from captioner.common.errors import CaptionerError
+from captioner.common.files import file_names, json_of, link, read_bytes, read_text, replacing, sha256
 
 
 def names(directory: Path) -> list[str]:
@@ -177,3 +178,21 @@ def test_json_has_no_word_for_what_is_not_finite() -> None:
         "é": {"b": None, "c": "NaN"},
     }
     assert "é" in json_of(value, indent=2)
+
+
+def test_a_file_is_read_up_to_its_bound(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"12345")
+    assert read_bytes(tmp_path / "file", 5) == b"12345"
+    with pytest.raises(OSError, match="more than 4 bytes"):
+        read_bytes(tmp_path / "file", 4)
+
+
+def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(OSError, match="no file but a pipe, a socket or a device"):
+            read_bytes(path, 5)
+        with pytest.raises(CaptionerError, match="give a file of text that you may read"):
+            read_text(path)
+    with pytest.raises(IsADirectoryError):
+        read_bytes(tmp_path, 5)

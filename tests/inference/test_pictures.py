@@ -1,6 +1,7 @@
 """Pictures from anywhere, in their order; what cannot be read is named, and nothing waits for ever."""
 
 import io
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -124,6 +125,9 @@ def test_a_picture_in_every_form(tmp_path: Path) -> None:
         ("none.png", "none.png: there is no such file: give the path or the address of a picture"),
         (Path("none.png"), "none.png: there is no such file: give the path or the address of a picture"),
         ("folder", "folder: a folder: give the pictures in it"),
+        ("pipe", "pipe: cannot be read (no file but a pipe, a socket or a device)"),
+        ("/dev/zero", "/dev/zero: cannot be read (no file but a pipe, a socket or a device)"),
+        ("huge.png", "huge.png: cannot be read (more than 535,048,576 bytes)"),
         ("no\0name", "no\0name: cannot be read (embedded null byte)"),
         ("x" * 300, f"{'x' * 300}: cannot be read (File name too long)"),
         (b"", "picture 7: the file is empty: put a picture in its place, or leave it out"),
@@ -136,6 +140,9 @@ def test_what_cannot_be_read_is_named(
     picture: pictures.Picture, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    with (tmp_path / "huge.png").open("wb") as file:
+        file.truncate(6 << 30)  # which takes no disk
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UnreadableImage) as raised:
         pictures.pixels(picture, 7)

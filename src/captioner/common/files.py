@@ -1,11 +1,13 @@
 """Files that are whole or absent, their names, their identity, and text as people save it."""
 
+import errno
 import glob
 import hashlib
 import json
 import math
 import os
 import shutil
+import stat
 import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -16,6 +18,7 @@ import psutil
 
 from captioner.common.errors import CaptionerError
 
+LARGEST_TEXT = 2**30  # bytes
 LONGEST = 120  # bytes; a name may have 255, or 143 on eCryptfs, and counters, suffixes and `.part` are added
 
 
@@ -171,7 +174,29 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_text(path: Path, most: int | None = None) -> str:
+def read_bytes(path: Path, most: int) -> bytes:
+    """Return what is in a file of at most so many bytes.
+
+    What is no file could be read for ever: a pipe that nobody writes to, a device, some of what Linux has in `/proc`.
+
+    Raises:
+        OSError: it cannot be read, is no file or is larger; `strerror` says which.
+    """
+    with open(path, "rb", opener=_without_waiting) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "no file but a pipe, a socket or a device", str(path))
+        data = file.read(most + 1) or b""
+    if len(data) > most:
+        raise OSError(errno.EFBIG, f"more than {most:,} bytes", str(path))
+    return data
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file; of a pipe do not wait for whoever opens its other end."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def read_text(path: Path, most: int = LARGEST_TEXT) -> str:
     """Return the text of a file in UTF-8, without a byte order mark; line breaks stay as they are.
 
     Args:
@@ -183,15 +208,14 @@ def read_text(path: Path, most: int | None = None) -> str:
         FileNotFoundError: there is none.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(-1 if most is None else most + 1)
+        data = read_bytes(path, most)
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:
+        if getattr(error, "errno", None) == errno.EFBIG:
+            raise CaptionerError(f"{path} has more than {most:,} bytes: is it the right file?") from None
         said = getattr(error, "strerror", None) or error
         raise CaptionerError(f"cannot read {path} ({said}): give a file of text that you may read") from None
-    if most is not None and len(data) > most:
-        raise CaptionerError(f"{path} has more than {most:,} bytes: is it the right file?")
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise CaptionerError(f"{path}, line 1: byte 0x{data[0]:02x} is no UTF-8, but of UTF-16: save the file as UTF-8")
     if b"\0" in data:

@@ -25,6 +25,8 @@ SUFFIXES = frozenset(
 MAXIMUM_PIXELS = 89_000_000
 # What JPEG can have. Of few pixels, a longer line becomes a picture that fills the memory while it is scaled.
 MAXIMUM_SIDE = 65_535
+# Of a file: so many pixels of 16 bits a colour, not compressed, and what stands before them.
+MAXIMUM_BYTES = 6 * MAXIMUM_PIXELS + 2**20
 
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

@@ -16,10 +16,10 @@ from typing import Any
 import pandas as pd
 
 from captioner.common.errors import CaptionerError, quoted, reason
-from captioner.common.files import read_text, sha256
+from captioner.common.files import read_bytes, read_text, sha256
 from captioner.common.fingerprints import FileHashes, combined
 from captioner.data.dataset import CAPTION_COLUMNS, SPLITS, Dataset
-from captioner.data.images import SUFFIXES
+from captioner.data.images import MAXIMUM_BYTES, SUFFIXES
 
 SPLIT_NAMES = {**{split: split for split in SPLITS}, "val": "validation", "dev": "validation"}
 TRAIN_SHARE, VALIDATION_SHARE = 0.8, 0.1
@@ -403,7 +403,7 @@ def _draw_splits(images: set[str]) -> dict[str, str]:
 def _read(folder: Path, names: list[str]) -> Iterator[tuple[str, bytes]]:
     for name in names:
         try:
-            data = (folder / name).read_bytes()
+            data = read_bytes(folder / name, MAXIMUM_BYTES)
         except OSError as error:
             raise CaptionerError(f"cannot read {folder / name} ({error.strerror}): fix that and run again") from None
         yield name, data

@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from captioner.common import threads
+from captioner.common.files import read_bytes
 from captioner.data import IMAGE_SIZE, Crop, images
 from captioner.data.images import SUFFIXES, UnreadableImage
 from captioner.inference import web
@@ -132,7 +133,7 @@ def read(place: str, public: bool = False) -> bytes:
     if is_address(place):
         return fetch(place, public)
     try:
-        return Path(place).read_bytes()
+        return read_bytes(Path(place), images.MAXIMUM_BYTES)
     except FileNotFoundError:
         raise UnreadableImage(ABSENT) from None
     except IsADirectoryError:
