@@ -6,9 +6,11 @@ import math
 import os
 import subprocess
 import sys
+import time
 import unicodedata
 from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -76,15 +78,24 @@ def test_what_fails_leaves_what_was(tmp_path: Path, directory: bool) -> None:
     assert names(tmp_path) == ["results"]
 
 
-def test_what_a_killed_process_left_is_swept_up(tmp_path: Path) -> None:
+@pytest.mark.parametrize("reaped", [True, False])
+def test_what_a_killed_process_left_is_swept_up(reaped: bool, tmp_path: Path) -> None:
     path = tmp_path / "results"
     script = "import os, pathlib, sys\nfrom captioner.common.files import replacing\n"
     script += "with replacing(pathlib.Path(sys.argv[1])) as beside:\n    beside.write_text('half')\n    os._exit(9)\n"
-    assert subprocess.run([sys.executable, "-c", script, str(path)], check=False).returncode == 9
+    process = subprocess.Popen([sys.executable, "-c", script, str(path)])
+    if reaped:
+        assert process.wait() == 9
+    else:  # its parent has not asked about it
+        end = time.monotonic() + 10
+        while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:
+            assert time.monotonic() < end
+            time.sleep(0.01)
     assert len(names(tmp_path)) == 1
     with replacing(path) as beside:
         beside.write_text("whole")
     assert names(tmp_path) == ["results"]
+    process.wait()
 
 
 @pytest.mark.parametrize("name", ["x" * 255, "字" * 85, "[x]*" * 60])

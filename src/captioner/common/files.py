@@ -34,7 +34,7 @@ def replacing(path: Path) -> Iterator[Path]:
     name = _shortened(path.name)
     for left in path.parent.glob(f".{glob.escape(name)}.*.part"):
         process = left.suffixes[-2][1:]
-        if process.isdecimal() and not psutil.pid_exists(int(process)):
+        if process.isdecimal() and not _is_alive(int(process)):
             _remove(left)
     beside = path.with_name(f".{name}.{os.getpid()}.part")
     try:
@@ -47,6 +47,14 @@ def replacing(path: Path) -> Iterator[Path]:
         _flush(path.parent)
     finally:
         _remove(beside)
+
+
+def _is_alive(process: int) -> bool:
+    """Say whether a process runs; one that has ended, and that its parent has not asked about yet, does not."""
+    try:
+        return bool(psutil.Process(process).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _flush(path: Path) -> None:
