@@ -3,10 +3,10 @@
 import re
 import stat
 import zipfile
-import zlib
 from pathlib import Path
 
 from captioner.common.errors import CaptionerError, quoted
+from captioner.data.images import MAXIMUM_BYTES
 
 CLIMBING = re.compile(r"^/|^[A-Za-z]:|\\|\0|(^|/)\.\.(/|$)")
 
@@ -41,15 +41,22 @@ def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
     """Read one member of an archive.
 
     Raises:
-        CaptionerError: the archive has no such member, or its bytes are damaged.
+        CaptionerError: the archive has no such member, it is larger than any picture, or its bytes are damaged.
     """
     path = Path(archive.filename or "the archive")
     try:
-        return archive.read(name)
+        size = archive.getinfo(name).file_size
     except KeyError:
         raise CaptionerError(f"{path} has no member {name}: delete {path} and run again to get the whole one") from None
-    # RuntimeError: encrypted; EOFError: shorter than its directory says.
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    if size > MAXIMUM_BYTES:
+        raise CaptionerError(
+            f"{path} has the member {quoted(name)} of {size:,} bytes: at most {MAXIMUM_BYTES:,} are read, get it from "
+            "a source you trust"
+        )
+    try:
+        return archive.read(name)
+    # each way to compress has errors of its own; RuntimeError: encrypted; EOFError: shorter than its directory says
+    except Exception as error:
         raise _damaged(path, error) from None
 
 
