@@ -7,11 +7,13 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -639,6 +641,26 @@ class TestStore:
         (root / "mlflow.db").write_bytes(b"no database at all, but text" * 100)
         with pytest.raises(CaptionerError, match="cannot be reached"):
             train(root, workspace)
+
+    def test_another_program_writes_to_it(
+        self, root: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        store_module.connect(root)
+        connect = sqlite3.connect
+
+        def impatient(path: Path, timeout: float, **options: Any) -> sqlite3.Connection:
+            return connect(path, timeout=0.1 if path.name == "mlflow.db" else timeout, **options)
+
+        monkeypatch.setattr(store_module.sqlite3, "connect", impatient)
+        with closing(connect(root / "mlflow.db", isolation_level=None, check_same_thread=False)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            ends = threading.Timer(2, other.execute, ["ROLLBACK"])
+            ends.start()
+            train(root, workspace)
+            ends.join()
+        waited = f"Another program writes to {root / 'mlflow.db'}: waiting until it has ended.\n"
+        assert waited in capsys.readouterr().out
+        assert [run.info.status for run in runs(root)] == ["FINISHED"]
 
     @pytest.mark.usefixtures("no_store")
     def test_workers_that_start_at_once(self, root: Path) -> None:

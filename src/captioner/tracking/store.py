@@ -5,7 +5,7 @@ import logging
 import os
 import sqlite3
 from collections.abc import Collection, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +177,23 @@ def locked(root: Path) -> Iterator[None]:
             connection.execute("BEGIN EXCLUSIVE")
         except sqlite3.Error as error:
             raise _no_lock(path, error) from None
+        if uri.startswith(SQLITE):
+            _wait_until_free(Path(uri.removeprefix(SQLITE)))
         yield
+
+
+def _wait_until_free(path: Path) -> None:
+    """Wait while another program writes to the store's file: MLflow itself waits for 20 seconds and no longer."""
+    if not path.is_file():
+        return
+    with closing(sqlite3.connect(path, timeout=5, isolation_level=None)) as connection, suppress(sqlite3.DatabaseError):
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            print(f"Another program writes to {path}: waiting until it has ended.", flush=True)
+            connection.execute(f"PRAGMA busy_timeout = {1000 * PATIENCE}")
+            connection.execute("BEGIN IMMEDIATE")
+        connection.execute("ROLLBACK")
 
 
 def _no_lock(path: Path, error: sqlite3.Error) -> CaptionerError:
