@@ -11,10 +11,11 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from importlib import util
 from pathlib import Path
 from typing import Any
@@ -331,17 +332,55 @@ def test_who_has_left_is_not_served(monkeypatch: pytest.MonkeyPatch) -> None:
         first = people.submit(ask, address, picture(1))
         assert slow.began.acquire(timeout=20)
         data = picture(2)
-        host, port = address.removeprefix("http://").split(":")
-        with socket.create_connection((host, int(port))) as leaving:
-            leaving.sendall(
-                b"POST /caption HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n" % len(data) + data
-            )
+        with upload(address, len(data), data):
             request.urlopen(address).read()  # by when the server has taken what came before
         request.urlopen(address).read()
         slow.go_on.set()
         assert first.result()[0] == 200
         assert ask(address, picture(3))[0] == 200
     assert slow.seen == [1, 3]
+
+
+def upload(address: str, length: int, begins: bytes) -> socket.socket:
+    """Begin to send a picture of that length."""
+    host, port = address.removeprefix("http://").split(":")
+    connection = socket.create_connection((host, int(port)), timeout=20)
+    connection.sendall(b"POST /caption HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n" % length + begins)
+    return connection
+
+
+def test_slow_pictures_take_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "WAITING", 2)
+    with served(Fake()) as address, ExitStack() as stack:
+        for _ in range(8):
+            stack.enter_context(upload(address, 1000, b"a"))
+        assert ask(address, picture(1))[0] == 200
+
+
+def test_pictures_that_come_at_once_take_so_much_memory_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = picture(1)
+    monkeypatch.setattr(demo, "MEMORY", 5 * len(data) // 2)
+    with served(Fake()) as address:
+        with upload(address, 1 << 20, bytes(len(data))), upload(address, 1 << 20, bytes(len(data))):
+            end = time.monotonic() + 10
+            while (answer := ask(address, data))[0] == 200:  # until the server has taken what came before
+                assert time.monotonic() < end
+            status, told, headers = answer
+            assert (status, headers["Retry-After"]) == (503, "10")
+            assert told == {"error": "too many pictures are coming at once: try again in some 10 seconds."}
+        end = time.monotonic() + 10
+        while ask(address, data)[0] != 200:  # once they have left
+            assert time.monotonic() < end
+
+
+def test_who_leaves_while_a_picture_comes_leaves_no_trace(capfd: pytest.CaptureFixture[str]) -> None:
+    with served(Fake()) as address:
+        with upload(address, 1000, b"a"):
+            request.urlopen(address).read()
+        request.urlopen(address).read()
+        assert ask(address, picture(1))[0] == 200
+    captured = capfd.readouterr()
+    assert "Traceback" not in captured.err + captured.out
 
 
 # --- strangers -------------------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import MutableHeaders
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from captioner.common.errors import CaptionerError, quoted
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 LARGEST = 20 << 20  # bytes of a picture
 PATIENCE = 60.0  # seconds that a picture may take to arrive
 WAITING = 32  # requests, the one being served included
+MEMORY = WAITING * LARGEST  # bytes of all pictures that have come or are coming
 RETRY = 10  # seconds, what those beyond are told to wait
 SIDE = 512  # longest side of the photograph in the page, in pixels
 PICTURES = 12  # test pictures offered
@@ -111,6 +113,42 @@ class RequestQueue:
             self._inside -= 1
 
 
+class Uploads:
+    """Pictures that have come or are coming, which together take at most so many bytes."""
+
+    def __init__(self, most: int):
+        self._most = most
+        self._held = 0
+
+    @asynccontextmanager
+    async def picture(self, request: Request) -> AsyncIterator[bytes]:
+        """Receive a picture, as far as it is not too large, and hold it.
+
+        Raises:
+            HTTPException: it is too large, it takes too long, or others take all the memory.
+        """
+        too_large = HTTPException(413, f"too large a file: at most {LARGEST >> 20} MB are allowed, scale it down")
+        announced = request.headers.get("content-length", "")
+        if announced.isdecimal() and int(announced) > LARGEST:
+            raise too_large
+        received = bytearray()
+        try:
+            async with asyncio.timeout(PATIENCE):
+                async for chunk in request.stream():
+                    received += chunk
+                    self._held += len(chunk)
+                    if len(received) > LARGEST:
+                        raise too_large
+                    if self._held > self._most:
+                        why = f"too many pictures are coming at once: try again in some {RETRY} seconds."
+                        raise HTTPException(503, why, {"Retry-After": str(RETRY)})
+            yield bytes(received)
+        except TimeoutError:
+            raise HTTPException(408, f"the picture did not arrive within {PATIENCE:.0f} seconds: try again") from None
+        finally:
+            self._held -= len(received)
+
+
 def application(models: "Mapping[str, Captioner]", pictures: Sequence[tuple[str, bytes]] = ()) -> FastAPI:
     """Return what answers the page.
 
@@ -128,12 +166,16 @@ def application(models: "Mapping[str, Captioner]", pictures: Sequence[tuple[str,
     # A name of somebody else's that leads here is theirs to read; the browser would take us for them.
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
     app.add_middleware(private)
-    line = RequestQueue(WAITING)
+    line, uploads = RequestQueue(WAITING), Uploads(MEMORY)
     page, policy = _page(models, pictures)
 
     @app.exception_handler(HTTPException)
     async def refused(_: Request, error: HTTPException) -> Response:
         return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+
+    @app.exception_handler(ClientDisconnect)
+    async def left(*_: object) -> Response:
+        return Response(status_code=204)  # which nobody reads any more
 
     @app.exception_handler(CaptionerError)
     async def wrong(_: Request, error: CaptionerError) -> Response:
@@ -158,13 +200,11 @@ def application(models: "Mapping[str, Captioner]", pictures: Sequence[tuple[str,
     async def caption(request: Request, settings: Annotated[Settings, Query()]) -> Response:
         if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
             raise HTTPException(403, "Another site's page asked: open the demo itself.")
-        # The place is taken before the picture comes, so that no more pictures are in memory than places.
-        async with line.place() as turn:
-            data = await _body(request)
-            async with turn:
-                if await request.is_disconnected():
-                    return Response(status_code=204)
-                return JSONResponse(await asyncio.to_thread(answer, models, data, settings))
+        # A place is taken when the picture is there, so that none is taken by one that hardly comes.
+        async with uploads.picture(request) as data, line.place() as turn, turn:
+            if await request.is_disconnected():
+                return Response(status_code=204)
+            return JSONResponse(await asyncio.to_thread(answer, models, data, settings))
 
     return app
 
@@ -258,24 +298,6 @@ def serve(models: "Mapping[str, Captioner]", pictures: Sequence[tuple[str, bytes
     print(f"The demo is at http://{HOST}:{taken.getsockname()[1]} (end with Ctrl-C)", flush=True)
     with suppress(KeyboardInterrupt):
         uvicorn.Server(config).run(sockets=[taken])
-
-
-async def _body(request: Request) -> bytes:
-    """Return the picture, as far as it is not too large."""
-    too_large = HTTPException(413, f"too large a file: at most {LARGEST >> 20} MB are allowed, scale it down")
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > LARGEST:
-        raise too_large
-    received = bytearray()
-    try:
-        async with asyncio.timeout(PATIENCE):
-            async for chunk in request.stream():
-                received += chunk
-                if len(received) > LARGEST:
-                    raise too_large
-    except TimeoutError:
-        raise HTTPException(408, f"the picture did not arrive within {PATIENCE:.0f} seconds: try again") from None
-    return bytes(received)
 
 
 def _described(model: "Captioner", pixels: np.ndarray, caption: "Caption") -> dict[str, Any]:
