@@ -244,8 +244,7 @@ def test_extraction_stopped_half_way_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("views", [1, 2])
-@pytest.mark.parametrize("stop", [3, 5])
+@pytest.mark.parametrize(("stop", "views"), [(3, 1), (5, 2)])
 def test_an_interrupted_extraction_goes_on(
     stop: int,
     views: int,
