@@ -25,15 +25,34 @@ def test_a_signal_raises_and_names_the_exit_code(number: int, code: int) -> None
 def test_the_first_signal_waits_and_the_second_does_not(capsys: pytest.CaptureFixture[str]) -> None:
     deferred = Deferred("one moment")
     with raising():
-        with deferred.handling():
+        with pytest.raises(Interrupted) as caught, deferred.handling():
             assert deferred.number is None
             os.kill(os.getpid(), signal.SIGTERM)
             assert deferred.number == signal.SIGTERM
             assert capsys.readouterr().out == "one moment\n"
-            with pytest.raises(Interrupted):
-                os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+        assert caught.value.number == signal.SIGINT
         with pytest.raises(Interrupted):
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_signal_that_nobody_has_asked_about_is_not_lost() -> None:
+    deferred = Deferred("one moment")
+    deferred.left = "all of it"
+    with pytest.raises(Interrupted) as caught, deferred.handling():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert (caught.value.number, caught.value.left) == (signal.SIGTERM, "all of it")
+
+
+def test_a_signal_counts_though_nobody_can_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*_: object, **__: object) -> None:
+        raise BrokenPipeError
+
+    deferred = Deferred("one moment")
+    with pytest.raises(Interrupted), deferred.handling():
+        monkeypatch.setattr("builtins.print", gone)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert deferred.number == signal.SIGTERM
 
 
 def test_other_threads_leave_signals_alone() -> None:

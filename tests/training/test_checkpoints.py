@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from captioner.params import Recipe
 from captioner.training import checkpoints as checkpoints_module
 from captioner.training import fit as fit_module
 from captioner.training.callbacks import Throughput
-from captioner.training.checkpoints import ARRAYS, STATE, Checkpoints
+from captioner.training.checkpoints import ARRAYS, RESULTS, STATE, Checkpoints
 from captioner.training.history import Kept
 
 pytestmark = pytest.mark.slow
@@ -86,6 +87,20 @@ def test_goes_on_after_a_crash_at_any_step(steps: int, directory: Path, tmp_path
 
 
 @pytest.mark.usefixtures("at_every_step")
+def test_goes_on_without_xla(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As when an encoder learns on a CPU: what of a step needs no batch is then done once more than there are any."""
+    monkeypatch.setattr(fit_module, "compile_model", partial(fit_module.compile_model, jit_compile=False))
+    (tmp_path / "undisturbed").mkdir()
+    expected = train(tmp_path / "undisturbed", recipe(), tmp_path / "whole")
+    with pytest.raises(ConnectionError):
+        train(directory, recipe(), tmp_path / "lost", PowerCut(3))
+    assert train(directory, recipe(), tmp_path / "results") == expected
+    assert "Goes on after 0 epochs and 2 batches" in capfd.readouterr().out
+
+
+@pytest.mark.usefixtures("at_every_step")
 def test_goes_on_after_several_crashes(directory: Path, tmp_path: Path, undisturbed: Any) -> None:
     for number in range(2):
         with pytest.raises(ConnectionError):
@@ -101,11 +116,11 @@ def test_nothing_is_trained_again_after_early_stopping(
     first = train(directory, chosen, tmp_path / "first", scores=scores)
     capfd.readouterr()
     assert train(directory, chosen, tmp_path / "second", scores=scores) == first
-    assert capfd.readouterr().out == "Goes on after 3 epochs, where it was interrupted.\n"
+    assert capfd.readouterr().out == "Goes on after the last epoch, where it was interrupted.\n"
     assert first[1].epoch == 0 and first[2].count("\n") == 3
 
 
-@pytest.mark.parametrize("damage", ["cut", "emptied", "other", "missing"])
+@pytest.mark.parametrize("damage", ["cut", "emptied", "empty", "other", "missing", "no results"])
 def test_a_damaged_checkpoint_is_passed_over(
     damage: str, directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -118,6 +133,10 @@ def test_a_damaged_checkpoint_is_passed_over(
         (place / ARRAYS).write_bytes(data[: len(data) // 2])
     elif damage == "emptied":
         (place / ARRAYS).write_bytes(b"\0" * len(data))
+    elif damage == "empty":
+        (place / ARRAYS).write_bytes(b"")
+    elif damage == "no results":
+        (place / RESULTS).rmdir()
     elif damage == "other":
         (place / STATE).write_text("[]", "utf-8")
     else:
@@ -145,6 +164,9 @@ def test_without_room_for_checkpoints_training_goes_on(
     assert train(directory, recipe(), tmp_path / "results") == undisturbed(recipe())
     assert "No checkpoint was written (No space left on device); the training goes on.\n" in capfd.readouterr().out
     assert not list(directory.iterdir())
+    with pytest.raises(Interrupted) as caught:
+        train(directory, recipe(), tmp_path / "lost", Caller(signal.SIGTERM))
+    assert caught.value.left == ""
 
 
 class Caller(keras.callbacks.Callback):

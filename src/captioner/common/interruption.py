@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 INTERVAL = float(os.environ.get("CAPTIONER_CHECKPOINT_SECONDS", "30"))
@@ -57,23 +57,28 @@ class Deferred:
 
     Attributes:
         number: of the signal that came; none yet.
+        left: what `Interrupted` will say is left.
     """
 
     def __init__(self, notice: str):
         self.number: int | None = None
+        self.left = ""
         self._notice = notice
 
     @contextmanager
     def handling(self) -> Iterator[None]:
-        """Hold back signals meanwhile."""
+        """Hold back signals meanwhile; one that nobody has asked about raises at the end."""
         with _handling(self._note):
             yield
+        if self.number is not None:
+            raise Interrupted(self.number, self.left)
 
     def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         if self.number is not None:
             raise Interrupted(number)
         self.number = number
-        print(self._notice, flush=True)
+        with suppress(OSError, RuntimeError):  # whoever reads it may be gone, or it is being written to just now
+            print(self._notice, flush=True)
 
 
 @contextmanager

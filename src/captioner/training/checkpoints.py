@@ -65,14 +65,14 @@ class Checkpoints:
     """The checkpoints of a training.
 
     Args:
-        directory: where they lie.
+        directory: where they lie; none: nothing is kept.
 
     Attributes:
         state: of the last one that is whole; none if there is none.
         seconds_before: that the stage took before it was interrupted.
     """
 
-    def __init__(self, directory: Path):
+    def __init__(self, directory: Path | None):
         self.directory = directory
         self.state: State | None = None
         self.arrays: list[np.ndarray] = []
@@ -84,7 +84,9 @@ class Checkpoints:
                 state = State(**json.loads((place / STATE).read_text("utf-8")))
                 with np.load(place / ARRAYS) as arrays:
                     self.arrays = [arrays[f"arr_{number}"] for number in range(len(arrays.files))]
-            except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile):
+                if not (place / RESULTS).is_dir():
+                    raise FileNotFoundError(place / RESULTS)
+            except (OSError, EOFError, ValueError, TypeError, KeyError, zipfile.BadZipFile):
                 print(f"The checkpoint {place} is damaged, and passed over.", flush=True)
                 continue
             self.state, self._place = state, place
@@ -93,6 +95,8 @@ class Checkpoints:
         self._began = time.perf_counter()
 
     def _places(self) -> list[Path]:
+        if self.directory is None:
+            return []
         return sorted(path for path in self.directory.glob("[0-9]*-[0-9]*") if path.is_dir())
 
     def follow(self, results: Path, note: Mapping[str, str] | None = None) -> None:
@@ -106,8 +110,14 @@ class Checkpoints:
         if self._place is not None:
             shutil.copytree(self._place / RESULTS, results, dirs_exist_ok=True)
 
-    def save(self, epoch: int, batch: int, callbacks: list[dict[str, Any]], arrays: Sequence[np.ndarray]) -> None:
-        """Write a checkpoint, and remove those before it; without room for it, the training goes on all the same."""
+    def save(self, epoch: int, batch: int, callbacks: list[dict[str, Any]], arrays: Sequence[np.ndarray]) -> bool:
+        """Write a checkpoint, and remove those before it; without room for it, the training goes on all the same.
+
+        Returns:
+            Whether it was written.
+        """
+        if self.directory is None:
+            return False
         state = State(epoch, batch, self.seconds_before + time.perf_counter() - self._began, callbacks, self._note)
         place = self.directory / f"{epoch:06}-{batch:09}"
         try:
@@ -115,14 +125,17 @@ class Checkpoints:
                 beside.mkdir()
                 np.savez(beside / ARRAYS, *arrays)
                 (beside / STATE).write_text(json.dumps(asdict(state)), "utf-8")
-                if self._results is not None:
+                if self._results is None:
+                    (beside / RESULTS).mkdir()
+                else:
                     shutil.copytree(self._results, beside / RESULTS)
         except OSError as error:
             print(f"No checkpoint was written ({error.strerror or error}); the training goes on.", flush=True)
-            return
+            return False
         for other in self._places():
             if other != place:
                 shutil.rmtree(other)
+        return True
 
 
 class SaveCheckpoints(keras.callbacks.Callback):
@@ -145,6 +158,7 @@ class SaveCheckpoints(keras.callbacks.Callback):
         self.first_epoch = checkpoints.state.epoch if checkpoints.state else 0
         self.signals = Deferred("Saves what is learned, then ends; asked once more, ends at once.")
         self._metrics: list[np.ndarray] = []
+        self._last: list[np.ndarray] = []
         self._epoch = 0
         self._saved = time.monotonic()
 
@@ -163,8 +177,10 @@ class SaveCheckpoints(keras.callbacks.Callback):
             count = values["arrays"]
             callback.restore(values, rest[:count])
             rest = rest[count:]
+        self.checkpoints.arrays = []  # which are in the variables now
         self.training.go_on_at(state.epoch, state.batch)
         done = f"{state.epoch} epochs" + (f" and {state.batch:,} batches" if state.batch else "")
+        done = "the last epoch" if state.epoch == self.params["epochs"] else done
         print(f"Goes on after {done}, where it was interrupted.", flush=True)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002
@@ -178,10 +194,21 @@ class SaveCheckpoints(keras.callbacks.Callback):
         """Save when it is time to."""
         left = len(self.training) - batch - 1
         if left == 0:  # the epoch's end follows
+            if self.training.first:
+                self._last = self._values(self._variables()[0])
             return
         since = time.monotonic() - self._saved
         if since >= interruption.INTERVAL or (left == 1 and since >= SOON) or self.signals.number is not None:
             self.save(self._epoch, self.training.first + batch + 1)
+
+    def on_test_begin(self, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002
+        """Undo what TensorFlow does when it asks for one more batch, of an epoch that went on, and there is none.
+
+        What of a step needs no batch is done by then: iterations and states of random generators are one too far.
+        """
+        for variable, value in zip(self._variables()[0], self._last, strict=False):
+            variable.assign(value)
+        self._last = []
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002
         """Save."""
@@ -189,16 +216,21 @@ class SaveCheckpoints(keras.callbacks.Callback):
 
     def save(self, epoch: int, batch: int) -> None:
         """Save a checkpoint with which to go on at a batch of an epoch."""
-        if hasattr(self.model, "jax_state_sync"):
-            self.model.jax_state_sync()
         lasting, metrics = self._variables()
-        arrays = [ops.convert_to_numpy(variable) for variable in [*lasting, *metrics]]
+        arrays = self._values([*lasting, *metrics])
         states = [callback.state() for callback in self.callbacks]
         callbacks = [{**values, "arrays": len(own)} for values, own in states]
-        self.checkpoints.save(epoch, batch, callbacks, [*arrays, *(each for _, own in states for each in own)])
+        arrays += [each for _, own in states for each in own]
+        saved = self.checkpoints.save(epoch, batch, callbacks, arrays)
+        self.signals.left = "what is learned is saved: `dvc repro` goes on from there." if saved else ""
         self._saved = time.monotonic()
         if self.signals.number is not None:
-            raise Interrupted(self.signals.number, "what is learned is saved: `dvc repro` goes on from there.")
+            raise Interrupted(self.signals.number, self.signals.left)
+
+    def _values(self, variables: Sequence[Any]) -> list[np.ndarray]:
+        if hasattr(self.model, "jax_state_sync"):
+            self.model.jax_state_sync()
+        return [np.array(ops.convert_to_numpy(variable)) for variable in variables]
 
     def _variables(self) -> tuple[list[Any], list[Any]]:
         """Return what outlasts an epoch, and the metrics."""
