@@ -4,7 +4,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -66,7 +66,7 @@ def spent_before(seconds: float) -> None:
 
 
 @contextmanager
-def resumable(stage: str, given: Params) -> Iterator[Path]:
+def resumable(stage: str, given: Params) -> Iterator[Path | None]:
     """Yield a directory for what this stage can go on from when it was interrupted, see `resuming.resumable`."""
     root = main_checkout() / CHECKPOINTS
     described = YAML(typ="safe", pure=True).load(_CHECKOUT / "dvc.yaml")["stages"][stage]
@@ -85,7 +85,7 @@ def resumable(stage: str, given: Params) -> Iterator[Path]:
         others[dependency] = combined((str(path.relative_to(place)), each) for path, each in found.items())
     hashes.save()
     others["the number of processors"] = str(os.cpu_count())
-    others["the version of Keras"] = f"{version('keras')} on {backend()} {version(backend())}"
+    others |= {f"the version of {name}": version(name) for name in ("keras", backend(), "numpy", "scipy")}
     with resuming.resumable(root, resuming.Work(stage, values, others)) as directory:
         yield directory
 
@@ -106,10 +106,11 @@ def run(stage: Callable[[Params], None], timed: bool = True) -> None:
     except CaptionerError as error:
         sys.exit(f"{stage.__name__}: {error}")
     except OSError as error:
-        sys.exit(f"{stage.__name__}: {error.strerror or error} ({error.filename or 'no file'}); nothing was written.")
+        sys.exit(f"{stage.__name__}: {error.strerror or error} ({error.filename or 'no file'}); no output was written.")
     except Interrupted as interrupted:
-        left = interrupted.left or "nothing was written."
-        print(f"{stage.__name__}: interrupted; {left}", file=sys.stderr)
+        left = interrupted.left or "no output was written."
+        with suppress(OSError):  # whoever read it may be gone
+            print(f"{stage.__name__}: interrupted; {left}", file=sys.stderr, flush=True)
         sys.exit(interrupted.exit_code)
     if timed:
         seconds = _seconds_before + time.perf_counter() - began

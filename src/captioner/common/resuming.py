@@ -8,14 +8,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from captioner.common.files import json_of, write_json
 
-ABOUT = "about.json"
+ABOUT, GONE = "about.json", ".gone"
 KEPT = 14 * 24 * 3600
 """Seconds for which what nobody went on from is kept."""
 
@@ -53,7 +52,7 @@ class Work:
 
 
 @contextmanager
-def resumable(root: Path, work: Work) -> Iterator[Path]:
+def resumable(root: Path, work: Work) -> Iterator[Path | None]:
     """Yield a directory for what an interrupted stage can go on from; it goes when the block succeeds.
 
     Args:
@@ -61,46 +60,67 @@ def resumable(root: Path, work: Work) -> Iterator[Path]:
         work: to go on with; another one's state is never taken.
 
     Yields:
-        The directory; where another process is at the same work, one that nobody goes on from.
+        The directory; none where another process is at the same work.
     """
     place = root / work.stage / work.key
     place.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(f"{place}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"Another process does the same {work.stage}, so this one keeps nothing to go on from.", flush=True)
-        with TemporaryDirectory() as temporary:
-            yield Path(temporary)
-        return
-    try:
+    with _locked(place) as ours:
+        if not ours:
+            print(f"Another process does the same {work.stage}, so this one keeps nothing to go on from.", flush=True)
+            yield None
+            return
         others = _others(place)
         if others and not place.is_dir():
             print(f"{work.stage} starts afresh: since it was interrupted, {work.difference(others[0])}.", flush=True)
         place.mkdir(exist_ok=True)
         write_json(place / ABOUT, asdict(work))
         yield place
-        shutil.rmtree(place)
+        _remove(place)
+
+
+@contextmanager
+def _locked(place: Path) -> Iterator[bool]:
+    """Lock a directory of work against other processes, and yield whether that was possible.
+
+    The file of the lock stays: another process may have opened it, and be about to lock it.
+    """
+    lock = FileLock(f"{place}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
     finally:
-        lock.release()  # its file stays for a while: another process may be about to lock it
+        lock.release()
 
 
 def _others(place: Path) -> list[Work]:
-    """Return the other interrupted work of the stage, the latest first; sweep up what is old or damaged."""
+    """Return the other interrupted work of the stage, the latest first; sweep up what is old, damaged or half removed.
+
+    What another process is at was not interrupted, and is passed over.
+    """
     found: list[tuple[float, Work]] = []
-    for path in place.parent.glob("*.lock"):
-        if path.stat().st_mtime < time.time() - KEPT:
-            path.unlink(missing_ok=True)
-    for path in place.parent.glob(f"*/{ABOUT}"):
-        changed = path.stat().st_mtime
-        try:
-            other = Work(**json.loads(path.read_text("utf-8")))
-        except (OSError, ValueError, TypeError):
-            changed = 0.0
-        if path.parent == place:
-            continue
-        if changed < time.time() - KEPT:
-            shutil.rmtree(path.parent)
-        else:
-            found.append((changed, other))
+    for path in (each for each in place.parent.iterdir() if each.is_dir() and each != place):
+        with _locked(path.with_suffix("")) as ours:
+            if not ours:
+                continue
+            try:
+                changed = (path / ABOUT).stat().st_mtime
+                other = Work(**json.loads((path / ABOUT).read_text("utf-8")))
+            except (OSError, ValueError, TypeError):
+                changed = 0.0
+            if path.suffix == GONE or changed < time.time() - KEPT:
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                found.append((changed, other))
     return [other for _, other in sorted(found, key=lambda each: -each[0])]
+
+
+def _remove(place: Path) -> None:
+    """Remove a directory of work; what a kill leaves of it counts for nothing."""
+    gone = place.with_suffix(GONE)
+    shutil.rmtree(gone, ignore_errors=True)
+    place.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
