@@ -3,11 +3,13 @@
 import re
 import stat
 import zipfile
+import zlib
 from pathlib import Path
 
 from captioner.common.errors import CaptionerError, quoted
 from captioner.data.images import MAXIMUM_BYTES
 
+_PIECE = 2**16  # bytes that are unpacked at a time
 CLIMBING = re.compile(r"^/|^[A-Za-z]:|\\|\0|(^|/)\.\.(/|$)")
 
 
@@ -41,23 +43,30 @@ def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
     """Read one member of an archive.
 
     Raises:
-        CaptionerError: the archive has no such member, it is larger than any picture, or its bytes are damaged.
+        CaptionerError: the archive has no such member, it is larger than any picture, packed in a rare way,
+            or damaged.
     """
     path = Path(archive.filename or "the archive")
     try:
-        size = archive.getinfo(name).file_size
+        member = archive.getinfo(name)
     except KeyError:
         raise CaptionerError(f"{path} has no member {name}: delete {path} and run again to get the whole one") from None
-    if size > MAXIMUM_BYTES:
-        raise CaptionerError(
-            f"{path} has the member {quoted(name)} of {size:,} bytes: at most {MAXIMUM_BYTES:,} are read, get it from "
-            "a source you trust"
-        )
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        # the others are unpacked whole, however much that is
+        raise CaptionerError(f"{path} has the member {quoted(name)}, which is not deflated: pack it again as most do")
+    content = bytearray()
     try:
-        return archive.read(name)
-    # each way to compress has errors of its own; RuntimeError: encrypted; EOFError: shorter than its directory says
-    except Exception as error:
+        with archive.open(member) as file:
+            while len(content) <= MAXIMUM_BYTES and (part := file.read(_PIECE)):
+                content += part
+    # RuntimeError: encrypted; EOFError: shorter than its directory says.
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise _damaged(path, error) from None
+    if len(content) > MAXIMUM_BYTES:
+        raise CaptionerError(
+            f"{path} has the member {quoted(name)} of more than {MAXIMUM_BYTES:,} bytes: get it from a source you trust"
+        )
+    return bytes(content)
 
 
 def _damaged(path: Path, error: Exception) -> CaptionerError:
