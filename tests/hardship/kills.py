@@ -30,7 +30,7 @@ SMALL = {
     "train.scenes.word_dropout": 0.2,
     "train.scenes.output_dropout": 0.2,
     "encoder_training": "fine_tuned",
-    "fine_tune.scenes.epochs": 2,
+    "fine_tune.scenes.epochs": 3,
     "evaluate.attention_pictures": 2,
     "evaluate.samples": 0,
 }

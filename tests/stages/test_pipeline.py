@@ -314,10 +314,10 @@ def test_without_parameters_or_data(tmp_path: Path) -> None:
         (
             "raise OSError(28, 'No space left on device', 'data/x')",
             1,
-            "x: No space left on device (data/x); nothing was written.\n",
+            "x: No space left on device (data/x); no output was written.\n",
         ),
-        ("os.kill(os.getpid(), signal.SIGINT)", 130, "x: interrupted; nothing was written.\n"),
-        ("os.kill(os.getpid(), signal.SIGTERM)", 143, "x: interrupted; nothing was written.\n"),
+        ("os.kill(os.getpid(), signal.SIGINT)", 130, "x: interrupted; no output was written.\n"),
+        ("os.kill(os.getpid(), signal.SIGTERM)", 143, "x: interrupted; no output was written.\n"),
         ("raise interruption.Interrupted(15, 'half is kept.')", 143, "x: interrupted; half is kept.\n"),
     ],
 )

@@ -19,6 +19,7 @@ import psutil
 from captioner.common.errors import CaptionerError
 
 LARGEST_TEXT = 2**30  # bytes
+_PIECE = 2**20  # bytes that are read at a time
 LONGEST = 120  # bytes; a name may have 255, or 143 on eCryptfs, and counters, suffixes and `.part` are added
 
 
@@ -28,7 +29,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Works for a file or a directory (the block makes it). When the block raises, what it wrote is removed and
     whatever stood at `path` before stays as it was. What a killed process left beside `path` is swept up by the next.
-    What was written is on the disk before it is renamed, so that a power cut leaves the old or the new.
+    What was written is on the disk before it is renamed, so that a power cut leaves the old or the new; of a directory
+    it may leave neither, and never a part.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     name = _shortened(path.name)
@@ -36,17 +38,24 @@ def replacing(path: Path) -> Iterator[Path]:
         process = left.suffixes[-2][1:]
         if process.isdecimal() and not _is_alive(int(process)):
             _remove(left)
-    beside = path.with_name(f".{name}.{os.getpid()}.part")
+    beside, old = (path.with_name(f".{name}.{kind}{os.getpid()}.part") for kind in ("", "old."))
+    _remove(beside)  # of an earlier process with this number
     try:
         yield beside
         for written in [*sorted(beside.rglob("*"), reverse=True), beside]:
             _flush(written)
         if path.is_dir():
-            shutil.rmtree(path)
-        beside.replace(path)
+            path.rename(old)
+        try:
+            beside.replace(path)
+        except BaseException:
+            if old.exists():
+                old.rename(path)
+            raise
         _flush(path.parent)
     finally:
         _remove(beside)
+        _remove(old)
 
 
 def _is_alive(process: int) -> bool:
@@ -62,6 +71,9 @@ def _flush(path: Path) -> None:
     number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # as some file systems say of directories
+            raise
     finally:
         os.close(number)
 
@@ -193,10 +205,12 @@ def read_bytes(path: Path, most: int) -> bytes:
     with open(path, "rb", opener=_without_waiting) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(errno.EINVAL, "no file but a pipe, a socket or a device", str(path))
-        data = file.read(most + 1) or b""
+        data = bytearray()
+        while len(data) <= most and (part := file.read(_PIECE)):
+            data += part
     if len(data) > most:
         raise OSError(errno.EFBIG, f"more than {most:,} bytes", str(path))
-    return data
+    return bytes(data)
 
 
 def _without_waiting(path: str, flags: int) -> int:

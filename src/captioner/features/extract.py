@@ -57,20 +57,27 @@ class GrowingGrid:
 
     def __init__(self, directory: Path, shape: tuple[int, int, int], lasting: bool):
         self._note = directory / FLUSHED if lasting else None
-        self.rows, self.seconds_before = self._left()
+        self._row_bytes = 2 * math.prod(shape[1:])
+        self.rows, self.seconds_before = self._left(directory / GRID)
         self._file = (directory / GRID).open("r+b" if self.rows else "wb")
         np.lib.format.write_array_header_1_0(self._file, {"descr": "<f2", "fortran_order": False, "shape": shape})
-        self._file.seek(2 * self.rows * math.prod(shape[1:]), os.SEEK_CUR)
+        self._file.seek(self.rows * self._row_bytes, os.SEEK_CUR)
         self._file.truncate()
         if self.rows:
             print(f"Goes on after {self.rows:,} of {shape[0]:,} feature maps, where it was interrupted.", flush=True)
         self._began = self._flushed = time.monotonic()
 
-    def _left(self) -> tuple[int, float]:
-        if self._note is None or not self._note.exists():
+    def _left(self, grid: Path) -> tuple[int, float]:
+        """Return what an interrupted process has left, as far as it is whole."""
+        if self._note is None:
             return 0, 0.0
-        left = json.loads(self._note.read_text("utf-8"))
-        return left["rows"], left["seconds"]
+        try:
+            left = json.loads(self._note.read_text("utf-8"))
+            if grid.stat().st_size >= left["rows"] * self._row_bytes:
+                return int(left["rows"]), float(left["seconds"])
+        except (OSError, ValueError, TypeError, KeyError):
+            return 0, 0.0
+        return 0, 0.0
 
     def append(self, features: np.ndarray) -> None:
         """Write the next rows, float16 `[B, P, C]`."""

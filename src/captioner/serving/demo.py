@@ -131,22 +131,27 @@ class Uploads:
         announced = request.headers.get("content-length", "")
         if announced.isdecimal() and int(announced) > LARGEST:
             raise too_large
-        received = bytearray()
+        received, length = bytearray(), 0
         try:
-            async with asyncio.timeout(PATIENCE):
-                async for chunk in request.stream():
-                    received += chunk
-                    self._held += len(chunk)
-                    if len(received) > LARGEST:
-                        raise too_large
-                    if self._held > self._most:
-                        why = f"too many pictures are coming at once: try again in some {RETRY} seconds."
-                        raise HTTPException(503, why, {"Retry-After": str(RETRY)})
-            yield bytes(received)
-        except TimeoutError:
-            raise HTTPException(408, f"the picture did not arrive within {PATIENCE:.0f} seconds: try again") from None
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    async for chunk in request.stream():
+                        received += chunk
+                        length += len(chunk)
+                        self._held += len(chunk)
+                        if length > LARGEST:
+                            raise too_large
+                        if self._held > self._most:
+                            why = f"too many pictures are coming at once: try again in some {RETRY} seconds."
+                            raise HTTPException(503, why, {"Retry-After": str(RETRY)})
+            except TimeoutError:
+                why = f"the picture did not arrive within {PATIENCE:.0f} seconds: try again"
+                raise HTTPException(408, why) from None
+            data = bytes(received)
+            del received  # a second copy
+            yield data
         finally:
-            self._held -= len(received)
+            self._held -= length
 
 
 def application(models: "Mapping[str, Captioner]", pictures: Sequence[tuple[str, bytes]] = ()) -> FastAPI:

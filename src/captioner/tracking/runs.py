@@ -213,7 +213,10 @@ def _running(root: Path, record: Record, workspace: Path | None, stage: str) -> 
     with reaching(root), locked(root):
         _mark_dead_runs_failed(client, experiment)
         if workspace is None:
-            if not (record.run_id and _is_there(client, record.run_id)):
+            if record.run_id and _is_there(client, record.run_id):
+                _name(client, record.run_id, os.environ.get("DVC_EXP_NAME", ""))
+                record.tags["dvc_experiment"] = ", ".join(_names(client.get_run(record.run_id)))
+            else:
                 record.run_id = ""
                 record.run_id = _create(client, experiment, record, None)
         else:

@@ -4,8 +4,9 @@ import json
 import logging
 import os
 import sqlite3
+import time
 from collections.abc import Collection, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -186,14 +187,20 @@ def _wait_until_free(path: Path) -> None:
     """Wait while another program writes to the store's file: MLflow itself waits for 20 seconds and no longer."""
     if not path.is_file():
         return
-    with closing(sqlite3.connect(path, timeout=5, isolation_level=None)) as connection, suppress(sqlite3.DatabaseError):
+    end, told = time.monotonic() + PATIENCE, False
+    while True:
         try:
-            connection.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError:
+            with closing(sqlite3.connect(path, timeout=1, isolation_level=None)) as connection:
+                connection.execute("BEGIN IMMEDIATE")
+                connection.execute("ROLLBACK")
+                return
+        except sqlite3.Error as error:
+            # of all else MLflow says what it is
+            if getattr(error, "sqlite_errorcode", None) != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                return
+        if not told:
             print(f"Another program writes to {path}: waiting until it has ended.", flush=True)
-            connection.execute(f"PRAGMA busy_timeout = {1000 * PATIENCE}")
-            connection.execute("BEGIN IMMEDIATE")
-        connection.execute("ROLLBACK")
+            told = True
 
 
 def _no_lock(path: Path, error: sqlite3.Error) -> CaptionerError:
