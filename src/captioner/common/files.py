@@ -12,14 +12,14 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
 
 from captioner.common.errors import CaptionerError
 
 LARGEST_TEXT = 2**30  # bytes
-_PIECE = 2**20  # bytes that are read at a time
+_PIECE = 2**16  # bytes that are read at a time
 LONGEST = 120  # bytes; a name may have 255, or 143 on eCryptfs, and counters, suffixes and `.part` are added
 
 
@@ -205,11 +205,17 @@ def read_bytes(path: Path, most: int) -> bytes:
     with open(path, "rb", opener=_without_waiting) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(errno.EINVAL, "no file but a pipe, a socket or a device", str(path))
-        data = bytearray()
-        while len(data) <= most and (part := file.read(_PIECE)):
-            data += part
+        data = read_pieces(file, most)
     if len(data) > most:
         raise OSError(errno.EFBIG, f"more than {most:,} bytes", str(path))
+    return data
+
+
+def read_pieces(file: IO[bytes], most: int) -> bytes:
+    """Return what a stream has; of one with more than so many bytes, a piece more at most, whatever it says it has."""
+    data = bytearray()
+    while len(data) <= most and (part := file.read(_PIECE)):
+        data += part
     return bytes(data)
 
 

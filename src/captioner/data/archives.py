@@ -7,9 +7,9 @@ import zlib
 from pathlib import Path
 
 from captioner.common.errors import CaptionerError, quoted
+from captioner.common.files import read_pieces
 from captioner.data.images import MAXIMUM_BYTES
 
-_PIECE = 2**16  # bytes that are unpacked at a time
 CLIMBING = re.compile(r"^/|^[A-Za-z]:|\\|\0|(^|/)\.\.(/|$)")
 
 
@@ -54,11 +54,9 @@ def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         # the others are unpacked whole, however much that is
         raise CaptionerError(f"{path} has the member {quoted(name)}, which is not deflated: pack it again as most do")
-    content = bytearray()
     try:
         with archive.open(member) as file:
-            while len(content) <= MAXIMUM_BYTES and (part := file.read(_PIECE)):
-                content += part
+            content = read_pieces(file, MAXIMUM_BYTES)
     # RuntimeError: encrypted; EOFError: shorter than its directory says.
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise _damaged(path, error) from None
@@ -66,7 +64,7 @@ def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
         raise CaptionerError(
             f"{path} has the member {quoted(name)} of more than {MAXIMUM_BYTES:,} bytes: get it from a source you trust"
         )
-    return bytes(content)
+    return content
 
 
 def _damaged(path: Path, error: Exception) -> CaptionerError:
