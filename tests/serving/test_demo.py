@@ -1,6 +1,7 @@
 """The demo answers each with what is theirs and refuses in one line; in a browser it can be used."""
 
 import base64
+import dataclasses
 import hashlib
 import io
 import json
@@ -264,13 +265,17 @@ def test_of_an_animation_the_first_frame_is_seen() -> None:
     assert told["models"][0]["captions"][0]["words"][:2] == ["grey", "30"]
 
 
+def limit(monkeypatch: pytest.MonkeyPatch, **changes: int) -> None:
+    monkeypatch.setattr(demo, "LIMITS", dataclasses.replace(demo.LIMITS, **changes))
+
+
 def test_too_large_a_file_is_told_whether_announced_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "LARGEST", 1 << 20)
+    limit(monkeypatch, largest=1 << 20)
     asked = client()
     for content in (bytes((1 << 20) + 1), (bytes(1 << 18) for _ in range(5))):
         response = asked.post("/caption", content=content)
         assert response.status_code == 413
-        assert response.json() == {"error": "too large a file: at most 1 MB are allowed, scale it down"}
+        assert response.json() == {"error": "a picture may have at most 1 MB"}
 
 
 def test_test_pictures_are_given_as_they_are() -> None:
@@ -309,7 +314,7 @@ def test_ten_at_once_are_answered_each_with_their_own() -> None:
 
 
 def test_too_many_at_once_are_told_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "WAITING", 2)
+    limit(monkeypatch, waiting=2)
     slow = Fake()
     slow.go_on.clear()
     with served(slow) as address, ThreadPoolExecutor(3) as people:
@@ -350,7 +355,7 @@ def upload(address: str, length: int, begins: bytes) -> socket.socket:
 
 
 def test_slow_pictures_take_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "WAITING", 2)
+    limit(monkeypatch, waiting=2)
     with served(Fake()) as address, ExitStack() as stack:
         for _ in range(8):
             stack.enter_context(upload(address, 1000, b"a"))
@@ -359,7 +364,7 @@ def test_slow_pictures_take_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_pictures_that_come_at_once_take_so_much_memory_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     data = picture(1)
-    monkeypatch.setattr(demo, "MEMORY", 5 * len(data) // 2)
+    limit(monkeypatch, together=5 * len(data) // 2)
     with served(Fake()) as address:
         with upload(address, 1 << 20, bytes(len(data))), upload(address, 1 << 20, bytes(len(data))):
             end = time.monotonic() + 10
@@ -367,7 +372,7 @@ def test_pictures_that_come_at_once_take_so_much_memory_and_no_more(monkeypatch:
                 assert time.monotonic() < end
             status, told, headers = answer
             assert (status, headers["Retry-After"]) == (503, "10")
-            assert told == {"error": "too many pictures are coming at once: try again in some 10 seconds."}
+            assert told == {"error": "too much is being sent at once: try again in some 10 seconds"}
         end = time.monotonic() + 10
         while ask(address, data)[0] != 200:  # once they have left
             assert time.monotonic() < end

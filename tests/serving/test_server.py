@@ -105,7 +105,11 @@ def server(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
             cwd=root,
             env=os.environ
             | store.ENVIRONMENT
-            | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "NO_PROXY": "127.0.0.1"},
+            | {
+                "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+                "NO_PROXY": "127.0.0.1",
+                "CAPTIONER_SERVE_HOSTS": "captions.example.org",
+            },
             stdout=output,
             stderr=output,
             start_new_session=True,
@@ -130,10 +134,11 @@ def answers(address: str) -> bool:
         return False
 
 
-def ask(server: str, body: Any, kind: str = "application/json") -> tuple[int, Any]:
+def ask(server: str, body: Any, kind: str = "application/json", **headers: str) -> tuple[int, Any]:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    asked = request.Request(f"{server}/invocations", data, {"Content-Type": kind, **headers})
     try:
-        with request.urlopen(request.Request(f"{server}/invocations", data, {"Content-Type": kind})) as response:
+        with request.urlopen(asked) as response:
             return response.status, json.load(response)
     except error.HTTPError as refused:
         return refused.code, json.load(refused)
@@ -216,7 +221,22 @@ class TestServer:
 
     def test_a_large_request(self, server: str) -> None:
         status, told = ask(server, b'{"inputs": ["' + b"A" * (129 << 20) + b'"]}')
-        assert (status, told["message"]) == (400, "received a request of 129 MB: at most 128 MB are allowed")
+        assert (status, told["message"]) == (413, "a request may have at most 128 MB")
+        is_one_line_of_ours(told)
+
+    @pytest.mark.parametrize(
+        ("headers", "status", "code"),
+        [
+            ({"Host": "captions.example.org"}, 200, None),  # as the environment allows
+            ({"Host": "example.org"}, 400, "INVALID_PARAMETER_VALUE"),
+            ({"Origin": "https://example.org"}, 403, "PERMISSION_DENIED"),
+        ],
+    )
+    def test_who_may_ask(
+        self, server: str, pictures: Path, headers: dict[str, str], status: int, code: str | None
+    ) -> None:
+        received, told = ask(server, {"inputs": [encoded(pictures / "sun.png")]}, **headers)
+        assert (received, told.get("error_code")) == (status, code)
 
     @pytest.mark.parametrize(
         "body",

@@ -12,20 +12,19 @@ import logging
 import mimetypes
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import uvicorn
-from fastapi import FastAPI, HTTPException, Query, Request, Response
+from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import MutableHeaders
-from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.requests import ClientDisconnect
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from captioner.common.errors import CaptionerError, quoted
@@ -33,17 +32,14 @@ from captioner.common.ports import HOST
 from captioner.data import Crop, store
 from captioner.model.description import image_size_and_crop
 from captioner.reports import pages
+from captioner.serving.guard import Guard, Limits
 from captioner.text.vocabulary import END, SPECIAL_TOKENS
 
 if TYPE_CHECKING:
     from captioner.inference.captioner import Captioner
     from captioner.search.caption import Caption
 
-LARGEST = 20 << 20  # bytes of a picture
-PATIENCE = 60.0  # seconds that a picture may take to arrive
-WAITING = 32  # requests, the one being served included
-MEMORY = WAITING * LARGEST  # bytes of all pictures that have come or are coming
-RETRY = 10  # seconds, what those beyond are told to wait
+LIMITS = Limits(largest=20 << 20, together=640 << 20, waiting=32)
 SIDE = 512  # longest side of the photograph in the page, in pixels
 PICTURES = 12  # test pictures offered
 ALTERNATIVES = 5  # shown at each word
@@ -88,72 +84,6 @@ def private(app: ASGIApp) -> ASGIApp:
     return answering
 
 
-class RequestQueue:
-    """People who wait for their turn, at most so many, each served alone and in order."""
-
-    def __init__(self, most: int):
-        self._most = most
-        self._inside = 0
-        self._turn = asyncio.Lock()  # wakes those who wait in their order
-
-    @asynccontextmanager
-    async def place(self) -> AsyncIterator[asyncio.Lock]:
-        """Take a place in the line; the lock that comes with it is the turn.
-
-        Raises:
-            HTTPException: there is no place.
-        """
-        if self._inside >= self._most:
-            why = f"{self._most} others are waiting already: try again in some {RETRY} seconds."
-            raise HTTPException(503, why, {"Retry-After": str(RETRY)})
-        self._inside += 1
-        try:
-            yield self._turn
-        finally:
-            self._inside -= 1
-
-
-class Uploads:
-    """Pictures that have come or are coming, which together take at most so many bytes."""
-
-    def __init__(self, most: int):
-        self._most = most
-        self._held = 0
-
-    @asynccontextmanager
-    async def picture(self, request: Request) -> AsyncIterator[bytes]:
-        """Receive a picture, as far as it is not too large, and hold it.
-
-        Raises:
-            HTTPException: it is too large, it takes too long, or others take all the memory.
-        """
-        too_large = HTTPException(413, f"too large a file: at most {LARGEST >> 20} MB are allowed, scale it down")
-        announced = request.headers.get("content-length", "")
-        if announced.isdecimal() and int(announced) > LARGEST:
-            raise too_large
-        received, length = bytearray(), 0
-        try:
-            try:
-                async with asyncio.timeout(PATIENCE):
-                    async for chunk in request.stream():
-                        received += chunk
-                        length += len(chunk)
-                        self._held += len(chunk)
-                        if length > LARGEST:
-                            raise too_large
-                        if self._held > self._most:
-                            why = f"too many pictures are coming at once: try again in some {RETRY} seconds."
-                            raise HTTPException(503, why, {"Retry-After": str(RETRY)})
-            except TimeoutError:
-                why = f"the picture did not arrive within {PATIENCE:.0f} seconds: try again"
-                raise HTTPException(408, why) from None
-            data = bytes(received)
-            del received  # a second copy
-            yield data
-        finally:
-            self._held -= length
-
-
 def application(models: "Mapping[str, Captioner]", pictures: Sequence[tuple[str, bytes]] = ()) -> FastAPI:
     """Return what answers the page.
 
@@ -168,19 +98,14 @@ def application(models: "Mapping[str, Captioner]", pictures: Sequence[tuple[str,
         pictures: test pictures to offer, names and encoded bytes.
     """
     app = FastAPI(title="Captioner", docs_url=None, redoc_url=None, openapi_url=None)
-    # A name of somebody else's that leads here is theirs to read; the browser would take us for them.
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
+    app.add_middleware(Guard, limits=LIMITS, refused=_refused, what="a picture")
     app.add_middleware(private)
-    line, uploads = RequestQueue(WAITING), Uploads(MEMORY)
+    turn = asyncio.Lock()  # wakes those who wait in their order
     page, policy = _page(models, pictures)
 
     @app.exception_handler(HTTPException)
     async def refused(_: Request, error: HTTPException) -> Response:
-        return JSONResponse({"error": error.detail}, error.status_code, error.headers)
-
-    @app.exception_handler(ClientDisconnect)
-    async def left(*_: object) -> Response:
-        return Response(status_code=204)  # which nobody reads any more
+        return _refused(error)
 
     @app.exception_handler(CaptionerError)
     async def wrong(_: Request, error: CaptionerError) -> Response:
@@ -203,10 +128,8 @@ def application(models: "Mapping[str, Captioner]", pictures: Sequence[tuple[str,
 
     @app.post("/caption")
     async def caption(request: Request, settings: Annotated[Settings, Query()]) -> Response:
-        if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
-            raise HTTPException(403, "Another site's page asked: open the demo itself.")
-        # A place is taken when the picture is there, so that none is taken by one that hardly comes.
-        async with uploads.picture(request) as data, line.place() as turn, turn:
+        data = await request.body()
+        async with turn:
             if await request.is_disconnected():
                 return Response(status_code=204)
             return JSONResponse(await asyncio.to_thread(answer, models, data, settings))
@@ -320,7 +243,7 @@ def _page(models: "Mapping[str, Captioner]", pictures: Sequence[tuple[str, bytes
     template = pages.template("serving/demo.html")
     settings = {
         **pages.LIGHT,
-        "largest": LARGEST,
+        "largest": LIMITS.largest,
         "ranges": Settings.model_json_schema()["properties"],
         "models": list(models),
         "pictures": [name for name, _ in pictures],
@@ -331,6 +254,10 @@ def _page(models: "Mapping[str, Captioner]", pictures: Sequence[tuple[str, bytes
         "frame-ancestors 'none'"
     )
     return template.render(settings=settings), policy
+
+
+def _refused(error: HTTPException) -> Response:
+    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
 
 def _in_one_line(error: RequestValidationError) -> str:

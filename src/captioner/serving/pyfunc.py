@@ -6,7 +6,6 @@ process says otherwise, see `Sources`.
 
 import base64
 import binascii
-import logging
 import os
 import re
 import sys
@@ -18,8 +17,6 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
 import numpy as np
-from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
 from captioner.common import threads
 from captioner.common.errors import CaptionerError, quoted
@@ -29,29 +26,18 @@ from captioner.inference import pictures
 from captioner.inference.captioner import Captioner
 from captioner.inference.pictures import LARGEST, is_address
 from captioner.reports.wording import counted
+from captioner.serving import scoring_server
+from captioner.serving.scoring_server import Refused
 
 URLS = "CAPTIONER_SERVE_URLS"
 PATHS = "CAPTIONER_SERVE_PATHS"
 MOST = 1000  # pictures a call
 MOST_ADDRESSES = 32  # of them; each may take a minute
-LARGEST_REQUEST = 128 << 20  # bytes
 READERS = 8  # threads, each with one picture in memory
 SHORTEST = 48  # characters of base64; fewer are no picture
 
 
 Given = TypeVar("Given")
-
-
-class Refused(MlflowException):
-    """Says in one line what cannot be captioned, and why; MLflow's server answers it as HTTP 400."""
-
-    def __init__(self, message: str):
-        super().__init__(message, error_code=INVALID_PARAMETER_VALUE)
-
-    def serialize_as_json(self) -> str:
-        """Return what the server answers."""
-        self.message = str(self)  # the server has put all that was sent before it, pictures and all
-        return super().serialize_as_json()
 
 
 @dataclass(frozen=True)
@@ -218,41 +204,9 @@ def _load_pyfunc(path: str) -> PicturesToCaptions:
     """
     sources = Sources.of_environment()
     if "mlflow.pyfunc.scoring_server.app" in sys.modules:
-        _bound_requests()
+        scoring_server.guard()
     model = Captioner.load(Path(path))
     # A server says that it is ready when this is done: with the encoder compiled, as it is for a second picture, and
     # the search, not before.
     model.caption([np.zeros((1, 1), np.uint8)] * 2)
     return PicturesToCaptions(model, sources)
-
-
-def _bound_requests() -> None:
-    """Have MLflow's server, which this process is, refuse large requests, and say in one line what it refuses itself.
-
-    Of itself it parses whatever comes, answers a request that it cannot parse with all of that, and an error with a
-    stack trace, and has nothing to set for either.
-    """
-    from mlflow.pyfunc import scoring_server
-
-    answer = scoring_server.invocations
-
-    def bounded(data: bytes, content_type: str | None, *others: Any) -> Any:
-        if len(data) > LARGEST_REQUEST:
-            raise Refused(f"received a request of {len(data) >> 20} MB: at most {LARGEST_REQUEST >> 20} MB are allowed")
-        if (content_type or "").partition(";")[0].strip().lower() != "application/json":
-            raise Refused('received no JSON: send {"inputs": [...]} as Content-Type: application/json')
-        try:
-            return answer(data, content_type, *others)
-        except Refused:
-            raise
-        except Exception as error:
-            trace = error.json_kwargs.get("stack_trace") if isinstance(error, MlflowException) else None
-            logging.getLogger(__name__).error("A request was refused: %s", trace or type(error).__name__)
-            why = (str(error).splitlines() or [""])[0] if isinstance(error, MlflowException) else ""
-            raise Refused(_shortened(why) or 'the request cannot be read: send JSON, {"inputs": [...]}') from None
-
-    scoring_server.invocations = bounded
-
-
-def _shortened(line: str) -> str:
-    return line if len(line) <= 300 else f"{line[:300]}..."
