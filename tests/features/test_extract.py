@@ -349,14 +349,13 @@ def test_grid_cut_short(copy: Path, bytes_left: int) -> None:
     assert len(whole) == 128 + 5 * 49 * 1280 * 2
     (copy / "grid.npy").write_bytes(whole[:bytes_left])
     expected = r"float16 values of the shape \(5, 49, 1280\)"
-    found = "no header" if bytes_left < 128 else f"{bytes_left:,} bytes, expected 627,328 for"
-    assert_damaged(copy, rf"grid\.npy: found {found}.*{expected}")
+    assert_damaged(copy, rf"grid\.npy: found .*, expected {expected}")
 
 
 def test_grid_with_more_behind_it(copy: Path) -> None:
     with (copy / "grid.npy").open("ab") as grid:
         grid.write(b"more")
-    assert_damaged(copy, "found 627,332 bytes, expected 627,328")
+    assert_damaged(copy, "found 627,332 bytes, where its header says 627,328")
 
 
 @pytest.mark.parametrize(
@@ -381,10 +380,11 @@ def test_missing_file(copy: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ("", "text that is not JSON"),
-        ('{"encoder": ', "text that is not JSON"),
-        ("[]", "other JSON"),
-        ('{"encoder": "mobilenet"}', "other JSON, expected the keys encoder, weights, "),
+        ("", "it: invalid JSON"),
+        ('{"encoder": ', "it: invalid JSON"),
+        ("[]", "it: .*object"),
+        ('{"encoder": "mobilenet"}', "weights: field required"),
+        ('{"encoder": "mobilenet", "weights": 5}', "weights: input should be a valid string, received 5"),
     ],
 )
 def test_damaged_index(copy: Path, text: str, found: str) -> None:

@@ -158,6 +158,26 @@ def test_a_description_that_is_none(content: str, saved: Path) -> None:
     refusal(saved)
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"encoder": None}, "encoder: "),
+        ({"encoder": {}}, "encoder.name: field required"),
+        ({"encoder": {"name": "mobilenet", "weights": "imagenet", "weights_sha256": 5}}, "encoder.weights_sha256: "),
+        ({"maximum_words": 0}, "maximum_words: "),
+        ({"maximum_words": 10**30}, "maximum_words: "),
+        ({"maximum_words": 3.5}, "maximum_words: "),
+        ({"maximum_words": True}, "maximum_words: "),
+        ({"weights_sha256": ["x"]}, "weights_sha256: "),
+        ({"params": []}, "params: "),
+        ({"word_vectors": {"file": "x"}}, "word_vectors.covered: field required"),
+    ],
+)
+def test_a_description_with_other_values(change: dict[str, Any], said: str, saved: Path) -> None:
+    rewrite(saved, lambda described: described.update(change))
+    assert f"model.json, {said}" in refusal(saved)
+
+
 def test_another_format(saved: Path) -> None:
     rewrite(saved, lambda described: described.update(format=FORMAT + 1))
     message = refusal(saved)

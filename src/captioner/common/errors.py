@@ -1,6 +1,10 @@
 """The one exception for what a user can cause and fix, and how its messages quote what was received."""
 
 import reprlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 QUOTED = 100
 """The most characters of what a message quotes."""
@@ -44,6 +48,14 @@ def quoted(value: object) -> str:
 def reason(error: Exception) -> str:
     """Return what a library's error says, in one short line."""
     return _cut(" ".join(str(error).split()) or type(error).__name__, 2 * QUOTED)
+
+
+def problem(error: "ValidationError") -> str:
+    """Return the first thing that is wrong with values that were checked, in one short line."""
+    first = error.errors()[0]
+    place = ".".join(map(str, first["loc"]))[:QUOTED] or "it"
+    said = first["msg"]
+    return f"{place}: {said[0].lower()}{said[1:]}, received {quoted(first['input'])}"
 
 
 def _cut(text: str, most: int) -> str:

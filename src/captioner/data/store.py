@@ -216,7 +216,7 @@ def _read_table(path: Path, schema: pa.Schema) -> pd.DataFrame:
         table = pq.read_table(path)
     except FileNotFoundError:
         raise CaptionerError(f"there is no {path}: run the download stage to get it") from None
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise CaptionerError(f"{path} is damaged or cut short ({reason(error)}): delete it and run again") from None
     if not table.schema.equals(schema):
         raise CaptionerError(

@@ -9,16 +9,16 @@ of the pictures `viewed`, those beside the plain one stand behind, picture by pi
 encoder of one's own, which then lies there as well.
 """
 
-import json
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from captioner.common.errors import CaptionerError
+from captioner.common.arrays import mapped
+from captioner.common.errors import CaptionerError, problem, reason
 from captioner.data import IMAGE_SIZE, Crop
 
 GRID = "grid.npy"
@@ -82,20 +82,19 @@ class Features:
             CaptionerError: a file is missing, damaged or cut short, or is not the other one's.
         """
         index = _read_index(directory / INDEX)
-        rows = {name: row for row, name in enumerate(index["images"])}
-        others = index.get("views", 1) - 1
-        firsts = {name: len(rows) + others * number for number, name in enumerate(index.get("viewed", []))}
+        rows = {name: row for row, name in enumerate(index.images)}
+        others = index.views - 1
+        firsts = {name: len(rows) + others * number for number, name in enumerate(index.viewed)}
         return cls(
-            grid=_map_grid(directory / GRID, tuple(index["shape"])),
+            grid=_map_grid(directory / GRID, tuple(index.shape)),
             rows=rows,
-            encoder=index["encoder"],
-            weights=index["weights"],
-            weights_sha256=index["weights_sha256"],
-            image_size=index["image_size"],
-            # as before there was a choice
-            crop=index.get("crop", "stretch"),
-            preprocessing=index.get("preprocessing", "auto"),
-            network=directory / index["network"] if index.get("network") else None,
+            encoder=index.encoder,
+            weights=index.weights,
+            weights_sha256=index.weights_sha256,
+            image_size=index.image_size,
+            crop=index.crop,
+            preprocessing=index.preprocessing,
+            network=directory / index.network if index.network else None,
             views={name: [rows[name], *range(first, first + others)] for name, first in firsts.items()},
         )
 
@@ -121,41 +120,51 @@ def _damaged(path: Path, found: str, expected: str) -> CaptionerError:
     return CaptionerError(f"{path}: found {found}, expected {expected}; `dvc repro features` makes it again")
 
 
-def _read_index(path: Path) -> dict:
-    """Read the index; all keys are there and every row has a name."""
-    keys = ("encoder", "weights", "weights_sha256", "image_size", "shape", "images")
+class _Index(BaseModel):
+    """What `index.json` says."""
+
+    model_config = ConfigDict(strict=True)
+
+    encoder: str
+    weights: str
+    weights_sha256: str
+    image_size: int
+    # as before there was a choice
+    crop: Crop = "stretch"
+    preprocessing: str = "auto"
+    shape: Annotated[list[int], Field(min_length=3, max_length=3)]
+    images: list[str]
+    views: Annotated[int, Field(ge=1)] = 1
+    viewed: list[str] = []
+    network: str | None = None
+
+
+def _read_index(path: Path) -> _Index:
+    """Read the index; every row has a name."""
     try:
-        index = json.loads(path.read_text(encoding="utf-8"))
+        index = _Index.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         raise _damaged(path, "no file", "an index of features") from None
-    except ValueError as error:
-        raise _damaged(path, "text that is not JSON", "an index of features") from error
-    if not isinstance(index, dict) or not index.keys() >= set(keys):
-        raise _damaged(path, "other JSON", f"the keys {', '.join(keys)}")
-    names, viewed = set(index["images"]), set(index.get("viewed", []))
-    rows = len(names) + (index.get("views", 1) - 1) * len(viewed)
-    if len(index["shape"]) != 3 or rows != index["shape"][0] or not viewed <= names:
-        raise _damaged(path, f"names for {rows:,} rows", f"one for each row of the shape {index['shape']}")
+    except ValidationError as error:
+        raise _damaged(path, problem(error), "an index of features") from error
+    names, viewed = set(index.images), set(index.viewed)
+    rows = len(names) + (index.views - 1) * len(viewed)
+    if rows != index.shape[0] or not viewed <= names:
+        raise _damaged(path, f"names for {rows:,} rows", f"one for each row of the shape {index.shape}")
     return index
 
 
 def _map_grid(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """Map the grid for reading after its header and length are found right."""
     expected = f"float16 values of the shape {shape}"
     try:
-        with path.open("rb") as file:
-            np.lib.format.read_magic(file)
-            found_shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-            length = file.tell() + math.prod(shape) * dtype.itemsize
+        grid = mapped(path)
     except FileNotFoundError:
         raise _damaged(path, "no file", expected) from None
     except ValueError as error:
-        raise _damaged(path, "no header of a .npy file", expected) from error
-    if (found_shape, dtype) != (shape, np.float16):
-        raise _damaged(path, f"{dtype} values of the shape {found_shape}", expected)
-    if path.stat().st_size != length:
-        raise _damaged(path, f"{path.stat().st_size:,} bytes", f"{length:,} for {expected}")
-    return np.load(path, mmap_mode="r")
+        raise _damaged(path, reason(error), expected) from error
+    if (grid.shape, grid.dtype) != (shape, np.float16):
+        raise _damaged(path, f"{grid.dtype} values of the shape {grid.shape}", expected)
+    return grid
 
 
 def row_of(features: Features, image: str) -> int:

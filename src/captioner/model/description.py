@@ -2,12 +2,19 @@
 
 import json
 import zipfile
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import (
+    Annotated,
+    Any,
+    NotRequired,  # that of Python 3.11 cannot be checked by pydantic
+)
 
-from captioner.common.errors import CaptionerError
+from pydantic import ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
+from typing_extensions import TypedDict
+
+from captioner.common.errors import CaptionerError, problem, quoted
 from captioner.data import IMAGE_SIZE, Crop
 
 FORMAT = 1
@@ -16,7 +23,24 @@ DESCRIPTION, VOCABULARY, DECODER = "model.json", "vocabulary.json", "decoder.ker
 _LEARNED = {"fine_tuned": "fine-tuned with the decoder", "random": "trained with the decoder from random weights"}
 
 
-@dataclass(frozen=True)
+class _Encoder(TypedDict):
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    name: str
+    weights: str
+    weights_sha256: str
+    image_size: NotRequired[Annotated[int, Field(ge=1, le=10_000)]]
+    crop: NotRequired[Crop]
+    preprocessing: NotRequired[str]
+    file: NotRequired[str]
+
+
+class _WordVectors(TypedDict):
+    file: str
+    covered: float
+
+
+@dataclass(frozen=True, config=ConfigDict(strict=True))
 class Description:
     """What stands in `model.json`.
 
@@ -32,12 +56,12 @@ class Description:
             None where there was none.
     """
 
-    encoder: dict[str, Any]
-    maximum_words: int
+    encoder: _Encoder
+    maximum_words: Annotated[int, Field(ge=1, le=1000)]
     vocabulary_sha256: str
     weights_sha256: str
     params: dict[str, Any]
-    word_vectors: dict[str, Any] | None = None
+    word_vectors: _WordVectors | None = None
 
     def network(self, directory: Path) -> Path | None:
         """Return where in the model's directory a network of one's own lies, if that is the encoder.
@@ -48,8 +72,8 @@ class Description:
         file = self.encoder.get("file")
         if file is None:
             return None
-        if not isinstance(file, str) or Path(file).name != file or file == "..":
-            raise ValueError(f"the encoder's file {str(file)[:100]!r} is no name of a file in the model's directory")
+        if Path(file).name != file or file == "..":
+            raise ValueError(f"the encoder's file {quoted(file)} is no name of a file in the model's directory")
         return directory / file
 
     @classmethod
@@ -68,8 +92,9 @@ class Description:
                     f"The model in {directory} has the format {described['format']}, this version reads {FORMAT}: "
                     "train it again with `dvc repro`."
                 )
-            described.setdefault("word_vectors", None)
-            return cls(**{name: described[name] for name in cls.__annotations__})
+            return cls(**{name: each for name, each in described.items() if name in cls.__annotations__})
+        except ValidationError as error:
+            raise no_model(directory, ValueError(f"{DESCRIPTION}, {problem(error)}")) from None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise no_model(directory, error) from None
 

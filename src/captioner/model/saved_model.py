@@ -6,7 +6,6 @@ or is one's own also that, as `encoder` with its ending.
 """
 
 import os
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -84,10 +83,19 @@ class SavedModel:
         try:
             vocabulary = Vocabulary.load(directory / VOCABULARY)
             decoder = keras.saving.load_model(directory / DECODER, compile=False)
-            own = (described.encoder, described.maximum_words, described.params, described.word_vectors)
-            model = cls(decoder, vocabulary, *own, network=described.network(directory))
+            model = cls(
+                decoder,
+                vocabulary,
+                dict(described.encoder),
+                described.maximum_words,
+                described.params,
+                dict(described.word_vectors) if described.word_vectors else None,
+                network=described.network(directory),
+            )
             expected = {VOCABULARY: described.vocabulary_sha256, DECODER: described.weights_sha256}
-        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        except CaptionerError:
+            raise
+        except Exception as error:  # whatever Keras, HDF5 and zipfile trip over in damaged bytes
             raise no_model(directory, error) from None
         found = {VOCABULARY: files.sha256(directory / VOCABULARY), DECODER: model.weights_sha256}
         for file, identity in expected.items():

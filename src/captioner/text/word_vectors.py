@@ -11,6 +11,7 @@ from statistics import mode
 
 import numpy as np
 
+from captioner.common.arrays import mapped
 from captioner.common.errors import CaptionerError, quoted
 from captioner.text.vocabulary import SPECIAL_TOKENS
 
@@ -152,7 +153,7 @@ def _is_number(text: str) -> bool:
 
 def _matrix_rows(file: Path) -> Iterator[_Row]:
     """Yield the rows of a matrix, with the words that lie beside it."""
-    matrix = np.lib.format.open_memmap(file, mode="r")
+    matrix = mapped(file)
     # at line breaks alone: words may have other characters at which Python splits lines
     words = _with_words(file)[1].read_text("utf-8-sig").removesuffix("\n").split("\n")
     fits = matrix.ndim == 2 and matrix.dtype.kind == "f" and len(matrix) == len(words)
