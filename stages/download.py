@@ -18,7 +18,7 @@ def download(params: Params) -> None:
     dataset = _load(params)
     for remark in judge(dataset):
         print(remark, file=sys.stderr)
-    store.write(dataset, DATA, SPLITS)
+    store.write(dataset, DATA, SPLITS, params.download.skip_unreadable)
 
 
 def _load(params: Params) -> Dataset:

@@ -72,6 +72,7 @@ def evaluate(params: Params) -> None:
             model.weights_sha256,
             copies=scorer.copies > 0,
             samples=settings.samples,
+            skipped=store.read_skipped(DATA),
             subwords=0 if model.vocabulary.begins_word is None else len(model.vocabulary),
         )
         began = time.perf_counter()

@@ -107,6 +107,7 @@ def test_comments_list_every_name(committed: str) -> None:
         ("download.scenes.validation", 0, ["greater than or equal to 1"]),
         ("download.scenes.test", 1e20, ["download.scenes.test is 1e+20", "integer"]),
         ("download.scenes.captions", 17, ["less than or equal to 16"]),
+        ("download.skip_unreadable", 1, ["download.skip_unreadable is 1", "boolean"]),
         ("download.folder.path", "", ["download.folder.path is ''", "at least 1 character"]),
         ("download.folder.path", "x" * 100_000, ["download.folder.path is 'xxx", "at most 4000 characters"]),
         ("download.folder.path", "a\nb", ["download.folder.path is 'a\\nb'", "without line breaks"]),
@@ -474,7 +475,7 @@ def test_flat_has_what_has_a_say_and_nothing_else(dataset: str, tmp_path: Path) 
     assert {key: value for key, value in flat.items() if key.startswith("train.")} == {
         f"train.{key}": value for key, value in recipe.items()
     }
-    own = content["download"].get(dataset, {})
+    own = content["download"].get(dataset, {}) | ({} if dataset == "scenes" else {"skip_unreadable": False})
     assert {key: value for key, value in flat.items() if key.startswith("download.")} == {
         f"download.{key}": value for key, value in own.items()
     }

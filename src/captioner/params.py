@@ -94,6 +94,7 @@ class Folder(Section):
 class Download(Section):
     """Stage `download`."""
 
+    skip_unreadable: bool = False
     scenes: Scenes
     folder: Folder
 
@@ -312,7 +313,10 @@ class Params(Section):
         """Return every value that has a say in this experiment, by its dotted name; a list as its items in one line."""
         values = self.model_dump()
         values["train"] = values["train"][self.dataset]
-        values["download"] = values["download"].get(self.dataset, {})
+        download = values["download"]
+        values["download"] = download.get(self.dataset, {})
+        if self.dataset != "scenes":  # which are drawn, so that all can be read
+            values["download"]["skip_unreadable"] = download["skip_unreadable"]
         fine_tuning, unread = values.pop("fine_tune")[self.dataset], UNREAD.get(self.encoder_training)
         if unread is not None:
             values["fine_tune"] = {name: value for name, value in fine_tuning.items() if name not in unread}

@@ -90,6 +90,9 @@ def test_number_of_references() -> None:
 def test_people_are_held_against_one_reference_less() -> None:
     assert "|references:4-6,one-left-out|" in str(SETTING.signature("CIDEr-person", of_model=False))
     assert "|references:4-6,one-left-out|" in str(SETTING.signature("BLEU-4-leave-one-out"))
+    skipped = replace(SETTING, skipped=3)
+    for name in ("CIDEr", "nll", "CIDEr-person"):
+        assert "|pictures:3|skipped:3" in str(skipped.signature(name)) and "skipped" not in str(SETTING.signature(name))
     copied = replace(SETTING, copies=True)
     assert "|references:4-6,one-left-out,copies-left-out|" in str(copied.signature("CIDEr-person", of_model=False))
     assert "|references:4-6|" in str(copied.signature("CIDEr"))

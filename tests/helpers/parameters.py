@@ -42,6 +42,7 @@ _VALUES: dict[str, Any] = {
     "encoder_training": "frozen",
     "seed": 1,
     "download": {
+        "skip_unreadable": False,
         "scenes": {
             "seed": 1,
             "train": 40,

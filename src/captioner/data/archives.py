@@ -57,8 +57,8 @@ def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
     try:
         with archive.open(member) as file:
             content = read_pieces(file, MAXIMUM_BYTES)
-    # RuntimeError: encrypted; EOFError: shorter than its directory says.
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    # RuntimeError: encrypted; EOFError: shorter than its directory says; OSError, ValueError: no such place or name
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError, ValueError) as error:
         raise _damaged(path, error) from None
     if len(content) > MAXIMUM_BYTES:
         raise CaptionerError(

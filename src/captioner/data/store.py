@@ -2,7 +2,8 @@
 
 - `images.zip`: the encoded pictures as they came, stored, under their names;
 - `captions.parquet`: a row a caption, with the strings `image`, `split` and `caption`; under the key `origin` of its
-  metadata, as JSON, the SHA-256 by name of the archives that the data came from;
+  metadata, as JSON, the SHA-256 by name of the archives that the data came from, and under `skipped` how many pictures
+  were left out, since they could not be read;
 - `objects.parquet`: a row an object drawn in a picture, with the strings `image`, `word`, `colour` and `size` and its
   box in pixels, the integers `left`, `top`, `right` and `bottom`; no rows where nobody marked objects.
 
@@ -38,7 +39,6 @@ OBJECT_SCHEMA = pa.schema(
     + [(name, pa.int64()) for name in ("left", "top", "right", "bottom")]
 )
 
-UNREADABLE_SHARE = 0.01
 NAMES_SHOWN = 10
 
 
@@ -57,19 +57,21 @@ class Packed:
     unreadable: dict[str, str]
 
 
-def write(dataset: Dataset, directory: Path, splits: Sequence[str] = ("train",)) -> Packed:
+def write(
+    dataset: Dataset, directory: Path, splits: Sequence[str] = ("train",), skip_unreadable: bool = False
+) -> Packed:
     """Write a data set to `images.zip`, `captions.parquet` and `objects.parquet`, all of them or none.
 
-    Every picture is decoded once. Those that cannot be are left out with their captions and objects, and said on
-    stderr.
+    Every picture is decoded once.
 
     Args:
         dataset: the data set.
         directory: where the files go.
         splits: those that must have pictures that can be read.
+        skip_unreadable: leave out pictures that cannot be read, with their captions and objects, and say so on stderr.
 
     Raises:
-        CaptionerError: more than 1 % of the pictures are unreadable, captions and pictures do not belong together, a
+        CaptionerError: pictures are unreadable and not to be skipped, captions and pictures do not belong together, a
             split has no picture, or the files cannot be written.
     """
     described = set(dataset.captions["image"])
@@ -78,12 +80,11 @@ def write(dataset: Dataset, directory: Path, splits: Sequence[str] = ("train",))
         with ExitStack() as stack:
             beside = {name: stack.enter_context(replacing(directory / name)) for name in (IMAGES, CAPTIONS, OBJECTS)}
             readable, unreadable = _write_pictures(dataset.pictures, len(described), beside[IMAGES])
-            _check_pictures(described, readable, unreadable)
+            _check_pictures(described, readable, unreadable, skip_unreadable)
             captions = _without(dataset.captions, unreadable)
             _check_splits(captions, splits, unreadable)
-            _write_table(
-                captions, CAPTION_SCHEMA, beside[CAPTIONS], {"origin": json.dumps(dataset.origin, sort_keys=True)}
-            )
+            made = {"origin": json.dumps(dataset.origin, sort_keys=True), "skipped": str(len(unreadable))}
+            _write_table(captions, CAPTION_SCHEMA, beside[CAPTIONS], made)
             _write_table(_without(dataset.objects, unreadable), OBJECT_SCHEMA, beside[OBJECTS], {})
     except OSError as error:
         raise CaptionerError(
@@ -101,6 +102,15 @@ def read_captions(directory: Path) -> pd.DataFrame:
         CaptionerError: the file is missing, damaged or another one.
     """
     return _read_table(directory / CAPTIONS, CAPTION_SCHEMA)
+
+
+def read_skipped(directory: Path) -> int:
+    """Return how many pictures were left out of the data set.
+
+    Raises:
+        CaptionerError: the file of captions is missing, damaged or another one.
+    """
+    return int((_read(directory / CAPTIONS, CAPTION_SCHEMA).schema.metadata or {}).get(b"skipped", 0))
 
 
 def read_objects(directory: Path) -> pd.DataFrame:
@@ -129,11 +139,12 @@ def _write_pictures(pictures: Iterable[tuple[str, bytes]], count: int, path: Pat
     readable: set[str] = set()
     unreadable: dict[str, str] = {}
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        for name, data, why in tqdm(_decoded(pictures), "decoding", count, unit=" pictures", disable=None):
+        decoded = tqdm(_decoded(pictures), "decoding", count, unit=" pictures", disable=None)
+        for number, (name, data, why) in enumerate(decoded, 1):
             if name in readable or name in unreadable:
                 raise CaptionerError(f"the picture {name} came twice: give each picture a name of its own")
             if why:
-                unreadable[name] = why
+                unreadable[name] = f"{why} (picture {number:,} of {count:,})"
             else:
                 readable.add(name)
                 archive.writestr(_member(name), data)
@@ -163,10 +174,11 @@ def _member(name: str) -> zipfile.ZipInfo:
     return member
 
 
-def _check_pictures(described: set[str], readable: set[str], unreadable: dict[str, str]) -> None:
-    if len(unreadable) > UNREADABLE_SHARE * (len(readable) + len(unreadable)):
+def _check_pictures(described: set[str], readable: set[str], unreadable: dict[str, str], skip: bool) -> None:
+    if unreadable and not skip:
         raise CaptionerError(
-            f"{_listed(unreadable)}; that is more than {UNREADABLE_SHARE:.0%} of all, so fix or remove them"
+            f"{_listed(unreadable)}; put whole ones in their place, or set download.skip_unreadable to true to leave "
+            "them out with their captions"
         )
     absent = sorted(described - readable - unreadable.keys())
     if absent:
@@ -212,8 +224,13 @@ def _write_table(table: pd.DataFrame, schema: pa.Schema, path: Path, metadata: d
 
 
 def _read_table(path: Path, schema: pa.Schema) -> pd.DataFrame:
+    return _read(path, schema).to_pandas()
+
+
+def _read(path: Path, schema: pa.Schema) -> pa.Table:
     try:
         table = pq.read_table(path)
+        table.validate(full=True)  # of text, that it is UTF-8
     except FileNotFoundError:
         raise CaptionerError(f"there is no {path}: run the download stage to get it") from None
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -223,4 +240,4 @@ def _read_table(path: Path, schema: pa.Schema) -> pd.DataFrame:
             f"{path} has the columns {', '.join(table.column_names)}, expected are {', '.join(schema.names)} of a data "
             "set packed by this version: delete it and run again"
         )
-    return table.to_pandas()
+    return table

@@ -48,6 +48,7 @@ class Setting:
         split: which pictures.
         copies: whether references repeat others of their picture, which are then left out along with them.
         samples: how many captions of a picture the scores of several were drawn for.
+        skipped: how many pictures of the data set were left out, since they could not be read.
         subwords: how many subwords the vocabulary has, which likelihoods count; 0 where they count words.
     """
 
@@ -59,6 +60,7 @@ class Setting:
     split: str = "test"
     copies: bool = False
     samples: int = 0
+    skipped: int = 0
     subwords: int = 0
 
     def signature(self, name: str, of_model: bool = True) -> Signature:
@@ -71,6 +73,8 @@ class Setting:
         one_out = caption_metric and name.endswith(("-person", "-leave-one-out"))
         left_out = f",one-left-out{',copies-left-out' if self.copies else ''}" if one_out else ""
         parts |= {"references": f"{self.references}{left_out}", "split": self.split, "pictures": str(self.pictures)}
+        if self.skipped:
+            parts["skipped"] = str(self.skipped)
         likelihood = name.startswith(("nll", "perplexity"))
         if likelihood and self.subwords:
             parts["subwords"] = str(self.subwords)

@@ -149,7 +149,7 @@ def _read_index(path: Path) -> _Index:
         raise _damaged(path, problem(error), "an index of features") from error
     names, viewed = set(index.images), set(index.viewed)
     rows = len(names) + (index.views - 1) * len(viewed)
-    if rows != index.shape[0] or not viewed <= names:
+    if rows != index.shape[0] or len(names) < len(index.images) or not viewed <= names:
         raise _damaged(path, f"names for {rows:,} rows", f"one for each row of the shape {index.shape}")
     return index
 
