@@ -1,43 +1,114 @@
 """Put the pipeline through hardship on this machine, and print what it withstood.
 
-    python tests/hardship/hardship.py [--full]
+    python tests/hardship/hardship.py [--full] [kills] [places] [inputs] [load] [together]
 
-The moments are drawn from a seed. Exit code 1 when an output differs, or something is left over.
+What is random is drawn from a seed. Exit code 1 when something is not as it should be.
 """
 
 import argparse
 import sys
 import tempfile
-import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import kills
+import load
+import mutations
+import places
+import together
+from kills import Checkout
 
 SEED = 1
 
+Row = tuple[list[object], bool]
+"""The cells of a row, and whether all is as it should be."""
+
 
 def main() -> None:
-    """Run all, and print the table."""
+    """Run what was asked for, by default all, and print a table of each."""
     parser = argparse.ArgumentParser(description="Put the pipeline through hardship, and print what it withstood.")
     parser.add_argument("--full", action="store_true", help="more of everything")
-    full = parser.parse_args().full
-    wanted = {stage: 7 if full and stage in kills.TRAINING else 5 for stage in kills.OUTPUTS}
-    broken = False
-    print("| stage | killed | went on midway | files that differ | left over | DVC's lock file cut off | seconds |")
-    print("|---|---|---|---|---|---|---|", flush=True)
+    parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(PARTS)}; by default all")
+    asked = parser.parse_args()
+    if unknown := set(asked.parts) - set(PARTS):
+        parser.error(f"there is no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    may_mount = places.go_where_one_may_mount()
+    well = True
     with tempfile.TemporaryDirectory() as temporary:
-        began = time.perf_counter()
-        for found in kills.run(wanted, SEED, Path(temporary) / "checkout"):
-            broken |= bool(found.differing or found.left)
-            took, began = time.perf_counter() - began, time.perf_counter()
-            compared = _listed(found.differing), _listed(found.left)
-            cells = [f"`{found.stage}`", found.killed, found.resumed, *compared, found.cut, round(took)]
-            print(f"| {' | '.join(map(str, cells))} |", flush=True)
-    sys.exit(broken)
+        directory = Path(temporary)
+        checkout = Checkout(directory / "checkout")
+        if set(asked.parts or PARTS) - {"inputs"}:
+            checkout.undisturbed()
+        for part in asked.parts or PARTS:
+            if part == "places" and not may_mount:
+                print("places: not tried, since nothing may be mounted here\n", flush=True)
+                continue
+            heading, rows = PARTS[part]
+            (directory / part).mkdir()
+            print(f"| {' | '.join(heading)} |\n|{'---|' * len(heading)}", flush=True)
+            for cells, is_well in rows(checkout, directory / part, asked.full):
+                print(f"| {' | '.join(map(str, cells))} |", flush=True)
+                well &= is_well
+            print(flush=True)
+    sys.exit(not well)
 
 
-def _listed(names: list[str]) -> str:
-    return ", ".join(names) or "none"
+def _kills(checkout: Checkout, _: Path, full: bool) -> Iterator[Row]:
+    wanted = {stage: 7 if full and stage in kills.TRAINING else 5 for stage in kills.OUTPUTS}
+    for found in kills.run(checkout, wanted, SEED):
+        compared = _listed(found.differing), _listed(found.left)
+        yield (
+            [f"`{found.stage}`", found.killed, found.resumed, *compared, found.cut],
+            not (found.differing or found.left),
+        )
+
+
+def _places(checkout: Checkout, directory: Path, full: bool) -> Iterator[Row]:
+    for found in places.run(checkout, directory, full):
+        yield [found.place, f"`{found.stage}`", found.ended, _listed(found.faults)], not found.faults
+
+
+def _inputs(_: Checkout, directory: Path, full: bool) -> Iterator[Row]:
+    found, most = mutations.run(10_000 if full else 1_000, SEED, directory)
+    for door, tried in found.items():
+        inputs = tried.taken + tried.refused + len(tried.faults)
+        yield (
+            [door, inputs, tried.taken, tried.refused, _listed(tried.faults), f"{tried.slowest:.1f}"],
+            not tried.faults,
+        )
+    yield ["all together", "", "", "", f"at most {most:,} MiB more", ""], True
+
+
+def _load(checkout: Checkout, _: Path, full: bool) -> Iterator[Row]:
+    for found in load.run(checkout, full, SEED):
+        middle, high = found.seconds
+        refused = ", ".join(f"{times} × {status}" for status, times in found.errors.items()) or "none"
+        cells = [found.what, found.requests, refused, found.differing, f"{middle:.2f}", f"{high:.2f}"]
+        yield [*cells, f"{found.growth:.2f}", f"{found.memory:,}"], found.is_well
+
+
+def _together(checkout: Checkout, directory: Path, _: bool) -> Iterator[Row]:
+    for found in together.run(checkout, directory):
+        yield [found.what, found.ended, _listed(found.faults)], not found.faults
+
+
+def _listed(names: Sequence[str]) -> str:
+    return "; ".join(names) or "none"
+
+
+PARTS: dict[str, tuple[list[str], Callable[[Checkout, Path, bool], Iterator[Row]]]] = {
+    "kills": (
+        ["stage", "killed", "went on midway", "files that differ", "left over", "DVC's lock file cut off"],
+        _kills,
+    ),
+    "places": (["place", "stage", "ended", "faults"], _places),
+    "together": (["what", "ended", "faults"], _together),
+    "inputs": (["door", "inputs", "taken", "refused in a line", "faults", "seconds of the slowest"], _inputs),
+    "load": (
+        ["what", "requests", "refused", "differing", "median, s", "95th percentile, s", "memory / before", "MiB"],
+        _load,
+    ),
+}
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Kills stages at random moments, lets `dvc repro` go on, and compares what comes out with an undisturbed run."""
 
+import copy
 import hashlib
 import io
 import json
@@ -94,6 +95,34 @@ class Checkout:
             "DVC_NO_ANALYTICS": "1",
             "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING": "false",
         }
+        self.seconds: dict[str, float] = {}
+        self._expected: dict[str, dict[str, str]] = {}
+
+    def undisturbed(self) -> "Checkout":
+        """Run every stage, and note how long it took and what it made."""
+        for stage in OUTPUTS:
+            began = time.perf_counter()
+            self.repro(stage)
+            self.seconds[stage] = time.perf_counter() - began
+            self._expected[stage] = self.contents(stage)
+        return self
+
+    def at(self, path: Path) -> "Checkout":
+        """Return the same, which is found at another place."""
+        other = copy.copy(self)
+        other.path = path
+        return other
+
+    def copied(self, path: Path) -> "Checkout":
+        """Copy all of it."""
+        shutil.copytree(self.path, path, symlinks=True)
+        return self.at(path)
+
+    def remove(self, stage: str) -> None:
+        """Remove a stage's outputs."""
+        for output in OUTPUTS[stage]:
+            shutil.rmtree(self.path / output, ignore_errors=True)
+            (self.path / output).unlink(missing_ok=True)
 
     def start(self, stage: str) -> subprocess.Popen[str]:
         """Start `dvc repro STAGE` in a process group of its own."""
@@ -118,6 +147,10 @@ class Checkout:
             raise RuntimeError(f"dvc repro {stage} ended with {process.returncode}:\n{said[-3000:]}")
         return said
 
+    def run(self, *command: str) -> None:
+        """Run a command of this environment there."""
+        subprocess.run(command, cwd=self.path, env=self.environment, check=True, capture_output=True)
+
     def forget(self, stage: str) -> None:
         """Have DVC know neither the outputs of a stage nor that it ever ran."""
         lock = self.path / "dvc.lock"
@@ -130,6 +163,11 @@ class Checkout:
     def contents(self, stage: str) -> dict[str, str]:
         """Return a hash of each file of a stage's outputs, of what has to be equal in it: values, and no times."""
         return {name: each for output in OUTPUTS[stage] for name, each in _contents(self.path / output).items()}
+
+    def differing(self, stage: str) -> list[str]:
+        """Return files of a stage's outputs that are not as they were undisturbed, absent and further ones included."""
+        found, expected = self.contents(stage), self._expected[stage]
+        return [name for name in {**expected, **found} if found.get(name) != expected.get(name)]
 
     def leftovers(self) -> list[str]:
         """Return processes that work in the checkout, and half-written files."""
@@ -179,24 +217,17 @@ def kill(process: subprocess.Popen[str], alone: bool) -> str:
     return process.communicate(timeout=120)[0]
 
 
-def run(kills: Mapping[str, int], seed: int, directory: Path) -> Iterator[Killed]:
+def run(checkout: Checkout, kills: Mapping[str, int], seed: int) -> Iterator[Killed]:
     """Kill stages at random moments of their undisturbed duration.
 
     Every second time DVC alone is killed, and the stage has to notice; else DVC and the stage.
 
     Args:
+        checkout: in which every stage has run undisturbed, see `Checkout.undisturbed`.
         kills: how often, by stage.
         seed: of the moments.
-        directory: which the checkout goes to.
     """
     generator = random.Random(seed)
-    checkout = Checkout(directory)
-    expected, seconds = {}, {}
-    for stage in OUTPUTS:
-        began = time.perf_counter()
-        checkout.repro(stage)
-        seconds[stage] = time.perf_counter() - began
-        expected[stage] = checkout.contents(stage)
     for stage, wanted in kills.items():
         killed, said, differing = 0, "", list[str]()
         while killed < wanted:
@@ -204,12 +235,11 @@ def run(kills: Mapping[str, int], seed: int, directory: Path) -> Iterator[Killed
             while killed < wanted:
                 process = checkout.start(stage)
                 try:
-                    said += process.communicate(timeout=generator.uniform(0, seconds[stage]))[0]
+                    said += process.communicate(timeout=generator.uniform(0, checkout.seconds[stage]))[0]
                     break  # what goes on may have ended before this moment
                 except subprocess.TimeoutExpired:
                     said += kill(process, alone=killed % 2 == 1)
                     killed += 1
             said += checkout.repro(stage)
-            found = checkout.contents(stage)
-            differing += [name for name in {**expected[stage], **found} if found.get(name) != expected[stage].get(name)]
+            differing += checkout.differing(stage)
         yield Killed(stage, killed, said.count("Goes on after"), differing, checkout.leftovers(), said.count(CUT))
