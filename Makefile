@@ -8,7 +8,7 @@ export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 
-.PHONY: help setup repro test quick check hardship notebook bench ui demo study tensorboard clean
+.PHONY: help setup repro test quick check hardship audit notebook bench ui demo study tensorboard clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -37,8 +37,13 @@ check: setup ## lint and check types
 	ruff format --check
 	mypy
 
-hardship: setup ## kill stages at random moments, and compare what comes out: docs/reliability.md; FULL=1 for more
-	@python tests/hardship/hardship.py $(if $(FULL),--full)
+hardship: setup ## kills, full disks, changed inputs, load: docs/reliability.md; FULL=1 for more, PARTS="inputs load" for less
+	@python tests/hardship/hardship.py $(if $(FULL),--full) $(PARTS)
+
+audit: ## ask for known vulnerabilities of the pinned packages; one that cannot be asked for is a failure
+	$(PYTHON) -m venv .cache/audit
+	.cache/audit/bin/python -m pip install --quiet pip-audit==2.10.1
+	.cache/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement requirements.lock
 
 notebook: setup ## make the lesson notebooks/attention.ipynb from its script, notebooks/attention.py
 	jupytext --to ipynb --update notebooks/attention.py

@@ -106,7 +106,10 @@ def run(stage: Callable[[Params], None], timed: bool = True) -> None:
     except CaptionerError as error:
         sys.exit(f"{stage.__name__}: {error}")
     except OSError as error:
-        sys.exit(f"{stage.__name__}: {error.strerror or error} ({error.filename or 'no file'}); no output was written.")
+        where = f" ({error.filename})" if error.filename else ""
+        sys.exit(f"{stage.__name__}: {error.strerror or error}{where}; no output was written.")
+    except MemoryError:
+        sys.exit(f"{stage.__name__}: the memory of this machine does not suffice; no output was written.")
     except Interrupted as interrupted:
         left = interrupted.left or "no output was written."
         with suppress(OSError):  # whoever read it may be gone

@@ -1,5 +1,6 @@
 """Archives from a server with whims, from a mirror, and archives that cannot be trusted."""
 
+import hashlib
 import io
 import socket
 import stat
@@ -83,7 +84,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 def get(server: Server, directory: Path) -> Path:
-    return fetch(server.url, dataset="some", directory=directory, mirror=None)
+    return fetch(server.url, dataset="some", directory=directory, mirror=None).path
 
 
 def test_a_download_is_whole_and_done_once(server: Server, tmp_path: Path) -> None:
@@ -92,7 +93,26 @@ def test_a_download_is_whole_and_done_once(server: Server, tmp_path: Path) -> No
         assert path == tmp_path / "new" / "archive.zip"
         assert path.read_bytes() == CONTENT
     assert server.seen == [None]
-    assert [path.name for path in path.parent.iterdir()] == ["archive.zip"]
+    assert sorted(path.name for path in path.parent.iterdir()) == ["archive.zip", "archive.zip.sha256"]
+
+
+def test_what_was_downloaded_stays_what_it_was(server: Server, tmp_path: Path) -> None:
+    path = get(server, tmp_path)
+    kept = path.with_name("archive.zip.sha256").read_text()
+    assert kept == f"{hashlib.sha256(CONTENT).hexdigest()}  archive.zip\n"
+    path.write_bytes(CONTENT + b"more")
+    with pytest.raises(CaptionerError, match=r"archive\.zip is not what was downloaded: .* delete both and run again"):
+        get(server, tmp_path)
+    path.unlink()  # and what comes instead is taken
+    server.content = CONTENT + b"other"
+    assert get(server, tmp_path).read_bytes() == server.content
+    assert path.with_name("archive.zip.sha256").read_text() != kept
+
+
+def test_an_archive_from_before_hashes_were_kept(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "archive.zip").write_bytes(CONTENT)
+    get(server, tmp_path)
+    assert server.seen == [] and (tmp_path / "archive.zip.sha256").is_file()
 
 
 @pytest.mark.parametrize(
@@ -204,7 +224,7 @@ def test_a_mirror_stands_in_for_the_network(tmp_path: Path) -> None:
     archive.parent.mkdir()
     archive.write_bytes(b"here")
     url = "https://example.org/x/a%20b.zip?download=1"
-    assert fetch(url, dataset="some", directory=tmp_path / "unused", mirror=tmp_path) == archive
+    assert fetch(url, dataset="some", directory=tmp_path / "unused", mirror=tmp_path).path == archive
     assert not (tmp_path / "unused").exists()
 
 

@@ -5,6 +5,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
@@ -12,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 from tqdm import tqdm
 
 from captioner.common.errors import CaptionerError
+from captioner.common.files import read_text, replacing, sha256
 
 ATTEMPTS = 4  # in a row without a new byte
 PAUSE = 2.0  # seconds before the second attempt, doubled before each further one
@@ -19,11 +21,25 @@ TIMEOUT = 30.0  # seconds without an answer
 CHUNK = 1 << 20  # bytes
 
 
-def fetch(url: str, *, dataset: str, directory: Path, mirror: Path | None) -> Path:
-    """Return the path of an archive, downloading it where no mirror is given.
+@dataclass(frozen=True)
+class Archive:
+    """An archive that is there.
+
+    Attributes:
+        path: where.
+        sha256: of its bytes.
+    """
+
+    path: Path
+    sha256: str
+
+
+def fetch(url: str, *, dataset: str, directory: Path, mirror: Path | None) -> Archive:
+    """Return an archive, downloading it where no mirror is given.
 
     A download goes to `<archive name>.part` and is renamed when it is whole, so that an archive under its own name
-    is not fetched again and a broken download continues where it stopped.
+    is not fetched again and a broken download continues where it stopped. Its SHA-256 is kept beside it, in
+    `<archive name>.sha256`, and each further use has to find the same. A mirror's archives may be packed anew.
 
     Args:
         url: where the archive is published; its last part is the archive's name.
@@ -32,7 +48,8 @@ def fetch(url: str, *, dataset: str, directory: Path, mirror: Path | None) -> Pa
         mirror: directory that holds `<dataset>/<archive name>`, used in place of the network.
 
     Raises:
-        CaptionerError: the mirror has no such archive, the server cannot be reached or refuses, or the disk is full.
+        CaptionerError: the mirror has no such archive, the server cannot be reached or refuses, the disk is full, or
+            the archive is not the one that was downloaded.
     """
     name = PurePosixPath(unquote(urlsplit(url).path)).name
     if mirror is not None:
@@ -41,11 +58,26 @@ def fetch(url: str, *, dataset: str, directory: Path, mirror: Path | None) -> Pa
             raise CaptionerError(
                 f"the mirror has no {archive}: put {url} there, or unset CAPTIONER_MIRROR to download it"
             )
-        return archive
+        return Archive(archive, sha256(archive))
     archive = directory / name
     if not archive.is_file():
         _download(url, archive)
-    return archive
+        archive.with_name(f"{name}.sha256").unlink(missing_ok=True)
+    return Archive(archive, _checked(archive))
+
+
+def _checked(archive: Path) -> str:
+    """Return an archive's SHA-256, and keep it if it is asked for the first time."""
+    kept, found = archive.with_name(f"{archive.name}.sha256"), sha256(archive)
+    if not kept.is_file():
+        with replacing(kept) as beside:
+            beside.write_text(f"{found}  {archive.name}\n", "utf-8")  # as `sha256sum --check` reads it
+    elif read_text(kept).split(maxsplit=1)[:1] != [found]:
+        raise CaptionerError(
+            f"{archive} is not what was downloaded: its SHA-256 is {found}, and {kept.name} beside it says another: "
+            "delete both and run again"
+        )
+    return found
 
 
 def _download(url: str, archive: Path) -> None:

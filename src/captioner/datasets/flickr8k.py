@@ -10,7 +10,6 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from captioner.common.errors import CaptionerError, quoted
-from captioner.common.files import sha256
 from captioner.data.archives import open_zip, read_member
 from captioner.data.dataset import CAPTION_COLUMNS, Dataset
 from captioner.datasets.fetch import fetch
@@ -43,19 +42,20 @@ def load(directory: Path, mirror: Path | None) -> Dataset:
     """
     text = fetch(TEXT, dataset="flickr8k", directory=directory, mirror=mirror)
     pictures = fetch(PICTURES, dataset="flickr8k", directory=directory, mirror=mirror)
-    captions = _captions(text)
-    members = _members(pictures)
+    captions = _captions(text.path)
+    members = _members(pictures.path)
     names = list(dict.fromkeys(captions["image"]))
     absent = [name for name in names if name not in members]
     if absent:
         raise CaptionerError(
-            f"{pictures} lacks {len(absent):,} of {len(names):,} pictures, first {absent[0]}: "
+            f"{pictures.path} lacks {len(absent):,} of {len(names):,} pictures, first {absent[0]}: "
             "delete it and run again to get the whole one"
         )
-    origin = {archive.name: sha256(archive) for archive in (pictures, text)}
+    origin = {archive.path.name: archive.sha256 for archive in (pictures, text)}
     number = captions.groupby("image", sort=False).cumcount()
     places = [f"{CAPTIONS}, {image}#{place}" for image, place in zip(captions["image"], number, strict=True)]
-    return Dataset(captions, _read(pictures, [(name, members[name]) for name in names]), origin=origin, places=places)
+    read = _read(pictures.path, [(name, members[name]) for name in names])
+    return Dataset(captions, read, origin=origin, places=places)
 
 
 def _captions(path: Path) -> pd.DataFrame:
