@@ -246,7 +246,7 @@ def _archive(given: Path | None) -> Path:
     if given is None:
         mirror = os.environ.get("CAPTIONER_MIRROR")
         downloads = CHECKOUT / ".cache/downloads/flickr8k"
-        return fetch(TEXT, dataset="flickr8k", directory=downloads, mirror=Path(mirror) if mirror else None)
+        return fetch(TEXT, dataset="flickr8k", directory=downloads, mirror=Path(mirror) if mirror else None).path
     if not given.is_file():
         raise CaptionerError(f"there is no file {given}; give the path of Flickr8k_text.zip, or none to download it")
     return given

@@ -95,6 +95,7 @@ class Checkout:
             "DVC_NO_ANALYTICS": "1",
             "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING": "false",
         }
+        self.cache: Path | None = None  # where DVC's is, if not in the checkout
         self.seconds: dict[str, float] = {}
         self._expected: dict[str, dict[str, str]] = {}
 
@@ -152,13 +153,17 @@ class Checkout:
         subprocess.run(command, cwd=self.path, env=self.environment, check=True, capture_output=True)
 
     def forget(self, stage: str) -> None:
-        """Have DVC know neither the outputs of a stage nor that it ever ran."""
-        lock = self.path / "dvc.lock"
+        """Have DVC know neither the outputs of a stage nor that it ever ran, and keep nothing of them."""
+        lock, cache = self.path / "dvc.lock", self.cache or self.path / ".dvc/cache"
         yaml = YAML()
         locked = yaml.load(lock)
-        locked["stages"].pop(stage, None)
+        for output in (locked["stages"].pop(stage, None) or {}).get("outs", []):
+            kept = _kept(cache, output["md5"])
+            inside = json.loads(kept.read_text()) if kept.suffix == ".dir" and kept.is_file() else []
+            for each in [kept, *(_kept(cache, file["md5"]) for file in inside)]:
+                each.unlink(missing_ok=True)
         yaml.dump(locked, lock)
-        shutil.rmtree(self.path / ".dvc/cache/runs", ignore_errors=True)
+        shutil.rmtree(cache / "runs", ignore_errors=True)
 
     def contents(self, stage: str) -> dict[str, str]:
         """Return a hash of each file of a stage's outputs, of what has to be equal in it: values, and no times."""
@@ -179,6 +184,10 @@ class Checkout:
             except (psutil.Error, OSError):
                 continue
         return found
+
+
+def _kept(cache: Path, md5: str) -> Path:
+    return cache / "files/md5" / md5[:2] / md5[2:]
 
 
 def _contents(path: Path) -> dict[str, str]:

@@ -64,6 +64,7 @@ def run(checkout: Checkout, folder: Path, full: bool) -> Iterator[Place]:
         shutil.rmtree(here.path)
         here = checkout.copied(folder / "checkout")
         shutil.move(here.path / ".dvc/cache", cache)
+        here.cache = cache
         here.run("dvc", "config", "--local", "cache.dir", str(cache))
         for stage in stages if full else ["features"]:
             yield _full("DVC's cache", here, stage, disk)
@@ -136,7 +137,7 @@ def _tried(checkout: Checkout, stage: str) -> tuple[str, list[str]]:
     if not process.returncode:
         return "went through", []
     lines = [line for line in said.splitlines() if line.startswith((f"{stage}:", "ERROR"))]
-    faults = ["a stack trace"] if "Traceback" in said else []
+    faults = [f"a stack trace, ending in {said.strip().splitlines()[-3:]}"] if "Traceback" in said else []
     faults += [] if lines else [f"no line says why: {said[-300:]}"]
     return (lines or [""])[0], [*faults, *checkout.leftovers()]
 

@@ -293,6 +293,7 @@ class TestTraining:
                 run.log_epoch(0, EPOCHS[0])
             run.log_training(workspace / "results/train", workspace / "models/captioner", "34cd")
         assert capsys.readouterr().err == "MLflow took less than everything (gone); `make ui` adds the rest.\n"
+
         runs_module.restore(root, workspace)
         failed, finished = sorted(runs(root), key=lambda run: run.info.status)
         assert (failed.info.status, finished.info.status) == ("FAILED", "FINISHED")
@@ -956,3 +957,21 @@ class TestFetchModel:
             store.create_registered_model(name)
         with pytest.raises(CaptionerError, match=r"Registered there: captioner-folder, captioner-scenes\.$"):
             registry.fetch_model(root, "models:/captioner@champion", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError("gone"), "gone"),
+        (
+            RuntimeError(
+                "(raised as a result of Query-invoked autoflush)\n(sqlite3.OperationalError) database or disk is full\n"
+                "[SQL: UPDATE runs SET status=?]\n[parameters: ('FAILED', 1)]"
+            ),
+            "database or disk is full",
+        ),
+        (RuntimeError("(psycopg2.errors.UndefinedTable) no such table"), "no such table"),
+    ],
+)
+def test_of_a_databases_error_what_it_said(error: Exception, said: str) -> None:
+    assert store_module.why(error).endswith(said) and "SQL" not in store_module.why(error)

@@ -326,6 +326,24 @@ def test_callbacks_of_an_epoch(tmp_path: Path) -> None:
         assert Image.open(io.BytesIO(shown.encoded_image_string)).size == (shown.width, shown.height)
 
 
+def test_training_goes_on_without_summaries(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Full(tensorboard.EventFileWriter):
+        def flush(self) -> None:
+            raise OSError("No space left on device")
+
+    monkeypatch.setattr(tensorboard, "EventFileWriter", Full)
+    decoder, vocabulary, features = tiny.decoder(), tiny.vocabulary(), tiny.features()
+    generator = Generator(decoder, 1, 3)
+    pictures = np.zeros((1, 8, 8, 3), np.uint8)
+    logger = tensorboard.TensorBoardLogger(tmp_path, generator, vocabulary, features.grid, np.arange(1), pictures)
+    for epoch in range(3):
+        logger.on_epoch_end(epoch, {"nll": 1.0})
+    logger.on_train_end()
+    assert capsys.readouterr().err == "TensorBoard gets no further summaries (No space left on device).\n"
+
+
 def test_the_best_epoch_by_likelihood(eager: None) -> None:
     recipe = tiny.recipe(epochs=3, learning_rate=3.0)  # far too fast: it gets worse
     decoder = tiny.decoder(used=recipe)

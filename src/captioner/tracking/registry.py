@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from captioner.common.errors import CaptionerError, quoted, reason
-from captioner.tracking.store import connect, exists, load_mlflow, locked, no_store, store, tolerate_existing
+from captioner.common.errors import CaptionerError, quoted
+from captioner.tracking.store import connect, exists, load_mlflow, locked, no_store, store, tolerate_existing, why
 
 CHAMPION = "champion"
 LOADERS = ("captioner.serving.pyfunc", "captioner.pyfunc")
@@ -66,7 +66,7 @@ def fetch_model(root: Path, uri: str, directory: Path) -> Path:
         flavor = mlflow.models.Model.load(str(fetched)).flavors["python_function"]
     except (mlflow.exceptions.MlflowException, OSError, KeyError) as error:
         raise CaptionerError(
-            f"Received {quoted(uri)}, which the MLflow store {address} does not give ({reason(error)}): give "
+            f"Received {quoted(uri)}, which the MLflow store {address} does not give ({why(error)}): give "
             f"models:/<name>@<alias>, models:/<name>/<version> or runs:/<run id>/captioner. {_registered_names(client)}"
         ) from None
     if flavor.get("loader_module") not in LOADERS:
@@ -108,7 +108,7 @@ def promote(root: Path, dataset: str | None = None) -> Champion:
             )
             return _promoted(client, store(root), finished, dataset)
     except (mlflow.exceptions.MlflowException, OSError) as error:
-        raise CaptionerError(f"The MLflow store {store(root)} does not register the model ({reason(error)}).") from None
+        raise CaptionerError(f"The MLflow store {store(root)} does not register the model ({why(error)}).") from None
 
 
 def _promoted(client: Any, address: str, finished: Iterable[Any], dataset: str | None) -> Champion:

@@ -25,7 +25,7 @@ from typing import Any
 
 import psutil
 
-from captioner.common.errors import CaptionerError, reason
+from captioner.common.errors import CaptionerError
 from captioner.common.workspace import EVALUATED, MODEL, trained_last
 from captioner.encoders.registry import FROZEN
 from captioner.params import Params
@@ -39,7 +39,7 @@ from captioner.tracking.logging import (
 )
 from captioner.tracking.record import RECORD, Record, timestamp
 from captioner.tracking.registry import logged_models
-from captioner.tracking.store import connect, exists, load_mlflow, locked, reaching
+from captioner.tracking.store import connect, exists, load_mlflow, locked, reaching, why
 from captioner.training.history import history
 
 WORKSPACE = "workspace"
@@ -100,7 +100,7 @@ class Run:
             yield
         except (load_mlflow().exceptions.MlflowException, OSError) as error:
             self.complete = False
-            print(f"MLflow took less than everything ({reason(error)}); `make ui` adds the rest.", file=sys.stderr)
+            print(f"MLflow took less than everything ({why(error)}); `make ui` adds the rest.", file=sys.stderr)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import sqlite3
 import time
 from collections.abc import Collection, Iterator
@@ -116,7 +117,15 @@ def load_mlflow() -> Any:
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # which prints the stack trace of what it raises as well
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     return mlflow
+
+
+def why(error: Exception) -> str:
+    """Return what was wrong with the store, in one short line: of a database's error what the database said."""
+    said = re.search(r"\(\w+\.\w*Error\) ([^\n]+)", str(error))
+    return said[1][:200] if said else reason(error)
 
 
 def connect(root: Path) -> tuple[Any, str]:
@@ -151,7 +160,7 @@ def reaching(root: Path) -> Iterator[None]:
         yield
     except (load_mlflow().exceptions.MlflowException, SQLAlchemyError, OSError) as error:
         raise CaptionerError(
-            f"The MLflow store {store(root)} cannot be reached ({reason(error)}): start it, or set MLFLOW_TRACKING_URI "
+            f"The MLflow store {store(root)} cannot be reached ({why(error)}): start it, or set MLFLOW_TRACKING_URI "
             "to another; unset, runs go to mlflow.db."
         ) from None
 

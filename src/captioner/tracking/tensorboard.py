@@ -1,7 +1,10 @@
 """TensorBoard summaries of a training."""
 
 import io
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +12,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+from captioner.common.errors import reason
 from captioner.common.keras import keras
 from captioner.reports.attention_figure import attention_figure
 from captioner.search.caption import captions_of
@@ -39,13 +43,17 @@ class TensorBoardLogger(keras.callbacks.Callback):
         pictures: np.ndarray,
     ):
         super().__init__()
-        self.writer = EventFileWriter(str(directory))
+        self.writer: EventFileWriter | None = None
+        with self._going_on():
+            self.writer = EventFileWriter(str(directory))
         self.generator = generator
         self.vocabulary = vocabulary
         self.features, self.rows, self.pictures = features, rows, pictures
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Write the summaries of an epoch."""
+        """Write the summaries of an epoch; training goes on without them where they cannot be written."""
+        if self.writer is None:
+            return
         values = [
             Summary.Value(tag=names.metric_name(name, "train"), simple_value=float(value))
             for name, value in (logs or {}).items()
@@ -58,9 +66,21 @@ class TensorBoardLogger(keras.callbacks.Callback):
             figure.save(encoded, "PNG")
             image = Summary.Image(height=figure.height, width=figure.width, encoded_image_string=encoded.getvalue())
             values.append(Summary.Value(tag=f"attention/{number}", image=image))
-        self.writer.add_event(Event(wall_time=time.time(), step=epoch, summary=Summary(value=values)))
-        self.writer.flush()
+        with self._going_on():
+            self.writer.add_event(Event(wall_time=time.time(), step=epoch, summary=Summary(value=values)))
+            self.writer.flush()
 
     def on_train_end(self, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002
         """Close the event file."""
-        self.writer.close()
+        if self.writer is not None:
+            with self._going_on():
+                self.writer.close()
+
+    @contextmanager
+    def _going_on(self) -> Iterator[None]:
+        """Have an error end the summaries, and say so, but not training."""
+        try:
+            yield
+        except Exception as error:  # the writer has errors of TensorFlow, where that is there
+            self.writer = None
+            print(f"TensorBoard gets no further summaries ({reason(error)}).", file=sys.stderr)
