@@ -4,14 +4,11 @@ import pickle
 import struct
 from collections import OrderedDict
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
 from captioner.common.errors import CaptionerError
-
-if TYPE_CHECKING:
-    pass
 
 
 class _Tensor(NamedTuple):

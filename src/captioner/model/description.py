@@ -72,7 +72,7 @@ class Description:
         file = self.encoder.get("file")
         if file is None:
             return None
-        if Path(file).name != file or file == "..":
+        if Path(file).name != file or file in ("", ".."):
             raise ValueError(f"the encoder's file {quoted(file)} is no name of a file in the model's directory")
         return directory / file
 

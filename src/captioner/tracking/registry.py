@@ -69,9 +69,10 @@ def fetch_model(root: Path, uri: str, directory: Path) -> Path:
             f"Received {quoted(uri)}, which the MLflow store {address} does not give ({why(error)}): give "
             f"models:/<name>@<alias>, models:/<name>/<version> or runs:/<run id>/captioner. {_registered_names(client)}"
         ) from None
-    if flavor.get("loader_module") not in LOADERS:
+    data = (fetched / str(flavor.get("data", ".."))).resolve()
+    if flavor.get("loader_module") not in LOADERS or not data.is_relative_to(fetched.resolve()):
         raise CaptionerError(f"Received {quoted(uri)}, a model that is not one of Captioner's: give another.")
-    return fetched / flavor["data"]
+    return data
 
 
 def registered_name(dataset: str) -> str:
