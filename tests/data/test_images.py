@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, Jpeg2KImagePlugin
 
 from captioner.data import Crop, images
 from captioner.data.images import BARS, FORMATS, UnreadableImage, decode, from_array, from_pillow
@@ -212,6 +212,27 @@ def test_a_large_jpeg_decodes_like_a_large_png() -> None:
     picture = gradient(1800, 1200)
     difference = decode(encoded(picture, "JPEG", quality=95)).astype(int) - decode(encoded(picture))
     assert np.abs(difference).mean() < 2
+
+
+@pytest.mark.parametrize("levels", [1, 2, 6])
+@pytest.mark.parametrize("form", ["jp2", "j2k"])
+def test_a_large_jpeg_2000_decodes_like_a_large_png(levels: int, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one that has resolutions within only what is needed is decoded."""
+    large = gradient(1900, 2400)
+    decoded: list[tuple[int, int]] = []
+    load = Jpeg2KImagePlugin.Jpeg2KImageFile.load
+
+    def noting(image: Jpeg2KImagePlugin.Jpeg2KImageFile) -> Any:
+        loaded = load(image)
+        decoded.append(image.size)
+        return loaded
+
+    monkeypatch.setattr(Jpeg2KImagePlugin.Jpeg2KImageFile, "load", noting)
+    data = encoded(large, "JPEG2000", num_resolutions=levels, no_jp2=form == "j2k")
+    difference = np.abs(decode(data).astype(int) - decode(encoded(large)).astype(int))
+    assert difference.max() <= 3
+    assert decoded[0] == {1: (1900, 2400), 2: (950, 1200), 6: (475, 600)}[levels]
+    assert images.upright_size(data, 224) == decoded[0]
 
 
 @pytest.mark.parametrize("form", FORMATS)

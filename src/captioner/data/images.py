@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, Jpeg2KImagePlugin
 
 from captioner.common.errors import CaptionerError
 from captioner.data import IMAGE_SIZE, Crop
@@ -105,8 +105,7 @@ def decode(data: bytes, size: int = IMAGE_SIZE, crop: Crop = "stretch") -> np.nd
         raise UnreadableImage("the file is empty: put a picture in its place, or leave it out")
     with _unreadable(data), Image.open(io.BytesIO(data), formats=FORMATS) as image:
         _check_size(image.width, image.height)
-        # Decodes a large JPEG at a half, a quarter or an eighth; twice the size is left to the better filter.
-        image.draft(None, (2 * size, 2 * size))
+        _reduce(image, data, 2 * size)
         with _pixels.taking(image.width * image.height):
             return _squared(image, size, crop)
 
@@ -178,6 +177,27 @@ def _is_text(data: bytes) -> bool:
     return all(character.isprintable() or character.isspace() for character in text) and "\ufffd" not in text
 
 
+def _reduce(image: Image.Image, data: bytes, wanted: int) -> None:
+    """Have a large JPEG or JPEG 2000 decoded at a half, a quarter, ..., though not below what is wanted.
+
+    So much is left to the better filter. The other formats cannot be decoded but whole.
+    """
+    image.draft(None, (wanted, wanted))
+    if isinstance(image, Jpeg2KImagePlugin.Jpeg2KImageFile):
+        halvings = max(0, (min(image.size) // wanted).bit_length() - 1)
+        image.reduce = min(halvings, _resolutions(data))
+
+
+def _resolutions(data: bytes) -> int:
+    """Return how many times a JPEG 2000 can be halved, as its codestream says: ISO/IEC 15444-1, annex A.6.1."""
+    place = data.find(b"\xff\x4f\xff\x51") + 2
+    while 2 <= place < len(data) - 9 and data[place] == 0xFF:
+        if data[place + 1] == 0x52:
+            return data[place + 9]
+        place += 2 + int.from_bytes(data[place + 2 : place + 4])
+    return 0
+
+
 def _squared(image: Image.Image, size: int, crop: Crop) -> np.ndarray:
     """Return the pixels of an opened picture, upright, over white and made a square, uint8 `[size, size, 3]`."""
     image.load()
@@ -218,10 +238,10 @@ def upright_size(data: bytes, size: int) -> tuple[int, int]:
 
     Args:
         data: the encoded picture.
-        size: that it is wanted in: a large JPEG counts as at a half, a quarter or an eighth.
+        size: that it is wanted in: a large JPEG or JPEG 2000 counts as at a half, a quarter, ...
     """
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        image.draft(None, (2 * size, 2 * size))
+        _reduce(image, data, 2 * size)
         image.load()  # only then are size and orientation settled in every format
         width, height = image.size
         return (height, width) if _orientation(image) in (5, 6, 7, 8) else (width, height)
