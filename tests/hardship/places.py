@@ -63,16 +63,16 @@ def run(checkout: Checkout, folder: Path, full: bool) -> Iterator[Place]:
             yield _full("workspace", here, stage, disk)
         shutil.rmtree(here.path)
         here = checkout.copied(folder / "checkout")
+        temporary.mkdir()
+        here.environment = here.environment | {"TMPDIR": str(temporary)}
+        for stage in stages if full else ["train"]:
+            yield _full("TMPDIR", here, stage, disk)
+        here.environment = checkout.environment
         shutil.move(here.path / ".dvc/cache", cache)
         here.cache = cache
         here.run("dvc", "config", "--local", "cache.dir", str(cache))
         for stage in stages if full else ["features"]:
             yield _full("DVC's cache", here, stage, disk)
-        temporary.mkdir()
-        here.environment = here.environment | {"TMPDIR": str(temporary)}
-        for stage in stages if full else ["train"]:
-            yield _full("TMPDIR", here, stage, disk)
-        del here.environment["TMPDIR"]
         for stage in ("train", "fine_tune") if full else ("train",):
             for when, moment in (("the future", time.time() + 10 * 365 * 86400), ("1970", 1.0)):
                 yield _at_another_time(when, here, stage, moment)

@@ -1,6 +1,7 @@
 """Training lowers the loss, is repeatable, and keeps the best epoch."""
 
 import csv
+import errno
 import io
 import json
 import math
@@ -329,11 +330,10 @@ def test_callbacks_of_an_epoch(tmp_path: Path) -> None:
 def test_training_goes_on_without_summaries(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    class Full(tensorboard.EventFileWriter):
-        def flush(self) -> None:
-            raise OSError("No space left on device")
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(tensorboard, "EventFileWriter", Full)
+    monkeypatch.setattr(tensorboard.RecordWriter, "write", full)
     decoder, vocabulary, features = tiny.decoder(), tiny.vocabulary(), tiny.features()
     generator = Generator(decoder, 1, 3)
     pictures = np.zeros((1, 8, 8, 3), np.uint8)

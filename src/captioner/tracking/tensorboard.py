@@ -1,18 +1,20 @@
 """TensorBoard summaries of a training."""
 
 import io
+import os
+import socket
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from tensorboard.summary.writer.record_writer import RecordWriter
 
-from captioner.common.errors import reason
 from captioner.common.keras import keras
 from captioner.reports.attention_figure import attention_figure
 from captioner.search.caption import captions_of
@@ -43,16 +45,20 @@ class TensorBoardLogger(keras.callbacks.Callback):
         pictures: np.ndarray,
     ):
         super().__init__()
-        self.writer: EventFileWriter | None = None
+        # TensorBoard's own writer of whole files has a thread, whose errors come late and as stack traces
+        self.file: IO[bytes] | None = None
         with self._going_on():
-            self.writer = EventFileWriter(str(directory))
+            directory.mkdir(parents=True, exist_ok=True)
+            name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
+            self.file = (directory / name).open("wb")
+            self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
         self.generator = generator
         self.vocabulary = vocabulary
         self.features, self.rows, self.pictures = features, rows, pictures
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Write the summaries of an epoch; training goes on without them where they cannot be written."""
-        if self.writer is None:
+        if self.file is None:
             return
         values = [
             Summary.Value(tag=names.metric_name(name, "train"), simple_value=float(value))
@@ -67,20 +73,24 @@ class TensorBoardLogger(keras.callbacks.Callback):
             image = Summary.Image(height=figure.height, width=figure.width, encoded_image_string=encoded.getvalue())
             values.append(Summary.Value(tag=f"attention/{number}", image=image))
         with self._going_on():
-            self.writer.add_event(Event(wall_time=time.time(), step=epoch, summary=Summary(value=values)))
-            self.writer.flush()
+            self._write(Event(wall_time=time.time(), step=epoch, summary=Summary(value=values)))
 
     def on_train_end(self, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002
         """Close the event file."""
-        if self.writer is not None:
+        if self.file is not None:
             with self._going_on():
-                self.writer.close()
+                self.file.close()
+
+    def _write(self, event: Event) -> None:
+        RecordWriter(self.file).write(event.SerializeToString())
+        assert self.file is not None
+        self.file.flush()
 
     @contextmanager
     def _going_on(self) -> Iterator[None]:
         """Have an error end the summaries, and say so, but not training."""
         try:
             yield
-        except Exception as error:  # the writer has errors of TensorFlow, where that is there
-            self.writer = None
-            print(f"TensorBoard gets no further summaries ({reason(error)}).", file=sys.stderr)
+        except OSError as error:
+            self.file = None
+            print(f"TensorBoard gets no further summaries ({error.strerror}).", file=sys.stderr)
