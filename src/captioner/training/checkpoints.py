@@ -78,6 +78,7 @@ class Checkpoints:
         self._place: Path | None = None
         self._results: Path | None = None
         self._note: dict[str, str] = {}
+        self._failed = False
         for place in reversed(self._places()):
             try:
                 state = State(**json.loads((place / STATE).read_text("utf-8")))
@@ -129,8 +130,11 @@ class Checkpoints:
                 else:
                     shutil.copytree(self._results, beside / RESULTS)
         except OSError as error:
-            print(f"No checkpoint was written ({error.strerror or error}); the training goes on.", flush=True)
+            if not self._failed:  # and not every half minute
+                print(f"No checkpoint was written ({error.strerror or error}); the training goes on.", flush=True)
+            self._failed = True
             return False
+        self._failed = False
         for other in self._places():
             if other != place:
                 shutil.rmtree(other)
