@@ -220,7 +220,7 @@ def _models(home: Path) -> Iterator[Door]:
 def _servers(model: Path) -> Iterator[Door]:
     from fastapi.testclient import TestClient
 
-    from captioner.serving import demo, pyfunc, scoring_server
+    from captioner.serving import demo, model_server, pyfunc
     from captioner.tracking.store import load_mlflow
 
     loaded = Captioner.load(model)
@@ -236,7 +236,7 @@ def _servers(model: Path) -> Iterator[Door]:
     mlflow.pyfunc.save_model(
         model.with_name("logged"), loader_module=pyfunc.__name__, data_path=str(model), pip_requirements=[]
     )
-    scoring_server.guard()
+    model_server.install_guard()
     from mlflow.pyfunc import scoring_server as server
 
     asked = TestClient(

@@ -32,7 +32,7 @@ from captioner.common.ports import HOST
 from captioner.data import Crop, store
 from captioner.model.description import image_size_and_crop
 from captioner.reports import pages
-from captioner.serving.guard import Guard, Limits
+from captioner.serving.guard import Guard, Limits, is_awaited
 from captioner.text.vocabulary import END, SPECIAL_TOKENS
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def application(models: "Mapping[str, Captioner]", pictures: Sequence[tuple[str,
     async def caption(request: Request, settings: Annotated[Settings, Query()]) -> Response:
         data = await request.body()
         async with turn:
-            if await request.is_disconnected():
+            if not is_awaited():
                 return Response(status_code=204)
             return JSONResponse(await asyncio.to_thread(answer, models, data, settings))
 

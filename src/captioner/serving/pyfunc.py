@@ -26,8 +26,7 @@ from captioner.inference import pictures
 from captioner.inference.captioner import Captioner
 from captioner.inference.pictures import LARGEST, is_address
 from captioner.reports.wording import counted
-from captioner.serving import scoring_server
-from captioner.serving.scoring_server import Refused
+from captioner.serving.model_server import Refused, install_guard
 
 URLS = "CAPTIONER_SERVE_URLS"
 PATHS = "CAPTIONER_SERVE_PATHS"
@@ -204,7 +203,7 @@ def _load_pyfunc(path: str) -> PicturesToCaptions:
     """
     sources = Sources.of_environment()
     if "mlflow.pyfunc.scoring_server.app" in sys.modules:
-        scoring_server.guard()
+        install_guard()
     model = Captioner.load(Path(path))
     # A server says that it is ready when this is done: with the encoder compiled, as it is for a second picture, and
     # the search, not before.

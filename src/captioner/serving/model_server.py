@@ -6,11 +6,14 @@ error with a stack trace, and has nothing to set for any of these.
 
 import logging
 import os
+import re
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+
+from captioner.common.errors import CaptionerError, quoted
 
 if TYPE_CHECKING:
     from starlette.exceptions import HTTPException
@@ -34,10 +37,11 @@ class Refused(MlflowException):
         return super().serialize_as_json()
 
 
-def guard() -> None:
-    """Have the server that this process is about to become stand behind a `Guard`; see `Refused` for the rest.
+def install_guard() -> None:
+    """Have the server that this process is about to become stand behind a `Guard`.
 
-    Further names that it is asked under are in the environment, in `HOSTS`.
+    Raises:
+        CaptionerError: `HOSTS` has something else than names.
     """
     import fastapi
     from mlflow.pyfunc import scoring_server
@@ -46,14 +50,30 @@ def guard() -> None:
     from captioner.serving.guard import OWN_HOSTS, Guard, Limits
 
     limits = Limits(LARGEST, TOGETHER, WAITING)
-    hosts = [*OWN_HOSTS, *os.environ.get(HOSTS, "").lower().replace(",", " ").split()]
-    before = Middleware(Guard, limits=limits, refused=_answered, hosts=hosts)
+    further = f", or name it in {HOSTS}"
+    hosts = [*OWN_HOSTS, *_further_hosts()]
+    before = Middleware(Guard, limits=limits, refused=_answered, hosts=hosts, further_hosts=further)
     # MLflow makes its application after the model was loaded, and hands it to nobody else.
     fastapi.FastAPI = partial(fastapi.FastAPI, middleware=[before])  # type: ignore[misc, assignment]
     scoring_server.invocations = partial(_invocations, scoring_server.invocations)
 
 
+def _further_hosts() -> list[str]:
+    """Return the names that the environment adds."""
+    names = os.environ.get(HOSTS, "").lower().replace(",", " ").split()
+    for name in names:
+        if not re.fullmatch(r"[a-z0-9._-]+|[0-9a-f:]+|\*", name):
+            raise CaptionerError(
+                f"{HOSTS} has {quoted(name)}: give names of hosts, without ports and brackets, as in a.org,10.0.0.5"
+            )
+    return names
+
+
 def _invocations(answer: Any, data: bytes, content_type: str | None, *others: Any) -> Any:
+    from captioner.serving.guard import is_awaited
+
+    if not is_awaited():
+        raise Refused("nobody waits for this any more")
     if (content_type or "").partition(";")[0].strip().lower() != "application/json":
         raise Refused('received no JSON: send {"inputs": [...]} as Content-Type: application/json')
     try:
