@@ -15,6 +15,7 @@ import tiny
 
 from captioner.common.errors import CaptionerError
 from captioner.encoders import networks, torch_file
+from captioner.features.store import GRID, INDEX, Features
 from captioner.inference.captioner import Captioner
 from captioner.text import word_vectors
 from captioner.tracking import registry, store
@@ -128,8 +129,18 @@ def test_a_models_encoder_lies_in_the_model(file: str, tmp_path: Path) -> None:
     described = json.loads((model / "model.json").read_text())
     described["encoder"]["file"] = file
     (model / "model.json").write_text(json.dumps(described))
-    with pytest.raises(CaptionerError, match=r"is no name of a file in the model's directory"):
+    with pytest.raises(CaptionerError, match=r"is no name of a file in "):
         Captioner.load(model)
+
+
+@pytest.mark.parametrize("file", ["../other.keras", "/etc", ".."])
+def test_features_have_their_encoder_beside_them(file: str, tmp_path: Path) -> None:
+    made = tiny.features()
+    np.save(tmp_path / GRID, made.grid)
+    index = {**made.made_by, "encoder": "mine", "shape": made.grid.shape, "images": list(made.rows), "network": file}
+    (tmp_path / INDEX).write_text(json.dumps(index))
+    with pytest.raises(CaptionerError, match=r"is no name of a file in "):
+        Features.open(tmp_path)
 
 
 def test_a_pytorch_file_runs_nothing(mark: Path, tmp_path: Path) -> None:

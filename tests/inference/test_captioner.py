@@ -152,7 +152,7 @@ def test_a_flipped_byte_in_the_weights(saved: Path) -> None:
     refusal(saved)
 
 
-@pytest.mark.parametrize("content", ["[]", "null", "5", "{}", '{"format": 1}'])
+@pytest.mark.parametrize("content", ["[]", "null", "5", "{}", '{"format": 1}', "[" * 100_000])
 def test_a_description_that_is_none(content: str, saved: Path) -> None:
     (saved / "model.json").write_text(content, "utf-8")
     refusal(saved)
@@ -164,6 +164,7 @@ def test_a_description_that_is_none(content: str, saved: Path) -> None:
         ({"encoder": None}, "encoder: "),
         ({"encoder": {}}, "encoder.name: field required"),
         ({"encoder": {"name": "mobilenet", "weights": "imagenet", "weights_sha256": 5}}, "encoder.weights_sha256: "),
+        ({"encoder": {"name": "a", "weights": "b", "weights_sha256": "c", "image_size": "3"}}, "encoder.image_size: "),
         ({"maximum_words": 0}, "maximum_words: "),
         ({"maximum_words": 10**30}, "maximum_words: "),
         ({"maximum_words": 3.5}, "maximum_words: "),

@@ -55,7 +55,8 @@ def problem(error: "ValidationError") -> str:
     first = error.errors()[0]
     place = ".".join(map(str, first["loc"]))[:QUOTED] or "it"
     said = first["msg"]
-    return f"{place}: {said[0].lower()}{said[1:]}, received {quoted(first['input'])}"
+    received = "" if first["type"] == "missing" else f", received {quoted(first['input'])}"
+    return f"{place}: {said[0].lower()}{said[1:]}{received}"
 
 
 def _cut(text: str, most: int) -> str:

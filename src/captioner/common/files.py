@@ -16,7 +16,7 @@ from typing import IO, Any
 
 import psutil
 
-from captioner.common.errors import CaptionerError
+from captioner.common.errors import CaptionerError, quoted
 
 LARGEST_TEXT = 2**30  # bytes
 _PIECE = 2**16  # bytes that are read at a time
@@ -83,6 +83,17 @@ def files_below(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     return sorted(each for each in path.rglob("*") if each.is_file() and "__pycache__" not in each.parts)
+
+
+def file_inside(directory: Path, name: str) -> Path:
+    """Return what a directory has under a name that a file of unknown origin gives.
+
+    Raises:
+        ValueError: it is a path, which could lead elsewhere.
+    """
+    if name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
+        raise ValueError(f"{quoted(name)} is no name of a file in {directory}")
+    return directory / name
 
 
 def copy(source: Path, target: Path) -> None:

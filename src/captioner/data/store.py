@@ -83,7 +83,8 @@ def write(
             _check_pictures(described, readable, unreadable, skip_unreadable)
             captions = _without(dataset.captions, unreadable)
             _check_splits(captions, splits, unreadable)
-            made = {"origin": json.dumps(dataset.origin, sort_keys=True), "skipped": str(len(unreadable))}
+            made = {"origin": json.dumps(dataset.origin, sort_keys=True)}
+            made |= {"skipped": str(len(unreadable))} if unreadable else {}
             _write_table(captions, CAPTION_SCHEMA, beside[CAPTIONS], made)
             _write_table(_without(dataset.objects, unreadable), OBJECT_SCHEMA, beside[OBJECTS], {})
     except OSError as error:
@@ -110,7 +111,11 @@ def read_skipped(directory: Path) -> int:
     Raises:
         CaptionerError: the file of captions is missing, damaged or another one.
     """
-    return int((_read(directory / CAPTIONS, CAPTION_SCHEMA).schema.metadata or {}).get(b"skipped", 0))
+    path = directory / CAPTIONS
+    try:
+        return int((pq.read_schema(path).metadata or {}).get(b"skipped", 0))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise CaptionerError(f"{path} is damaged or cut short ({reason(error)}): delete it and run again") from None
 
 
 def read_objects(directory: Path) -> pd.DataFrame:
@@ -224,10 +229,6 @@ def _write_table(table: pd.DataFrame, schema: pa.Schema, path: Path, metadata: d
 
 
 def _read_table(path: Path, schema: pa.Schema) -> pd.DataFrame:
-    return _read(path, schema).to_pandas()
-
-
-def _read(path: Path, schema: pa.Schema) -> pa.Table:
     try:
         table = pq.read_table(path)
         table.validate(full=True)  # of text, that it is UTF-8
@@ -240,4 +241,4 @@ def _read(path: Path, schema: pa.Schema) -> pa.Table:
             f"{path} has the columns {', '.join(table.column_names)}, expected are {', '.join(schema.names)} of a data "
             "set packed by this version: delete it and run again"
         )
-    return table
+    return table.to_pandas()

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from captioner.common.arrays import mapped
 from captioner.common.errors import CaptionerError, problem, reason
+from captioner.common.files import file_inside
 from captioner.data import IMAGE_SIZE, Crop
 
 GRID = "grid.npy"
@@ -94,7 +95,7 @@ class Features:
             image_size=index.image_size,
             crop=index.crop,
             preprocessing=index.preprocessing,
-            network=directory / index.network if index.network else None,
+            network=_network(directory, index.network),
             views={name: [rows[name], *range(first, first + others)] for name, first in firsts.items()},
         )
 
@@ -152,6 +153,13 @@ def _read_index(path: Path) -> _Index:
     if rows != index.shape[0] or len(names) < len(index.images) or not viewed <= names:
         raise _damaged(path, f"names for {rows:,} rows", f"one for each row of the shape {index.shape}")
     return index
+
+
+def _network(directory: Path, name: str | None) -> Path | None:
+    try:
+        return file_inside(directory, name) if name else None
+    except ValueError as error:
+        raise _damaged(directory / INDEX, str(error), "the name of the encoder beside it") from None
 
 
 def _map_grid(path: Path, shape: tuple[int, ...]) -> np.ndarray:

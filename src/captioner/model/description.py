@@ -4,17 +4,14 @@ import json
 import zipfile
 from importlib import metadata
 from pathlib import Path
-from typing import (
-    Annotated,
-    Any,
-    NotRequired,  # that of Python 3.11 cannot be checked by pydantic
-)
+from typing import Annotated, Any, NotRequired
 
 from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
-from typing_extensions import TypedDict
+from typing_extensions import TypedDict  # pydantic cannot check that of Python 3.11
 
-from captioner.common.errors import CaptionerError, problem, quoted
+from captioner.common.errors import CaptionerError, problem
+from captioner.common.files import file_inside
 from captioner.data import IMAGE_SIZE, Crop
 
 FORMAT = 1
@@ -24,7 +21,7 @@ _LEARNED = {"fine_tuned": "fine-tuned with the decoder", "random": "trained with
 
 
 class _Encoder(TypedDict):
-    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+    __pydantic_config__ = ConfigDict(extra="allow", strict=True)  # type: ignore[misc]
 
     name: str
     weights: str
@@ -72,9 +69,7 @@ class Description:
         file = self.encoder.get("file")
         if file is None:
             return None
-        if Path(file).name != file or file in ("", ".."):
-            raise ValueError(f"the encoder's file {quoted(file)} is no name of a file in the model's directory")
-        return directory / file
+        return file_inside(directory, file)
 
     @classmethod
     def read(cls, directory: Path) -> "Description":
@@ -95,7 +90,7 @@ class Description:
             return cls(**{name: each for name, each in described.items() if name in cls.__annotations__})
         except ValidationError as error:
             raise no_model(directory, ValueError(f"{DESCRIPTION}, {problem(error)}")) from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise no_model(directory, error) from None
 
 
@@ -115,7 +110,7 @@ def other_keras(directory: Path, before: str = "") -> str:
         with zipfile.ZipFile(directory / DECODER) as file:
             saved = str(json.loads(file.read("metadata.json"))["keras_version"])
         here = metadata.version("keras")
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, metadata.PackageNotFoundError):
+    except Exception:  # of whatever is damaged something else is told
         return ""
     return "" if saved == here else f"{before}saved by Keras {saved[:20]}, here is {here}"
 

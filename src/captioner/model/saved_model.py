@@ -93,7 +93,7 @@ class SavedModel:
                 network=described.network(directory),
             )
             expected = {VOCABULARY: described.vocabulary_sha256, DECODER: described.weights_sha256}
-        except CaptionerError:
+        except (CaptionerError, MemoryError):
             raise
         except Exception as error:  # whatever Keras, HDF5 and zipfile trip over in damaged bytes
             raise no_model(directory, error) from None

@@ -86,6 +86,8 @@ class Checkpoints:
                     self.arrays = [arrays[f"arr_{number}"] for number in range(len(arrays.files))]
                 if not (place / RESULTS).is_dir():
                     raise FileNotFoundError(place / RESULTS)
+            except MemoryError:  # which says nothing about the checkpoint
+                raise
             except Exception:  # whatever the readers of damaged bytes trip over
                 print(f"The checkpoint {place} is damaged, and passed over.", flush=True)
                 continue
