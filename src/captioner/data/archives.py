@@ -1,5 +1,6 @@
 """ZIP archives read safely: damaged ones and members that lead out of the archive are refused."""
 
+import errno
 import re
 import stat
 import zipfile
@@ -57,8 +58,12 @@ def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
     try:
         with archive.open(member) as file:
             content = read_pieces(file, MAXIMUM_BYTES)
-    # RuntimeError: encrypted; EOFError: shorter than its directory says; OSError, ValueError: no such place or name
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError, ValueError) as error:
+    # RuntimeError: encrypted; EOFError: shorter than its directory says; ValueError: a name that is none
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+        raise _damaged(path, error) from None
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a place before the file's beginning
+            raise CaptionerError(f"cannot read {path} ({error.strerror}): fix that and run again") from None
         raise _damaged(path, error) from None
     if len(content) > MAXIMUM_BYTES:
         raise CaptionerError(

@@ -189,13 +189,13 @@ def _reduce(image: Image.Image, data: bytes, wanted: int) -> None:
 
 
 def _resolutions(data: bytes) -> int:
-    """Return how many times a JPEG 2000 can be halved, as its codestream says: ISO/IEC 15444-1, annex A.6.1."""
-    place = data.find(b"\xff\x4f\xff\x51") + 2
-    while 2 <= place < len(data) - 9 and data[place] == 0xFF:
-        if data[place + 1] == 0x52:
-            return data[place + 9]
+    """Return how many times a JPEG 2000 can be halved, as its codestream says: ISO/IEC 15444-1, annex A.6."""
+    found, place = set[int](), data.find(b"\xff\x4f\xff\x51") + 2
+    while 2 <= place < len(data) - 9 and data[place] == 0xFF and data[place + 1] != 0x90:  # where the tiles begin
+        if data[place + 1] in (0x52, 0x53):  # of all components, of one
+            found.add(data[place + (9 if data[place + 1] == 0x52 else 6)])
         place += 2 + int.from_bytes(data[place + 2 : place + 4])
-    return 0
+    return min(found, default=0)
 
 
 def _squared(image: Image.Image, size: int, crop: Crop) -> np.ndarray:

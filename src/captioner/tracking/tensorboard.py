@@ -6,7 +6,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -51,7 +51,7 @@ class TensorBoardLogger(keras.callbacks.Callback):
             directory.mkdir(parents=True, exist_ok=True)
             name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
             self.file = (directory / name).open("wb")
-            self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
+            _write(self.file, Event(wall_time=time.time(), file_version="brain.Event:2"))
         self.generator = generator
         self.vocabulary = vocabulary
         self.features, self.rows, self.pictures = features, rows, pictures
@@ -73,7 +73,7 @@ class TensorBoardLogger(keras.callbacks.Callback):
             image = Summary.Image(height=figure.height, width=figure.width, encoded_image_string=encoded.getvalue())
             values.append(Summary.Value(tag=f"attention/{number}", image=image))
         with self._going_on():
-            self._write(Event(wall_time=time.time(), step=epoch, summary=Summary(value=values)))
+            _write(self.file, Event(wall_time=time.time(), step=epoch, summary=Summary(value=values)))
 
     def on_train_end(self, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002
         """Close the event file."""
@@ -81,16 +81,19 @@ class TensorBoardLogger(keras.callbacks.Callback):
             with self._going_on():
                 self.file.close()
 
-    def _write(self, event: Event) -> None:
-        RecordWriter(self.file).write(event.SerializeToString())
-        assert self.file is not None
-        self.file.flush()
-
     @contextmanager
     def _going_on(self) -> Iterator[None]:
         """Have an error end the summaries, and say so, but not training."""
         try:
             yield
         except OSError as error:
-            self.file = None
-            print(f"TensorBoard gets no further summaries ({error.strerror}).", file=sys.stderr)
+            file, self.file = self.file, None
+            with suppress(OSError):  # of what could not be written
+                if file is not None:
+                    file.close()
+            print(f"TensorBoard gets no further summaries ({error.strerror or error}).", file=sys.stderr)
+
+
+def _write(file: IO[bytes], event: Event) -> None:
+    RecordWriter(file).write(event.SerializeToString())
+    file.flush()
