@@ -37,7 +37,7 @@ check: setup ## lint and check types
 	ruff format --check
 	mypy
 
-hardship: setup ## kills, full disks, changed inputs, load: docs/reliability.md; FULL=1 for more, PARTS="inputs load" for less
+hardship: setup ## kills, changed inputs, load: docs/reliability.md; FULL=1 for more, PARTS="inputs load" for less
 	@python tests/hardship/hardship.py $(if $(FULL),--full) $(PARTS)
 
 audit: ## ask for known vulnerabilities of the pinned packages; one that cannot be asked for is a failure

@@ -232,11 +232,11 @@ def test_a_model_carries_its_encoder(form: str, network: keras.Model, files: Pat
         Captioner.load(tmp_path / "moved").caption(pictures[0])
 
 
-@pytest.mark.parametrize("file", ["../encoder.onnx", "/etc/passwd", "..", 7])
+@pytest.mark.parametrize("file", ["../encoder.onnx", "/etc/passwd", "..", "", 7])
 def test_a_model_has_its_encoder_inside(file: Any, model: Captioner, tmp_path: Path) -> None:
     model.save(tmp_path / "model")
     described = json.loads((tmp_path / "model/model.json").read_text("utf-8"))
     described["encoder"]["file"] = file
     (tmp_path / "model/model.json").write_text(json.dumps(described), "utf-8")
-    with pytest.raises(CaptionerError, match="is no name of a file in the model's directory"):
+    with pytest.raises(CaptionerError, match=r"is no name of a file in |encoder\.file: "):
         Captioner.load(tmp_path / "model")

