@@ -9,6 +9,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -115,9 +116,8 @@ def _captions() -> Door:
         dataset = folder.load(pictures, name)
         checks.judge(dataset)
         packed = store.write(dataset, place / "data", ("train",))
-        if len(store.read_captions(place / "data")) != packed.captions or not set(dataset.captions["split"]) <= {
-            *SPLITS
-        }:
+        written = store.read_captions(place / "data")
+        if len(written) != packed.captions or not set(written["split"]) <= set(SPLITS):
             raise Wrong("other captions than were given")
         return packed.captions
 
@@ -165,9 +165,7 @@ def _features() -> Door:
             (place / each).write_bytes(content)
         found = Features.open(place)
         values = np.asarray(found.grid)
-        if values.ndim != 3 or any(
-            not isinstance(image, str) or row >= len(values) for image, row in found.rows.items()
-        ):
+        if values.ndim != 3 or any(row >= len(values) for row in found.rows.values()):
             raise Wrong(f"features of the shape {values.shape} for {len(found.rows)} pictures")
         return values.shape
 
@@ -372,8 +370,6 @@ def main() -> None:
 
 
 def _empty(root: Path, name: str) -> Path:
-    import shutil
-
     place = root / name / "inside"
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)

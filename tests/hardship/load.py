@@ -100,6 +100,35 @@ def run(checkout: Checkout, full: bool, seed: int) -> Iterator[Load]:
         yield _beyond("model server, too many at once", server, ones, process)
 
 
+class _Tally:
+    """What comes of requests that many threads make."""
+
+    def __init__(self, ask: Ask):
+        self._ask = ask
+        self.lock = threading.Lock()
+        self.took: list[float] = []
+        self.errors: Counter[str] = Counter()
+        self.differing = 0
+
+    def ask(self, given: Any, alone: Any) -> None:
+        """Ask, and compare the answer with the one that was given alone."""
+        began = time.perf_counter()
+        status, answer = self._ask(given)
+        with self.lock:
+            self.took.append(time.perf_counter() - began)
+            if status != 200:
+                self.errors[str(status)] += 1
+            elif answer != alone:
+                self.differing += 1
+
+    def load(self, what: str, process: psutil.Process, before: int, allowed: frozenset[str] = frozenset()) -> Load:
+        """Return all of it; `before` is the memory that the process had, in bytes."""
+        after = _memory(process)
+        middle, high = np.percentile(self.took, [50, 95])
+        errors, growth = dict(self.errors), after / before
+        return Load(what, len(self.took), errors, self.differing, (middle, high), growth, after >> 20, allowed)
+
+
 def _hammer(
     what: str,
     ask: Ask,
@@ -113,59 +142,28 @@ def _hammer(
     alone = [ask(each)[1] for each in inputs]
     if any(each is None for each in alone):
         raise RuntimeError(f"{what}: no answer alone")
-    took: list[float] = []
-    errors: Counter[str] = Counter()
-    differing, before = 0, 0
-    lock, end = threading.Lock(), time.monotonic() + seconds
+    tally, before, end = _Tally(ask), 0, time.monotonic() + seconds
 
-    def one() -> None:
-        nonlocal differing, before
+    def go_on() -> None:
+        nonlocal before
         while True:
-            with lock:
-                if len(took) >= least and time.monotonic() >= end:
+            with tally.lock:
+                if len(tally.took) >= least and time.monotonic() >= end:
                     return
-                number = generator.randrange(len(inputs))
-            began = time.perf_counter()
-            status, answer = ask(inputs[number])
-            with lock:
-                took.append(time.perf_counter() - began)
-                if status != 200:
-                    errors[str(status)] += 1
-                elif answer != alone[number]:
-                    differing += 1
-                if len(took) == min(WARM, least // 2):
+                if not before and len(tally.took) >= min(WARM, least // 2):
                     before = _memory(process)
+                number = generator.randrange(len(inputs))
+            tally.ask(inputs[number], alone[number])
 
-    _at_once([one] * AT_ONCE)
-    after = _memory(process)
-    middle, high = np.percentile(took, [50, 95])
-    return Load(what, len(took), dict(errors), differing, (middle, high), after / before, after >> 20)
+    _at_once([go_on] * AT_ONCE)
+    return tally.load(what, process, before)
 
 
 def _beyond(what: str, ask: Ask, inputs: Sequence[Any], process: psutil.Process) -> Load:
     """Ask far more often at once than is allowed: each has to be answered, or told to come again."""
-    alone, before = ask(inputs[0])[1], _memory(process)
-    took: list[float] = []
-    errors: Counter[str] = Counter()
-    differing = 0
-    lock = threading.Lock()
-
-    def one() -> None:
-        nonlocal differing
-        began = time.perf_counter()
-        status, answer = ask(inputs[0])
-        with lock:
-            took.append(time.perf_counter() - began)
-            if status != 200:
-                errors[str(status)] += 1
-            elif answer != alone:
-                differing += 1
-
-    _at_once([one] * BEYOND)
-    after = _memory(process)
-    middle, high = np.percentile(took, [50, 95])
-    beyond = frozenset({"503"})
-    return Load(what, len(took), dict(errors), differing, (middle, high), after / before, after >> 20, beyond)
+    alone, before, tally = ask(inputs[0])[1], _memory(process), _Tally(ask)
+    _at_once([lambda: tally.ask(inputs[0], alone)] * BEYOND)
+    return tally.load(what, process, before, frozenset({"503"}))
 
 
 def _at_once(work: Sequence[Callable[[], None]]) -> None:

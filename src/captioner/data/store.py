@@ -115,7 +115,7 @@ def read_skipped(directory: Path) -> int:
     try:
         return int((pq.read_schema(path).metadata or {}).get(b"skipped", 0))
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise CaptionerError(f"{path} is damaged or cut short ({reason(error)}): delete it and run again") from None
+        raise _damaged(path, error) from None
 
 
 def read_objects(directory: Path) -> pd.DataFrame:
@@ -235,10 +235,14 @@ def _read_table(path: Path, schema: pa.Schema) -> pd.DataFrame:
     except FileNotFoundError:
         raise CaptionerError(f"there is no {path}: run the download stage to get it") from None
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise CaptionerError(f"{path} is damaged or cut short ({reason(error)}): delete it and run again") from None
+        raise _damaged(path, error) from None
     if not table.schema.equals(schema):
         raise CaptionerError(
             f"{path} has the columns {', '.join(table.column_names)}, expected are {', '.join(schema.names)} of a data "
             "set packed by this version: delete it and run again"
         )
     return table.to_pandas()
+
+
+def _damaged(path: Path, error: Exception) -> CaptionerError:
+    return CaptionerError(f"{path} is damaged or cut short ({reason(error)}): delete it and run again")
