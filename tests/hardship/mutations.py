@@ -6,7 +6,6 @@ import queue
 import subprocess
 import sys
 import threading
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,12 +69,7 @@ def _worker(seed: int, first: int, count: int, directory: Path, patience: float)
     """Yield the number, the door and the outcome of inputs, until they are through or one ends the process."""
     temporary = directory / "place"
     temporary.mkdir(parents=True, exist_ok=True)
-    others = [
-        HERE,
-        HERE.parent / "helpers",
-        HERE.parents[1] / "src",
-        *os.environ.get("PYTHONPATH", "").split(os.pathsep),
-    ]
+    others = [HERE, HERE.parent / "helpers", HERE.parents[1] / "src"]
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(map(str, others)),
@@ -121,12 +115,3 @@ def _read(stream: IO[bytes], lines: "queue.Queue[bytes]") -> None:
     for line in stream:
         lines.put(line)
     lines.put(b"")
-
-
-def summary(found: dict[str, Tried]) -> Iterator[tuple[str, int, int, int, str, float]]:
-    """Yield the rows of a table: door, inputs, how many were taken and refused, the faults, seconds of the slowest."""
-    for door, tried in found.items():
-        inputs = tried.taken + tried.refused + len(tried.faults)
-        kinds = Counter(fault.partition(": ")[2][:80] for fault in tried.faults)
-        told = "; ".join(f"{kind} ({times})" for kind, times in kinds.items()) or "none"
-        yield door, inputs, tried.taken, tried.refused, told, tried.slowest
