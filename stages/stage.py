@@ -22,6 +22,7 @@ from captioner.common.files import files_below, json_of, replacing
 from captioner.common.fingerprints import FileHashes, combined
 from captioner.common.interruption import Interrupted, end_with_parent, raising
 from captioner.common.startup import backend, keep_freed_memory
+from captioner.common.threads import cores
 from captioner.common.workspace import SECONDS
 from captioner.params import Params
 
@@ -84,7 +85,7 @@ def resumable(stage: str, given: Params) -> Iterator[Path | None]:
         found = hashes.of(files_below(place))
         others[dependency] = combined((str(path.relative_to(place)), each) for path, each in found.items())
     hashes.save()
-    others["the number of processors"] = str(os.cpu_count())
+    others["the number of processors"] = str(cores())
     others |= {f"the version of {name}": version(name) for name in ("keras", backend(), "numpy", "scipy")}
     with resuming.resumable(root, resuming.Work(stage, values, others)) as directory:
         yield directory

@@ -1,3 +1,4 @@
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -6,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captioner.common.threads import prefetch
+from captioner.common.threads import cores, prefetch
 
 
 @given(st.lists(st.integers(), max_size=20), st.integers(0, 8), st.integers(1, 4))
@@ -64,3 +65,17 @@ def test_an_error_of_the_items_is_passed_on() -> None:
 
     with pytest.raises(OSError, match="torn"):
         list(prefetch(str, broken(), 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("asked", "bound", "expected"),
+    [(None, 4, 4), ("1", 4, 1), ("8", 4, 4), ("0", 4, 4), ("", 4, 4), ("2,3", 4, 4), ("-1", 4, 4)],
+)
+def test_cores_are_those_that_the_process_may_use(
+    monkeypatch: pytest.MonkeyPatch, asked: str | None, bound: int, expected: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(bound)), raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if asked is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    assert cores() == expected

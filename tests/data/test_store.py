@@ -81,7 +81,7 @@ def test_equal_data_gives_equal_bytes(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_pictures_are_asked_for_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr("captioner.common.threads.cores", lambda: 2)
     asked = written = most = 0
     writestr = zipfile.ZipFile.writestr
 

@@ -221,7 +221,7 @@ def test_pictures_are_read_as_they_are_needed(
         return np.zeros((len(batch), 7, 7, 1280), np.float16)
 
     monkeypatch.setattr(extract_module, "compile_forward", lambda *_, **__: (forward, together))
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("captioner.common.threads.cores", lambda: 2)
     found = Extractor(LITE0)._in_order((str(number), data, 0) for number, data in enumerate(pictures()))
     assert next(found).shape == (together, 49, 1280)
     assert read == needed
@@ -254,7 +254,7 @@ def test_an_interrupted_extraction_goes_on(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(interruption, "INTERVAL", 0.0)
-    monkeypatch.setattr("os.cpu_count", lambda: 1)  # reads no more than two pictures ahead
+    monkeypatch.setattr("captioner.common.threads.cores", lambda: 1)  # reads no more than two pictures ahead
     partial = tmp_path / "partial"
     partial.mkdir()
     made: list[int] = []

@@ -1,7 +1,6 @@
 """What files contain, as hashes, without reading again what has not changed."""
 
 import json
-import os
 import time
 from collections.abc import Iterable
 from hashlib import sha256 as sha256_of
@@ -35,7 +34,7 @@ class FileHashes:
             OSError: one cannot be read.
         """
         paths = list(dict.fromkeys(paths))
-        cores = os.cpu_count() or 1
+        cores = threads.cores()
         return dict(zip(paths, threads.prefetch(self._hash, paths, 4 * cores, cores), strict=True))
 
     def save(self) -> None:

@@ -1,5 +1,6 @@
-"""Work done in threads before their results are needed."""
+"""Work done in threads before their results are needed, on the cores that a process may use."""
 
+import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -7,6 +8,13 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
+
+
+def cores() -> int:
+    """Return how many cores this process may use: those that it is bound to, at most `OMP_NUM_THREADS`."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return min(bound, int(asked)) if asked.isdecimal() and int(asked) else bound
 
 
 def prefetch(

@@ -11,7 +11,6 @@ Equal data gives equal bytes.
 """
 
 import json
-import os
 import sys
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -158,7 +157,7 @@ def _write_pictures(pictures: Iterable[tuple[str, bytes]], count: int, path: Pat
 
 def _decoded(pictures: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, bytes, str]]:
     """Yield each picture, in order, with the reason why it cannot be decoded, or with an empty one."""
-    workers = min(8, os.cpu_count() or 1)
+    workers = min(8, threads.cores())
     # As many as keep the threads busy, so that memory holds a few pictures and not all.
     return threads.prefetch(lambda picture: (*picture, _why_unreadable(picture[1])), pictures, 4 * workers, workers)
 

@@ -290,7 +290,7 @@ class Extractor:
         Where the network takes one picture at a time, each core decodes one and puts it through; else all cores decode
         what the network is given next.
         """
-        cores = os.cpu_count() or 1
+        cores = threads.cores()
         _, together = self._network()
         if together == 1:
             yield from threads.prefetch(lambda each: self(self._decode(each)[None]), pictures, 2 * cores, cores)

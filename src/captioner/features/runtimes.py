@@ -5,7 +5,6 @@ Legend: `S` height and width of the pictures in pixels, `P` positions, `C` chann
 
 import hashlib
 import importlib
-import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from captioner.common import threads
 from captioner.common.errors import CaptionerError
 from captioner.common.startup import silence_stderr
 from captioner.encoders.registry import AS_IT_IS, Preprocessing, checked_side
@@ -97,7 +97,7 @@ def open_network(path: Path, preprocessing: Preprocessing, image_size: int | Non
 
 def on_all_cores(one: Forward) -> Forward:
     """Return what takes a batch `[B, ...]`, of what takes a picture `[...]` and returns a batch of one."""
-    pool = ThreadPoolExecutor(os.cpu_count())
+    pool = ThreadPoolExecutor(threads.cores())
 
     def forward(batch: np.ndarray) -> np.ndarray:
         if len(batch) == 1:  # one of many threads' picture: no other thread is waited for
@@ -130,7 +130,7 @@ def interpreters(content: bytes, image_size: int | None = None) -> _Opened:
     Each core takes a picture with an interpreter of its own, since an interpreter has one set of buffers.
     """
     make = _interpreter()
-    cores = os.cpu_count() or 1
+    cores = threads.cores()
     workers = min(cores, MOST_INTERPRETERS)
     free: SimpleQueue = SimpleQueue()
     with silence_stderr(), warnings.catch_warnings():

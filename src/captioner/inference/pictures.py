@@ -108,7 +108,7 @@ def prefetch(
     read and decoded.
     """
     # More threads than there are cores, since some wait for a disk or a network.
-    cores = os.cpu_count() or 1
+    cores = threads.cores()
 
     def pixels_or_error(numbered: tuple[int, Picture | UnreadableImage]) -> np.ndarray | UnreadableImage:
         number, picture = numbered

@@ -4,7 +4,6 @@ Legend: `G` pictures, `S` their height and width in pixels, `P` positions of the
 """
 
 import math
-import os
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from captioner.common import threads
 from captioner.common.errors import CaptionerError
 from captioner.common.keras import Tensor, keras, ops
 from captioner.data import Crop
@@ -51,7 +51,7 @@ class Pixels:
         self.names, self.size, self.crop = names, size, crop
         self.augmentation = augmentation
         self._archive = open_zip(directory / IMAGES, own=True)
-        self._pool = ThreadPoolExecutor(os.cpu_count())
+        self._pool = ThreadPoolExecutor(threads.cores())
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
         """Return pixels, uint8 `[G, S, S, 3]`, decoded on all cores."""

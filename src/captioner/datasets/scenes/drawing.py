@@ -12,7 +12,6 @@ the large thing first, and to the thing on its left once it said "to the right o
 
 import io
 import itertools
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -58,7 +57,7 @@ def _drawn(
 ) -> Iterator[tuple[str, bytes]]:
     """Yield the pictures, drawn by a thread a core; a few at a time, so that memory does not grow."""
     return threads.prefetch(
-        lambda name: (name, draw(scenes[name], generators[name], image_size)), scenes, _AT_A_TIME, os.cpu_count()
+        lambda name: (name, draw(scenes[name], generators[name], image_size)), scenes, _AT_A_TIME, threads.cores()
     )
 
 
