@@ -16,7 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from captioner.common.errors import CaptionerError
-from captioner.common.files import file_names, json_of, link, read_bytes, read_text, replacing, sha256
+from captioner.common.files import STALE, file_names, json_of, link, read_bytes, read_text, replacing, sha256
 
 
 def names(directory: Path) -> list[str]:
@@ -113,6 +113,17 @@ def test_files_of_others_beside_stay(tmp_path: Path) -> None:
     assert names(tmp_path) == [".results.of-mine.part", "results"]
 
 
+@pytest.mark.parametrize(("age", "left"), [(0, True), (STALE + 60, False)])
+def test_what_another_machine_writes_stays_until_it_is_stale(tmp_path: Path, age: float, left: bool) -> None:
+    part = tmp_path / f".results.0000f-{os.getpid()}.part"
+    part.touch()
+    (tmp_path / ".results.0000f-1.part").mkdir()  # of a folder one cannot see whether it is written to
+    os.utime(part, (time.time() - age,) * 2)
+    with replacing(tmp_path / "results") as beside:
+        beside.touch()
+    assert names(tmp_path) == sorted([".results.0000f-1.part", *([part.name] if left else []), "results"])
+
+
 # --- names -----------------------------------------------------------------------------------------------------------
 
 
@@ -131,7 +142,7 @@ def test_files_of_others_beside_stay(tmp_path: Path) -> None:
         ("LPT1", "_LPT1.png"),
         ("concert.jpg", "concert.jpg.png"),
         ("", "unnamed.png"),
-        ("folder/" * 20 + "dog.jpg", "…" + ("folder_" * 20)[-110:] + "dog.jpg.png"),
+        ("folder/" * 20 + "dog.jpg", "…" + ("folder_" * 20)[-108:] + "dog.jpg.png"),
         ("字" * 84 + ".jpg", "…" + "字" * 37 + ".jpg.png"),
     ],
 )
@@ -156,7 +167,7 @@ def test_file_names_are_two_files_everywhere(things: list[str]) -> None:
     assert len(same) == len(found) == len(things)
     for name in found:
         assert name.endswith(".png") and name[0] != "." and not set(name) & set('<>:"/\\|?*\0')
-        assert len(f".{name}.4294967295.part".encode()) <= 255
+        assert len(f".{name}.old.00000-4194304.part".encode()) <= 255
         assert name.isprintable()
 
 

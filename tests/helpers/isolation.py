@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-_PREFIXES = ("CAPTIONER_", "DVC_", "GIT_", "JUPYTER_", "KERAS_", "LC_", "MLFLOW_", "MPL", "XDG_")
+_PREFIXES = ("CAPTIONER_", "DVC_", "GIT_", "JUPYTER_", "KERAS_", "LC_", "MLFLOW_", "MPL", "RAY_", "XDG_")
 _NAMES = {
     *("ATTENTIONS", "DATASET", "PORT", "SEEDS"),  # of `make study` and `make ui`
     *("COLUMNS", "FORCE_COLOR", "GITHUB_ACTIONS", "LINES", "NO_COLOR", "PY_COLORS"),  # how what is printed looks

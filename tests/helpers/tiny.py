@@ -99,6 +99,9 @@ class Extractor:
     def __init__(self, *_: Any, **__: Any):
         pass
 
+    def compile(self) -> None:
+        pass
+
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         return features().grid[pixels[:, 0, 0, 0] // 60]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -62,7 +62,8 @@ def caption(
         list[str],
         typer.Argument(
             metavar="PHOTO|FOLDER|URL",
-            help="Pictures, folders (with all pictures in them and below), http or https addresses.",
+            help="Pictures, folders (with all pictures in them and below), http or https addresses; with --shards, tar "
+            "archives, their folders or patterns, also on S3.",
             show_default=False,
         ),
     ],
@@ -107,6 +108,16 @@ def caption(
             "for the most probable caption.",
         ),
     ] = None,
+    shards: Annotated[
+        bool, typer.Option("--shards", help="Caption shards, tar archives of pictures, into the folder --output.")
+    ] = False,
+    output: Annotated[
+        str | None,
+        typer.Option(metavar="FOLDER", help="Of --shards: where a file of captions is written for each; also on S3."),
+    ] = None,
+    form: Annotated[
+        Literal["jsonl", "parquet"], typer.Option("--format", help="Of --shards: the form of the files of captions.")
+    ] = "jsonl",
 ) -> None:
     """Say what pictures show: a line a picture, in their order.
 
@@ -116,16 +127,34 @@ def caption(
     captioner caption dog.jpg --samples 5             several captions, the most probable first
     captioner caption dog.jpg --figure looks/         and where the model looked: looks/dog.jpg.png
     captioner caption holidays/ --json | jq .caption  with log-probability and attention
+    captioner caption --shards crawl/ --output said/  every tar archive in the folder, see docs/scale.md
 
     The path stands before the caption unless a single picture was asked for. A picture that cannot be read is named
     on the standard error stream, and the rest continues.
 
-    Exit code: 0 when every picture has its caption, 1 when one has none or on an error, 2 for wrong usage.
+    Shards are captioned on the Ray cluster that RAY_ADDRESS names, if it is set. What is there already is left as it
+    is, so that an interrupted command goes on when it is called again. Pictures that cannot be read have their row.
+
+    Exit code: 0 when every picture, or every shard, has its captions, 1 when one has none or on an error, 2 for wrong
+    usage.
     """  # noqa: D301
     if not 0 < temperature < float("inf"):
         raise typer.BadParameter(f"received --temperature {temperature}; give a number above 0")
     if not 0 < top_p <= 1:
         raise typer.BadParameter(f"received --top-p {top_p}; give a number above 0, at most 1")
+    if shards or output is not None:
+        others = {"--samples": samples, "--json": as_json or None, "--figure": figure}
+        if unfit := [option for option, value in others.items() if value is not None]:
+            raise typer.BadParameter(f"received {', '.join(unfit)} with --shards; leave that out")
+        if not shards or output is None:
+            raise typer.BadParameter(f"received {'--shards' if shards else '--output'} alone; give both")
+        with _in_one_line("caption"), _directory(model) as directory:
+            from captioner.cli.shards import caption_shards
+
+            failed = caption_shards(directory, places, output, form, beam, max_words)
+        if failed:
+            raise typer.Exit(1)
+        return
     with _in_one_line("caption"):
         from captioner.data.images import UnreadableImage
         from captioner.inference import pictures

@@ -6,8 +6,11 @@ import hashlib
 import json
 import math
 import os
+import platform
+import re
 import shutil
 import stat
+import time
 import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -20,7 +23,9 @@ from captioner.common.errors import CaptionerError, quoted
 
 LARGEST_TEXT = 2**30  # bytes
 _PIECE = 2**16  # bytes that are read at a time
-LONGEST = 120  # bytes; a name may have 255, or 143 on eCryptfs, and counters, suffixes and `.part` are added
+LONGEST = 118  # bytes; a name may have 255, or 143 on eCryptfs, and counters, suffixes and `.part` are added
+STALE = 3600.0  # seconds since another machine has written to a file that is not whole yet
+_HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:5]  # processes of several machines have one number
 
 
 @contextmanager
@@ -28,17 +33,17 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a path beside `path` to write to; rename it to `path` when the block succeeds.
 
     Works for a file or a directory (the block makes it). When the block raises, what it wrote is removed and
-    whatever stood at `path` before stays as it was. What a killed process left beside `path` is swept up by the next.
+    whatever stood at `path` before stays as it was. What a killed process left beside `path` is swept up by the next, a
+    file of another machine's process after an hour.
     What was written is on the disk before it is renamed, so that a power cut leaves the old or the new; of a directory
     it may leave neither, and never a part.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     name = _shortened(path.name)
     for left in path.parent.glob(f".{glob.escape(name)}.*.part"):
-        process = left.suffixes[-2][1:]
-        if process.isdecimal() and not _is_alive(int(process)):
+        if _is_left_over(left):
             _remove(left)
-    beside, old = (path.with_name(f".{name}.{kind}{os.getpid()}.part") for kind in ("", "old."))
+    beside, old = (path.with_name(f".{name}.{kind}{_HOST}-{os.getpid()}.part") for kind in ("", "old."))
     _remove(beside)  # of an earlier process with this number
     try:
         yield beside
@@ -56,6 +61,20 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         _remove(beside)
         _remove(old)
+
+
+def _is_left_over(part: Path) -> bool:
+    """Say whether whoever wrote this has ended."""
+    match = re.fullmatch(r"\.(?:([0-9a-f]{5})-)?(\d+)", part.suffixes[-2])  # older versions did not name the machine
+    if match is None:
+        return False
+    host, process = match.groups()
+    if host in (None, _HOST):
+        return not _is_alive(int(process))
+    try:
+        return part.is_file() and time.time() - part.stat().st_mtime > STALE
+    except OSError:  # it has just been renamed
+        return False
 
 
 def _is_alive(process: int) -> bool:

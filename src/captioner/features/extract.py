@@ -189,6 +189,10 @@ class Extractor:
             raise FeatureOverflowError(f"encoder {self.encoder!r} gives values that float16 cannot hold: check {check}")
         return features
 
+    def compile(self) -> None:
+        """Compile the network now, and not when pictures wait for it."""
+        self._network()
+
     def _network(self, alone: bool = False) -> tuple[Callable[[np.ndarray], np.ndarray], int]:
         """Return what `compile_forward` made of the network.
 

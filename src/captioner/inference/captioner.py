@@ -111,17 +111,18 @@ class Captioner(SavedModel):
         *,
         maximum_words: int | None = None,
         length_normalization: float = 1.0,
+        first: int = 1,
     ) -> Iterator[Caption | UnreadableImage]:
         """Caption any number of pictures as they come, in their order; memory does not grow with their number.
 
-        Pictures are read and decoded in threads ahead of the network. The first caption comes by itself, the others in
-        batches.
+        Pictures are read and decoded in threads ahead of the network.
 
         Args:
             images: see `caption`; an `UnreadableImage` among them is passed on.
             beam: see `caption`.
             maximum_words: see `caption`.
             length_normalization: see `caption`.
+            first: pictures of the first batch; 1, since somebody may wait for the first caption. The others have 32.
 
         Yields:
             For each picture its caption, or, where it cannot be read, the `UnreadableImage` that says why.
@@ -133,7 +134,16 @@ class Captioner(SavedModel):
         _check("beam", beam, 1, 50)
         if not length_normalization >= 0:
             raise CaptionerError(f"received length_normalization {length_normalization}; give 0 or more")
-        return self._stream(images, (beam, maximum, length_normalization))
+        _check("first", first, 1, BATCH)
+        return self._stream(images, (beam, maximum, length_normalization), first)
+
+    def compile(self) -> None:
+        """Load and compile the encoder now, and not when pictures wait for it.
+
+        Raises:
+            CaptionerError: its weights cannot be obtained.
+        """
+        self._extractor.compile()
 
     def samples(
         self,
@@ -204,9 +214,9 @@ class Captioner(SavedModel):
             return alternatives(self.decoder, self.vocabulary, self._features(image), tokens, most)
 
     def _stream(
-        self, images: Iterable[Picture | UnreadableImage], search: tuple[int, int, float]
+        self, images: Iterable[Picture | UnreadableImage], search: tuple[int, int, float], first: int
     ) -> Iterator[Caption | UnreadableImage]:
-        for batch in pictures.prefetch(images, BATCH, *image_size_and_crop(self.encoder)):
+        for batch in pictures.prefetch(images, BATCH, *image_size_and_crop(self.encoder), first=first):
             read = [each for each in batch if not isinstance(each, UnreadableImage)]
             captions = iter(self._search(np.stack(read), search) if read else [])
             yield from (each if isinstance(each, UnreadableImage) else next(captions) for each in batch)

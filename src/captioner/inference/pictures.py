@@ -101,11 +101,12 @@ def prefetch(
     batch_size: int,
     size: int = IMAGE_SIZE,
     crop: Crop = "stretch",
+    first: int = 1,
 ) -> Generator[list[np.ndarray | UnreadableImage], None, None]:
     """Yield the pixels of pictures in batches, in their order, an error in the place of one that cannot be read.
 
-    The first batch has one picture, so that a person who waits sees something soon. Meanwhile the next two batches are
-    read and decoded.
+    The first batch has `first` pictures, by default one, so that a person who waits sees something soon. Meanwhile the
+    next two batches are read and decoded.
     """
     # More threads than there are cores, since some wait for a disk or a network.
     cores = threads.cores()
@@ -118,7 +119,7 @@ def prefetch(
             return error
 
     with closing(threads.prefetch(pixels_or_error, enumerate(pictures, 1), 2 * batch_size, 2 * cores)) as read:
-        many = 1
+        many = first
         while batch := list(islice(read, many)):
             yield batch
             many = batch_size

@@ -1,0 +1,94 @@
+"""Work goes to the machines of a cluster, and to others when some die."""
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from machines import NODE, Noting, cluster
+
+from captioner.common.cluster import each
+from captioner.common.errors import CaptionerError
+
+PARTS = list(range(12))
+SQUARES = [part * part for part in PARTS]
+
+
+@pytest.fixture(name="machines", scope="module")
+def _machines() -> Iterator[Any]:
+    with cluster() as machines:
+        yield machines
+
+
+def begun(folder: Path) -> dict[int, int]:
+    return {int(path.name): path.read_text().count("begun") for path in folder.iterdir()}
+
+
+def test_without_an_address_it_is_done_here_in_order(tmp_path: Path) -> None:
+    assert list(each(Noting, (tmp_path,), PARTS)) == [(square, "here") for square in SQUARES]
+    with pytest.raises(CaptionerError, match="received -1: give what is positive"):
+        list(each(Noting, (tmp_path,), [1, -1, 2]))
+    assert not (tmp_path / "-2").exists()
+
+
+def test_without_an_address_ray_is_not_imported() -> None:
+    script = "import sys\nfrom captioner.common.cluster import each\nfrom operator import itemgetter\n"
+    script += "assert list(each(itemgetter, (0,), [[5]])) == [5]\nsys.exit('ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def test_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(CaptionerError, match=r"^RAY_ADDRESS is set and Ray is not installed: pip install"):
+        next(each(Noting, (Path(),), [1]))
+
+
+def test_without_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(CaptionerError, match=r"^there is no cluster at RAY_ADDRESS=127.0.0.1:1 \(.*refused\): give"):
+        next(each(Noting, (Path(),), [1]))
+
+
+@pytest.mark.slow
+class TestOnTwoMachines:
+    def test_both_work(self, machines: Any, tmp_path: Path) -> None:
+        made = list(each(Noting, (tmp_path, None, 0.5), PARTS))
+        assert sorted(square for square, _ in made) == SQUARES
+        assert len({machine for _, machine in made}) == 2
+        assert begun(tmp_path) == dict.fromkeys(PARTS, 1)
+
+    @pytest.mark.parametrize(
+        ("dies_at", "part", "said"),
+        [(-1, 1, "^cannot begin: begin elsewhere$"), (None, -1, "^received -1: give what is positive$")],
+    )
+    def test_a_users_error_comes_back(
+        self, machines: Any, tmp_path: Path, dies_at: int | None, part: int, said: str
+    ) -> None:
+        with pytest.raises(CaptionerError, match=said):
+            list(each(Noting, (tmp_path, dies_at), [part]))
+
+    def test_a_worker_that_is_killed_loses_one_part(self, machines: Any, tmp_path: Path) -> None:
+        made = list(each(Noting, (tmp_path, 5), PARTS))
+        assert sorted(square for square, _ in made) == SQUARES
+        assert begun(tmp_path) == dict.fromkeys(PARTS, 1) | {5: 2}
+
+    def test_a_machine_that_is_killed_loses_what_it_had(self, machines: Any, tmp_path: Path) -> None:
+        def kill() -> None:
+            while len(list(tmp_path.iterdir())) < 5:
+                time.sleep(0.05)
+            machines.remove_node(machines.list_all_nodes()[-1], allow_graceful=False)
+
+        killing = threading.Thread(target=kill)
+        killing.start()
+        try:
+            made = list(each(Noting, (tmp_path, None, 0.5), PARTS))
+        finally:
+            killing.join()
+            machines.add_node(**NODE)
+        assert sorted(square for square, _ in made) == SQUARES
+        assert all(1 <= times <= 2 for times in begun(tmp_path).values())
