@@ -34,6 +34,7 @@ ROWS = {
     "fine-tuning": ("bench_fine_tuning.py",),
     "checkpoints": ("bench_checkpoints.py",),
     "beam-search": ("bench_beam_search.py",),
+    "shards": ("bench_shards.py",),
     "time-to-cider": ("bench_time_to_cider.py",),
     "repro": ("bench_repro.py",),
     "start": ("bench_start.py",),

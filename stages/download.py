@@ -2,12 +2,12 @@
 
 import sys
 
-from stage import from_environment, main_checkout, run
+from stage import from_environment, main_checkout, place_of, run
 
 from captioner.common.workspace import DATA
 from captioner.data import store
 from captioner.data.dataset import SPLITS, Dataset
-from captioner.datasets import flickr8k, folder
+from captioner.datasets import flickr8k, folder, shards
 from captioner.datasets.checks import judge
 from captioner.datasets.scenes import drawing
 from captioner.params import Params
@@ -33,6 +33,9 @@ def _load(params: Params) -> Dataset:
         )
     if params.dataset == "flickr8k":
         return flickr8k.load(main_checkout() / ".cache/downloads/flickr8k", from_environment("CAPTIONER_MIRROR"))
+    if params.dataset == "shards":
+        asked = params.download.shards
+        return shards.load(place_of(asked.path), asked.validation, asked.test, asked.split == "shards")
     return folder.load(main_checkout() / params.download.folder.path, params.download.folder.captions)
 
 

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from stage import main_checkout, run
+from stage import main_checkout, place_of, run
 
 from captioner.common import files
 from captioner.common.fingerprints import FileHashes, combined
 from captioner.common.workspace import FINGERPRINTS
+from captioner.data import is_pattern
 from captioner.encoders import networks
 from captioner.encoders.registry import is_path, network_path
 from captioner.params import Params
@@ -25,6 +26,11 @@ def fingerprint(params: Params) -> None:
         from captioner.datasets import folder  # here, since it takes as long to load as all the rest
 
         return folder.fingerprint(checkout / own.path, own.captions, hashes)
+
+    def archives() -> dict[str, str]:
+        from captioner.datasets import shards  # likewise
+
+        return shards.fingerprint(place_of(params.download.shards.path), hashes)
 
     def weights() -> dict[str, str]:
         file = networks.weights_file(asked.encoder, asked.weights, checkout)
@@ -45,7 +51,10 @@ def fingerprint(params: Params) -> None:
 
     own, asked, asked_vectors = params.download.folder, params.features, params.model.word_vectors
     found = {
-        "pictures": {} if params.dataset != "folder" else _look(checkout, "pictures", own.path, pictures),
+        "pictures": {
+            "folder": lambda: _look(checkout, "pictures", own.path, pictures),
+            "shards": lambda: _look(checkout, "pictures", params.download.shards.path, archives),
+        }.get(params.dataset, dict)(),
         "encoder": _look(checkout, "encoder", asked.encoder, encoder) if is_path(asked.encoder) else {},
         "weights": {} if asked.weights == "imagenet" else _look(checkout, "weights", asked.weights, weights),
         "word_vectors": {} if asked_vectors == "none" else _look(checkout, "word_vectors", asked_vectors, vectors),
@@ -59,7 +68,8 @@ def fingerprint(params: Params) -> None:
 
 def _look(checkout: Path, name: str, path: str, look: Callable[[], dict[str, str]]) -> dict[str, Any]:
     """Return the fingerprint of what lies at a path; where nothing does, the one that came with the data from there."""
-    if not (checkout / path).exists():
+    found = look() if is_pattern(path) else {}
+    if not found and not (checkout / path).exists():
         try:
             known = json.loads((FINGERPRINTS / f"{name}.json").read_text("utf-8"))
         except (OSError, ValueError):
@@ -67,7 +77,7 @@ def _look(checkout: Path, name: str, path: str, look: Callable[[], dict[str, str
         if known.get("path") == path:
             print(f"fingerprint: there is no {path} here: what was made of it is kept.", file=sys.stderr)
             return dict(known)
-    return {"path": path, **look()}
+    return {"path": path, **(found or look())}
 
 
 if __name__ == "__main__":

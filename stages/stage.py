@@ -42,6 +42,11 @@ def main_checkout() -> Path:
     return Path(os.environ.get("DVC_ROOT") or Path.cwd()).resolve()
 
 
+def place_of(path: str) -> str:
+    """Return a path that counts from the main checkout; an address as it is."""
+    return path if "://" in path else str(main_checkout() / path)
+
+
 def from_environment(name: str) -> Path | None:
     """Return the path that an environment variable names, a relative one counted from the main checkout."""
     value = os.environ.get(name)

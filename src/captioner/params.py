@@ -4,7 +4,7 @@ import difflib
 import re
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from ruamel.yaml import YAML, YAMLError
@@ -91,12 +91,31 @@ class Folder(Section):
     captions: PathText
 
 
+class Shards(Section):
+    """Where shards lie, and which of their pictures are for validation and test."""
+
+    path: PathText
+    validation: Annotated[float, Field(gt=0), within(1e-6, 0.9)] = 0.1
+    test: Annotated[float, Field(gt=0), within(1e-6, 0.9)] = 0.1
+    split: Literal["pictures", "shards"] = "pictures"
+
+    @model_validator(mode="after")
+    def _some_to_train_on(self) -> "Shards":
+        if self.validation + self.test >= 1:
+            raise ValueError(
+                f"validation and test are {self.validation:g} and {self.test:g} of the pictures, which leaves none to "
+                "train on: lower one of them"
+            )
+        return self
+
+
 class Download(Section):
     """Stage `download`."""
 
     skip_unreadable: bool = False
     scenes: Scenes
     folder: Folder
+    shards: Shards = Shards(path="shards")
 
 
 class VocabularyParams(Section):
@@ -180,6 +199,7 @@ class Train(Section):
     scenes: Recipe
     flickr8k: Recipe
     folder: Recipe
+    shards: Recipe | None = None  # as in files of before there were shards
 
 
 class FineTuning(Section):
@@ -206,6 +226,7 @@ class FineTune(Section):
     scenes: FineTuning
     flickr8k: FineTuning
     folder: FineTuning
+    shards: FineTuning | None = None
 
 
 class Evaluate(Section):
@@ -258,6 +279,13 @@ class Params(Section):
     train: Train
     fine_tune: FineTune
     evaluate: Evaluate
+
+    @model_validator(mode="after")
+    def _recipes_for_the_data(self) -> "Params":
+        for name, section in {"train": self.train, "fine_tune": self.fine_tune}.items():
+            if getattr(section, self.dataset) is None:
+                raise ValueError(f"{name}.{self.dataset} is missing: give it the keys that {name}.folder has")
+        return self
 
     @model_validator(mode="after")
     def _encoder_that_can_learn(self) -> "Params":
@@ -410,8 +438,7 @@ def _section(location: tuple) -> type[BaseModel]:
     section: type[BaseModel] = Params
     for name in location:
         annotation = section.model_fields[name].annotation
-        assert isinstance(annotation, type)
-        section = annotation
+        section = next(kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type))
     return section
 
 

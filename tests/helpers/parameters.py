@@ -54,6 +54,7 @@ _VALUES: dict[str, Any] = {
             "image_size": 224,
         },
         "folder": {"path": "pictures", "captions": "captions.csv"},
+        "shards": {"path": "shards", "validation": 0.1, "test": 0.1, "split": "pictures"},
     },
     "vocabulary": {"tokens": "words", "bpe_size": 1000, "minimum_count": 5},
     "features": {
@@ -72,8 +73,9 @@ _VALUES: dict[str, Any] = {
         "scenes": _RECIPE,
         "flickr8k": _RECIPE | _PHOTOGRAPHS,
         "folder": _RECIPE | _PHOTOGRAPHS,
+        "shards": _RECIPE | _PHOTOGRAPHS,
     },
-    "fine_tune": {dataset: dict(_FINE_TUNING) for dataset in ("scenes", "flickr8k", "folder")},
+    "fine_tune": {dataset: dict(_FINE_TUNING) for dataset in ("scenes", "flickr8k", "folder", "shards")},
     "evaluate": {
         "beam": 3,
         "length_normalization": 1.0,

@@ -13,9 +13,11 @@ from typing import Any
 import pandas as pd
 import parameters
 import pytest
+import tiny
 import yaml
 from checkout import ROOT
 from PIL import Image
+from tarballs import pack
 
 from captioner.data import store
 from captioner.data.dataset import CAPTION_COLUMNS, SPLITS, Dataset
@@ -224,6 +226,25 @@ def test_a_clone_without_ones_own_pictures_keeps_what_was_made_of_them(own: Path
     assert (workspace / "data/fingerprints/pictures.json").read_bytes() == first[0]
     parameters.write(workspace, dataset="folder", **{"download.folder.path": "others"})
     assert fingerprints(workspace)[0] != first[0]
+
+
+def test_shards_are_a_data_set(workspace: Path) -> None:
+    for shard in range(3):
+        members = [(f"{number}.png", tiny.photograph(number)) for number in range(3)]
+        pack(workspace / f"crawl/{shard}.tar", sorted([*members, *((f"{n}.txt", b"a dog runs") for n in range(3))]))
+    parameters.write(workspace, dataset="shards", **{"download.shards.path": "crawl/{0..2}.tar"})
+    first = fingerprints(workspace)
+    assert b"shards" in first[0]
+    done = script("download", workspace)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert set(store.read_captions(workspace / "data")["split"]) == set(SPLITS)
+    pack(workspace / "crawl/1.tar", [])
+    assert fingerprints(workspace)[0] != first[0]
+    (workspace / "crawl").rename(workspace / "elsewhere")
+    done = script("fingerprint", workspace)
+    assert done.stderr == "fingerprint: there is no crawl/{0..2}.tar here: what was made of it is kept.\n"
+    done = script("download", workspace)
+    assert done.returncode == 1 and done.stderr.startswith("download: there is no ") and done.stderr.count("\n") == 1
 
 
 def test_a_fingerprint_of_weights(workspace: Path) -> None:

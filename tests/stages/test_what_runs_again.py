@@ -73,6 +73,7 @@ BY_PARAMETER: dict[str, tuple[Any, list[str]]] = {
     "train.scenes.maximum_words": (9, ["blind", "baselines", "train", "fine_tune"]),
     "train.flickr8k.epochs": (9, []),
     "train.folder.maximum_words": (9, []),
+    "train.shards.maximum_words": (9, []),
     "evaluate.beam": (1, ["evaluate"]),
     "evaluate.batch_size": (8, []),
 }

@@ -36,6 +36,11 @@ _DATA = {
         "Comparing attentions, and captions of everyday photographs where a wrong one does no harm. It knows what is "
         "in its training photographs; of other subjects it speaks as if they were people or dogs.",
     ),
+    "shards": (
+        "shards of pictures and captions of the person who trained it",
+        "Pictures like those it was trained on. Whoever shares this model should say here what they are, and how their "
+        "captions came about: those of a web crawl are seldom written by people who describe a picture.",
+    ),
     "folder": (
         "pictures and captions of the person who trained it",
         "Pictures like those it was trained on. Whoever shares this model should say here what they are.",

@@ -9,3 +9,8 @@ Crop: TypeAlias = Literal["stretch", "center", "pad"]
 """How a picture becomes a square: it is stretched; its middle is cut out; or it stands whole between bars."""
 
 IMAGE_SIZE = 224  # height and width of the pictures that most encoders take, in pixels
+
+
+def is_pattern(place: str) -> bool:
+    """Whether a place is no path, but an address, or stands for several."""
+    return "://" in place or any(sign in place for sign in "*?{")

@@ -101,6 +101,17 @@ def read(shard: Shard) -> Iterator[Sample]:
         yield from _sample(key, members)
 
 
+def identity(shard: Shard) -> str:
+    """Return what changes with a shard's content, as far as its file system knows.
+
+    Raises:
+        CaptionerError: it cannot be reached.
+    """
+    files, path = filesystem(shard.url)
+    with reaching(shard.url):
+        return str(files.ukey(path))
+
+
 def filesystem(url: str) -> tuple[Any, str]:
     """Return fsspec's file system for a path or an address, and the path in it.
 

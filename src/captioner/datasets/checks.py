@@ -40,6 +40,11 @@ def judge(dataset: Dataset) -> list[str]:
     return [*dataset.remarks, *_copies(dataset, texts), *_unspaced(dataset, texts)]
 
 
+def usable(text: str) -> bool:
+    """Whether a model can learn from a caption."""
+    return not any(fault(text) for fault in _FAULTS.values())
+
+
 _FAULTS: dict[str, Callable[[str], object]] = {
     "a control character in the caption {}: take it out": _CONTROL.search,
     f"a caption of more than {LONGEST:,} characters, {{}}: shorten it": lambda text: len(text) > LONGEST,

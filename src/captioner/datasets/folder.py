@@ -1,7 +1,6 @@
 """Your own pictures: a folder of them, with a CSV or JSON file of captions."""
 
 import csv
-import hashlib
 import io
 import json
 import os
@@ -20,6 +19,7 @@ from captioner.common.files import read_bytes, read_text, sha256
 from captioner.common.fingerprints import FileHashes, combined
 from captioner.data.dataset import CAPTION_COLUMNS, SPLITS, Dataset
 from captioner.data.images import MAXIMUM_BYTES, SUFFIXES
+from captioner.datasets import splits
 
 SPLIT_NAMES = {**{split: split for split in SPLITS}, "val": "validation", "dev": "validation"}
 TRAIN_SHARE, VALIDATION_SHARE = 0.8, 0.1
@@ -348,7 +348,7 @@ def _table(folder: _Folder, rows: list[_Row]) -> pd.DataFrame:
         raise CaptionerError(f"{row.place}: no split, though others have one: give it for all captions or for none")
     if given == {True}:
         _check_one_split(rows, checked)
-    drawn = _draw_splits({image for image, _, _ in checked})
+    drawn = splits.draw((image for image, _, _ in checked), TRAIN_SHARE, VALIDATION_SHARE)
     return pd.DataFrame(
         [(image, split or drawn[image], caption) for image, split, caption in checked], columns=CAPTION_COLUMNS
     )
@@ -383,21 +383,6 @@ def _check_one_split(rows: list[_Row], checked: list[tuple[str, str, str]]) -> N
                 f"{row.place}: the image {quoted(image)} is in {splits[image]} and in {split}: "
                 "give its captions one split"
             )
-
-
-def _draw_splits(images: set[str]) -> dict[str, str]:
-    """Return each image's split by the hash of its name; none is empty when there are three images or more."""
-    hashes = sorted((int.from_bytes(hashlib.sha256(image.encode()).digest()) / 2**256, image) for image in images)
-    train = sum(value < TRAIN_SHARE for value, _ in hashes)
-    validation = sum(value < TRAIN_SHARE + VALIDATION_SHARE for value, _ in hashes)
-    count = len(hashes)
-    if count < 3:
-        train = validation = count
-    else:
-        train = min(max(train, 1), count - 2)
-        validation = min(max(validation, train + 1), count - 1)
-    splits = ["train"] * train + ["validation"] * (validation - train) + ["test"] * (count - validation)
-    return {image: split for (_, image), split in zip(hashes, splits, strict=True)}
 
 
 def _read(folder: Path, names: list[str]) -> Iterator[tuple[str, bytes]]:

@@ -1,0 +1,139 @@
+"""Captions of shards, in one process and on a Ray cluster with as many cores: the row `shards`.
+
+    python benchmarks/bench_shards.py
+
+A run captions the same shards of drawn scenes with a decoder of the default sizes and random weights, in a process that
+is bound to the cores that it may use, and so is its cluster. The pace is that from the end of each worker's first shard
+on, since it takes the same time to start for one shard as for a million; how long that is, is a part of the row.
+"""
+
+import io
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+
+from measure import CHECKOUT, PAIRS, Part, row_of_pairs, seconds
+
+from captioner.common.startup import fast_start
+
+with fast_start():
+    from captioner.common.keras import keras  # noqa: F401 - quietly, before what imports it
+
+import synthetic
+
+from captioner import params
+from captioner.data import shards, store
+from captioner.datasets.scenes import drawing
+from captioner.features.extract import Extractor
+from captioner.inference.shards import caption
+from captioner.model.saved_model import SavedModel
+from captioner.text.vocabulary import Vocabulary
+from captioner.training import fit
+
+SHARDS, PICTURES = 8, 150  # of each shard
+GOAL = 0.9  # of the pace in one process
+NODE = {"node_ip_address": "127.0.0.1", "object_store_memory": 100 << 20, "include_dashboard": False}
+ENVIRONMENT = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # else Ray replaces 127.0.0.1
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+}
+
+
+def prepare(directory: Path) -> None:
+    """Write a model, and shards."""
+    drawn = drawing.load({"train": SHARDS * PICTURES, "validation": 0, "test": 0}, (2, 3), synthetic.CAPTIONS, 1)
+    store.write(drawn, directory / "data")
+    names = drawn.captions["image"].unique().tolist()
+    pictures = zip(names, store.read_pictures(directory / "data", names), strict=True)
+    (directory / "shards").mkdir()
+    for shard in range(SHARDS):
+        with tarfile.open(directory / f"shards/{shard:05d}.tar", "w") as archive:
+            for _, (name, data) in zip(range(PICTURES), pictures, strict=False):
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+    settings = params.load(CHECKOUT / "params.yaml")
+    vocabulary = Vocabulary.build(drawn.captions["caption"])
+    extractor = Extractor("efficientnet_lite0")
+    decoder = fit.build(
+        settings.model, settings.recipe, "dot", len(vocabulary), extractor.channels, extractor.positions
+    )
+    encoder = {"name": "efficientnet_lite0", "weights": "imagenet", "weights_sha256": extractor.weights_sha256}
+    SavedModel(decoder, vocabulary, encoder, settings.recipe.maximum_words, {}).save(directory / "model")
+
+
+def run(directory: Path, kind: str, cores: int) -> dict[str, float]:
+    """Caption the shards in this process or from it, and return the pace, and when the first shard was done."""
+    os.sched_setaffinity(0, list(os.sched_getaffinity(0))[:cores])
+    workers = 1
+    if kind == "Ray":
+        os.environ |= ENVIRONMENT
+        from ray.cluster_utils import Cluster
+
+        os.environ["RAY_ADDRESS"] = Cluster(initialize_head=True, head_node_args=NODE | {"num_cpus": cores}).address
+        workers = cores
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as output:
+        given = shards.find([str(directory / "shards")])
+        ends = [time.perf_counter() - began for _ in caption(directory / "model", given, output)]
+    return {
+        "pace": (SHARDS - workers) * PICTURES / (ends[-1] - ends[workers - 1]),
+        "first": ends[0],
+    }
+
+
+def measure(directory: Path) -> None:
+    """Measure the row and write it."""
+    prepare(directory)
+    found: dict[tuple[str, int], list[dict[str, float]]] = defaultdict(list)
+
+    def pace(kind: str, cores: int) -> float:
+        command = [sys.executable, __file__, str(directory), kind, str(cores)]
+        said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=CHECKOUT / "benchmarks")
+        found[kind, cores].append(json.loads(said.stdout.splitlines()[-1]))
+        return found[kind, cores][-1]["pace"]
+
+    row = row_of_pairs(
+        "shards",
+        "captions of shards, two workers on Ray beside one process with two cores",
+        "pictures/s",
+        lambda: pace("Ray", 2),
+        lambda: pace("one process", 2),
+        goal={"ratio": GOAL},
+        agreement="the same bytes",
+        notes=[
+            f"{SHARDS} shards of {PICTURES} drawn pictures, a decoder of the default sizes, beam 3; "
+            "the pace begins when each worker has done a shard"
+        ],
+    )
+    pairs = [(pace("Ray", 1), pace("one process", 1)) for _ in range(PAIRS)]
+    given = shards.find([str(directory / "shards")])
+    megabytes = sum(shard.size for shard in given) / 1e6
+    reading = [seconds(lambda: [list(shards.read(shard)) for shard in given]) for _ in range(PAIRS)]
+    parts = [
+        Part("one worker on Ray", "pictures/s", statistics.median(ray for ray, _ in pairs)),
+        Part("one process with one core", "pictures/s", statistics.median(one for _, one in pairs)),
+        Part("what Ray costs with one worker", "%", 100 - statistics.median(100 * ray / one for ray, one in pairs), 10),
+        Part("reading shards", "MB/s", megabytes / statistics.median(reading)),
+    ]
+    for (kind, cores), runs in found.items():
+        first = statistics.median(each["first"] for each in runs)
+        parts.append(Part(f"until the first shard is done, {kind}, {cores} at work", "s", first))
+    replace(row, parts=parts).write()
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        print(json.dumps(run(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))))
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            measure(Path(folder))
