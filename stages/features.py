@@ -2,11 +2,13 @@
 
 from stage import find_keras_home, main_checkout, resumable, run, spent_before
 
+from captioner.common.cluster import on_cluster
 from captioner.common.startup import fast_start
 from captioner.common.workspace import DATA, FEATURES
 from captioner.data import store
 from captioner.encoders import networks
 from captioner.encoders.registry import network_path
+from captioner.features import distributed
 from captioner.features.extract import Extractor
 from captioner.params import Params
 
@@ -30,10 +32,14 @@ def features(params: Params) -> None:
         crop=params.features.crop,
         preprocessing=params.features.preprocessing,
     )
-    viewed = (store.read_pictures(DATA, trained), trained)
-    pictures = store.read_pictures(DATA, images)
+    views = params.features.views
     with resumable("features", params) as partial:
-        spent_before(extractor.extract(pictures, images, FEATURES, params.features.views, viewed, partial))
+        if on_cluster():
+            spent_before(distributed.extract(extractor, DATA, images, FEATURES, views, trained, partial))
+        else:
+            viewed = (store.read_pictures(DATA, trained), trained)
+            pictures = store.read_pictures(DATA, images)
+            spent_before(extractor.extract(pictures, images, FEATURES, views, viewed, partial))
 
 
 if __name__ == "__main__":

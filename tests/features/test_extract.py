@@ -15,6 +15,7 @@ from captioner.data import images
 from captioner.encoders import networks
 from captioner.features import compiled as compiled_module
 from captioner.features import extract as extract_module
+from captioner.features.compiled import Compiled
 from captioner.features.extract import FLUSHED, Extractor
 from captioner.features.store import GRID, INDEX, Features
 from captioner.features.views import view
@@ -126,7 +127,7 @@ def test_a_picture_alone_has_its_network_when_another_thread_compiles(
     pixels: np.ndarray, keras_grid: np.ndarray
 ) -> None:
     extractor = Extractor(LITE0)
-    alone, _ = extractor._network(alone=True)
+    alone = extractor._network(alone=True).forward
     extractor(pixels[:2])
     assert_equal_in_float16(alone(pixels[:1]).reshape(1, 49, 1280), keras_grid[:1])
 
@@ -140,7 +141,7 @@ def test_the_path_of_a_gpu_gives_the_same(
     monkeypatch: pytest.MonkeyPatch, pixels: np.ndarray, keras_grid: np.ndarray
 ) -> None:
     monkeypatch.setattr("tensorflow.config.list_physical_devices", lambda kind=None: [kind] if kind else [])
-    monkeypatch.setattr(compiled_module, "_compile_litert", None)
+    monkeypatch.setattr(compiled_module, "_export", None)
     assert_equal_in_float16(Extractor(LITE0, batch_size=4)(pixels), keras_grid)
 
 
@@ -220,9 +221,9 @@ def test_pictures_are_read_as_they_are_needed(
     def forward(batch: np.ndarray) -> np.ndarray:
         return np.zeros((len(batch), 7, 7, 1280), np.float16)
 
-    monkeypatch.setattr(extract_module, "compile_forward", lambda *_, **__: (forward, together))
+    monkeypatch.setattr(extract_module, "compile_forward", lambda *_, **__: Compiled(forward, together))
     monkeypatch.setattr("captioner.common.threads.cores", lambda: 2)
-    found = Extractor(LITE0)._in_order((str(number), data, 0) for number, data in enumerate(pictures()))
+    found = Extractor(LITE0).in_order((str(number), data, 0) for number, data in enumerate(pictures()))
     assert next(found).shape == (together, 49, 1280)
     assert read == needed
     assert [together, *map(len, found)] == parts
@@ -331,7 +332,7 @@ def test_one_value_beyond_float16(
         found[-1, 3, 3, 640] = value
         return found
 
-    monkeypatch.setattr(extract_module, "compile_forward", lambda *_, **__: (forward, 1))
+    monkeypatch.setattr(extract_module, "compile_forward", lambda *_, **__: Compiled(forward, 1))
     with nullcontext() if held else pytest.raises(CaptionerError, match="float16 cannot hold"):
         assert Extractor(LITE0)(pixels).max() == value
 

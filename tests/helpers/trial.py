@@ -71,7 +71,7 @@ def untrained(name: str) -> tuple[Decoder, Recipe]:
 
 def encoder(first: Path) -> Callable[[np.ndarray], np.ndarray]:
     """Return the encoder in `first`, compiled for the two pictures: to a map, float16 `[2, 4, 4, 12]`."""
-    return compile_forward(keras.saving.load_model(first / ENCODER), len(PICTURES))[0]
+    return compile_forward(keras.saving.load_model(first / ENCODER), len(PICTURES)).forward
 
 
 def learn(first: Path, directory: Path) -> None:

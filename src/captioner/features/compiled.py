@@ -3,7 +3,7 @@
 import sys
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -12,6 +12,21 @@ from captioner.features.runtimes import interpreters, on_all_cores
 
 if TYPE_CHECKING:
     from captioner.common.keras import keras
+
+
+class Compiled(NamedTuple):
+    """A network that is ready to run.
+
+    Attributes:
+        forward: from pictures, uint8 `[B, S, S, 3]`, to the map, float16 `[B, R, R, C]`, infinite where float16 cannot
+            hold it.
+        together: how many pictures it takes at a time at best; `B` may be up to that, or any where it is 1.
+        content: the network as LiteRT reads it, where that runs it.
+    """
+
+    forward: Callable[[np.ndarray], np.ndarray]
+    together: int
+    content: bytes | None = None
 
 
 def half(model: "keras.Model") -> "keras.Model":
@@ -32,9 +47,7 @@ def runs_on_litert() -> bool:
     return not tensorflow.config.list_physical_devices("GPU")
 
 
-def compile_forward(
-    model: "keras.Model", batch_size: int, check: bool = False
-) -> tuple[Callable[[np.ndarray], np.ndarray], int]:
+def compile_forward(model: "keras.Model", batch_size: int, check: bool = False) -> Compiled:
     """Compile a frozen model.
 
     On TensorFlow without a GPU it runs through LiteRT, whose kernels (XNNPACK) are several times faster on a CPU; else
@@ -45,16 +58,12 @@ def compile_forward(
         batch_size: the most pictures at a time.
         check: whether LiteRT is left where it gives another map than Keras, as of a convolution whose stride is larger
             than its kernel.
-
-    Returns:
-        Function from pictures, uint8 `[B, S, S, 3]`, `B` up to `batch_size`, to the map, float16 `[B, R, R, C]`,
-        infinite where float16 cannot hold it; and how many pictures it takes at a time at best.
     """
     network = half(model)
     if runs_on_litert():
-        compiled = _compile_litert(network)
-        if not check or _agree(compiled, network):
-            return compiled, 1
+        compiled = on_litert(_export(network))
+        if not check or _agree(compiled.forward, network):
+            return compiled
         print("LiteRT gives another map of this encoder than Keras, which runs it in its place.", file=sys.stderr)
 
     # A web server calls from many threads, and on JAX Keras lends the weights' memory to a prediction until it ends.
@@ -65,7 +74,7 @@ def compile_forward(
         with lock:
             return network.predict_on_batch(filled)[: len(batch)]
 
-    return forward, batch_size
+    return Compiled(forward, batch_size)
 
 
 def _agree(compiled: Callable[[np.ndarray], np.ndarray], model: "keras.Model") -> bool:
@@ -77,12 +86,18 @@ def _agree(compiled: Callable[[np.ndarray], np.ndarray], model: "keras.Model") -
     return np.allclose(found, expected, rtol=0, atol=0.01 * np.abs(expected).max())
 
 
-def _compile_litert(model: "keras.Model") -> Callable[[np.ndarray], np.ndarray]:
-    """Convert a model for LiteRT, in memory, its weights as constants.
+def on_litert(content: bytes) -> Compiled:
+    """Return what runs an exported network.
 
     Each core takes a picture at a time. What a layer leaves is then in the core's cache when the next one wants it, and
     no core waits for another after each layer; the values are those of any batch.
     """
+    run = interpreters(content).run
+    return Compiled(on_all_cores(lambda picture: run(picture[None])), 1, content)
+
+
+def _export(model: "keras.Model") -> bytes:
+    """Convert a model for LiteRT, in memory, its weights as constants."""
     import tensorflow
 
     trainable = [variable.numpy() for variable in model.trainable_variables]
@@ -97,6 +112,4 @@ def _compile_litert(model: "keras.Model") -> Callable[[np.ndarray], np.ndarray]:
         [function.get_concrete_function()], tensorflow.Module()
     )
     with silence_stderr():
-        content = converter.convert()
-    run = interpreters(content).run
-    return on_all_cores(lambda picture: run(picture[None]))
+        return converter.convert()

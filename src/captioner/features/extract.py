@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -27,7 +27,7 @@ from captioner.data import Crop, images
 from captioner.encoders import networks
 from captioner.encoders.registry import network_path, runs_only
 from captioner.features import runtimes
-from captioner.features.compiled import compile_forward, half, runs_on_litert
+from captioner.features.compiled import Compiled, compile_forward, half, on_litert, runs_on_litert
 from captioner.features.store import GRID, INDEX, kept_name
 from captioner.features.views import view
 
@@ -114,6 +114,7 @@ class Extractor:
     """A frozen encoder, compiled: the one way from pixels to feature vectors, in training as in inference.
 
     Only the first picture that comes alone need not wait until it is compiled: its values may differ in the last place.
+    It can be pickled. Where it was compiled for LiteRT, it then runs elsewhere without TensorFlow, by `.[litert]`.
 
     Args:
         encoder: a key of `captioner.encoders.ENCODERS`, or the path of a network of one's own.
@@ -146,12 +147,22 @@ class Extractor:
         preprocessing: str = "auto",
         model: "keras.Model | None" = None,
     ) -> None:
-        self._compiled: tuple[Callable[[np.ndarray], np.ndarray], int] | None = None
+        self._made_with = (
+            (encoder, weights),
+            {
+                "batch_size": batch_size,
+                "image_size": image_size,
+                "crop": crop,
+                "preprocessing": preprocessing,
+                "model": model,
+            },
+        )
+        self._compiled: Compiled | None = None
         self._known = encoder in networks.ENCODERS and model is None
         self.network = None if model else network_path(encoder)
         if self.network and runs_only(encoder):
             runtime = runtimes.open_network(self.network, networks.preprocessing_of(encoder, preprocessing), image_size)
-            self._compiled = runtime.forward, 1
+            self._compiled = Compiled(runtime.forward, 1)
             _, self.image_size, self.positions, self.channels, self.weights_sha256 = runtime
         else:
             model = model or networks.build(encoder, weights, image_size, preprocessing)
@@ -179,7 +190,7 @@ class Extractor:
             FeatureOverflowError: a value is not finite in float16, as happens with the weights of another network.
         """
         features = np.empty((len(pictures), self.positions, self.channels), np.float16)  # [B, P, C]
-        forward, _ = self._network(alone=len(pictures) == 1)
+        forward = self._network(alone=len(pictures) == 1).forward
         for start in range(0, len(pictures), self.batch_size):
             part = pictures[start : start + self.batch_size]
             features[start : start + len(part)] = forward(part).reshape(len(part), self.positions, self.channels)
@@ -189,11 +200,28 @@ class Extractor:
             raise FeatureOverflowError(f"encoder {self.encoder!r} gives values that float16 cannot hold: check {check}")
         return features
 
+    def __getstate__(self) -> dict[str, Any]:
+        content = self._network().content
+        if content is None:
+            return {"_made_with": self._made_with}
+        kept = self.__dict__.keys() - {"_compiled", "_lock", "_made_with", "_model"}
+        return {name: self.__dict__[name] for name in kept} | {"content": content}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        content = state.pop("content", None)
+        if content is None:
+            arguments, options = state["_made_with"]
+            self.__init__(*arguments, **options)  # type: ignore[misc]
+            return
+        self.__dict__ |= state
+        self._lock = threading.Lock()
+        self._compiled = on_litert(content)
+
     def compile(self) -> None:
         """Compile the network now, and not when pictures wait for it."""
         self._network()
 
-    def _network(self, alone: bool = False) -> tuple[Callable[[np.ndarray], np.ndarray], int]:
+    def _network(self, alone: bool = False) -> Compiled:
         """Return what `compile_forward` made of the network.
 
         Whoever gives a picture alone may have no other. The first such goes through Keras as it is, which takes a fifth
@@ -204,7 +232,7 @@ class Extractor:
                 if alone and not self._asked and runs_on_litert():
                     self._asked = True
                     network = half(self._model)  # kept, should another thread compile it before this one comes to it
-                    return lambda batch: np.asarray(network(batch)), 1
+                    return Compiled(lambda batch: np.asarray(network(batch)), 1)
                 self._compiled = compile_forward(self._model, self.batch_size, check=not self._known)
                 del self._model
             return self._compiled
@@ -238,9 +266,37 @@ class Extractor:
             ValueError: there are more names than pictures, or fewer.
         """
         others = range(1, views)
-        shape = (len(names) + len(others) * len(viewed[1]), self.positions, self.channels)
         plain = ((name, data, 0) for name, data in zip(names, pictures, strict=True))
         further = ((name, data, number) for name, data in zip(viewed[1], viewed[0], strict=True) for number in others)
+        every = chain(plain, further if others else ())
+        return self.write(
+            lambda first: self.in_order(islice(every, first, None)), names, directory, views, viewed[1], partial
+        )
+
+    def write(
+        self,
+        rows: Callable[[int], Iterator[np.ndarray]],
+        names: Sequence[str],
+        directory: Path,
+        views: int,
+        viewed: Sequence[str],
+        partial: Path | None,
+    ) -> float:
+        """Write features to a directory, which is whole or absent.
+
+        Args:
+            rows: the features, float16 `[B, P, C]` at a time, from the given row on.
+            names: see `extract`.
+            directory: see `extract`.
+            views: see `extract`.
+            viewed: names of the pictures that have further views.
+            partial: see `extract`.
+
+        Returns:
+            See `extract`.
+        """
+        further = (views - 1) * len(viewed)
+        shape = (len(names) + further, self.positions, self.channels)
         index = {
             "encoder": self.encoder,
             "weights": self.weights,
@@ -251,19 +307,18 @@ class Extractor:
             "shape": shape,
             "images": list(names),
             "views": views,
-            "viewed": list(viewed[1]) if others else [],
+            "viewed": list(viewed) if views > 1 else [],
             "network": self.network and kept_name(self.network),
         }
-        if others:
+        if views > 1:
             self._say_what_it_takes(shape, len(names))
         with files.replacing(directory) as beside:
             beside.mkdir()
-            every = chain(plain, further if others else ())
             with (
                 GrowingGrid(partial or beside, shape, lasting=partial is not None) as grid,
                 tqdm(total=shape[0], initial=grid.rows, unit=" pictures", desc=self.encoder) as bar,
             ):
-                for features in self._in_order(islice(every, grid.rows, None)):
+                for features in rows(grid.rows):
                     grid.append(features)
                     bar.update(len(features))
             if partial is not None:
@@ -277,10 +332,10 @@ class Extractor:
         """Print how much disk and time the views take, by the pace on some pictures of noise."""
         noise = np.random.default_rng(1).integers(0, 256, (500, 375, 3), np.uint8)
         Image.fromarray(noise).save(encoded := io.BytesIO(), "JPEG")
-        pictures = [("noise", encoded.getvalue(), 1)] * max(16, self._network()[1])
-        list(self._in_order(pictures))
+        pictures = [("noise", encoded.getvalue(), 1)] * max(16, self._network().together)
+        list(self.in_order(pictures))
         began = time.perf_counter()
-        list(self._in_order(pictures))
+        list(self.in_order(pictures))
         seconds = (time.perf_counter() - began) / len(pictures) * shape[0]
         print(
             f"{shape[0]:,} feature maps, of {plain:,} pictures and {shape[0] - plain:,} further views, take "
@@ -288,14 +343,14 @@ class Extractor:
             flush=True,
         )
 
-    def _in_order(self, pictures: Iterable[tuple[str, bytes, int]]) -> Iterator[np.ndarray]:
+    def in_order(self, pictures: Iterable[tuple[str, bytes, int]]) -> Iterator[np.ndarray]:
         """Yield features of encoded pictures, each with its name and the number of a view, in their order.
 
         Where the network takes one picture at a time, each core decodes one and puts it through; else all cores decode
         what the network is given next.
         """
         cores = threads.cores()
-        _, together = self._network()
+        together = self._network().together
         if together == 1:
             yield from threads.prefetch(lambda each: self(self._decode(each)[None]), pictures, 2 * cores, cores)
         else:
