@@ -81,4 +81,7 @@ def test_wrong_usage(here: Path, arguments: list[str], code: int, message: str) 
 def test_a_folder_that_cannot_be_written(here: Path) -> None:
     (here / "said").write_text("a file")
     code, _, err = call("--shards", "crawl", "--output", "said")
-    assert (code, err) == (1, "caption: cannot reach said (Not a directory): fix that and run again")
+    assert (code, err) == (
+        1,
+        "caption: cannot reach 'said' (File exists): check the place, the network and the credentials",
+    )

@@ -77,6 +77,11 @@ class TestOnTwoMachines:
         assert sorted(square for square, _ in made) == SQUARES
         assert begun(tmp_path) == dict.fromkeys(PARTS, 1) | {5: 2}
 
+    def test_work_that_kills_its_worker_ends(self, machines: Any, tmp_path: Path) -> None:
+        with pytest.raises(CaptionerError, match="workers of the cluster died 4 times at the same work"):
+            list(each(Noting, (tmp_path, 5, 0.0, 99), PARTS))
+        assert begun(tmp_path)[5] == 4
+
     def test_a_machine_that_is_killed_loses_what_it_had(self, machines: Any, tmp_path: Path) -> None:
         def kill() -> None:
             while len(list(tmp_path.iterdir())) < 5:

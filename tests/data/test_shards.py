@@ -33,7 +33,11 @@ def samples(path: Path) -> list[Sample]:
         ([("0.jpg", b"a"), ("0.json", b"[]")], [Sample("0", b"a", ())]),
         ([("0.jpg", b"a"), ("0.txt", b""), ("0.json", b'{"caption": "no"}')], [Sample("0", b"a", ())]),
         ([("0.jpg", b"a"), ("0.txt", "grüß".encode("latin-1"))], [Sample("0", b"a", ("gr��",))]),
-        ([("0.JPG", b"a"), ("1.seg.png", b"b")], [Sample("0", b"a", ()), Sample("1", b"b", ())]),
+        (
+            [("0.JPG", b"a"), ("0.mask.png", b"b"), ("1.depth.png", b"c"), ("1.png", b"d")],
+            [Sample("0", b"a", ()), Sample("1", b"d", ())],
+        ),
+        ([("._0.jpg", b"x"), ("__MACOSX/._0.jpg", b"x"), (".jpg", b"x"), ("0.jpg", b"a")], [Sample("0", b"a", ())]),
         ([("a.b/0.jpg", b"a"), ("a.b/1.jpg", b"b")], [Sample("a.b/0", b"a", ()), Sample("a.b/1", b"b", ())]),
         ([("0.txt", b"no picture"), ("1.jpg", b"a"), ("1.parquet", b"b")], [Sample("1", b"a", ())]),
         ([], []),
@@ -45,7 +49,11 @@ def test_members_of_one_key_are_a_sample(
     assert samples(pack(tmp_path / "0.tar", members)) == expected
 
 
-@given(st.dictionaries(st.from_regex(r"[a-z0-9/_-]{1,120}", fullmatch=True), st.binary(max_size=2000), max_size=8))
+@given(
+    st.dictionaries(
+        st.from_regex(r"[a-z0-9/_-]{0,119}[a-z0-9_-]", fullmatch=True), st.binary(max_size=2000), max_size=8
+    )
+)
 def test_what_was_packed_comes_back(tmp_path_factory: pytest.TempPathFactory, pictures: dict[str, bytes]) -> None:
     path = pack(tmp_path_factory.mktemp("packed") / "0.tar", ((f"{name}.jpg", data) for name, data in pictures.items()))
     assert {each.key: each.picture for each in samples(path)} == pictures
@@ -87,8 +95,79 @@ def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
 
 def test_a_key_in_two_places_is_refused(tmp_path: Path) -> None:
     path = pack(tmp_path / "0.tar", [("0.jpg", b"a"), ("1.jpg", b"b"), ("0.txt", b"a dog")])
-    with pytest.raises(CaptionerError, match="'0' comes in two places"):
+    with pytest.raises(CaptionerError, match="'0' in two places, with others between: pack it again in the order"):
         samples(path)
+
+
+@pytest.mark.parametrize("behind", ["another archive", "a zeroed header", "one byte"])
+def test_what_is_behind_the_end_is_no_rest(tmp_path: Path, behind: str) -> None:
+    data = bytearray(pack(tmp_path / "0.tar", [(f"{number}.jpg", b"a" * 700) for number in range(3)]).read_bytes())
+    if behind == "another archive":
+        data += bytes(data)
+    elif behind == "one byte":
+        data += b"\0" * 30_000 + b"x"
+    else:
+        data[1536:2048] = bytes(512)
+    (tmp_path / "0.tar").write_bytes(data)
+    with pytest.raises(CaptionerError, match="there is something behind its end"):
+        samples(tmp_path / "0.tar")
+
+
+def header(kind: bytes, size: bytes, name: str = "0.jpg") -> bytes:
+    member = tarfile.TarInfo(name)
+    member.type = kind
+    block = bytearray(member.tobuf())
+    block[124:136] = size
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        header(tarfile.XHDTYPE, b"00000100000\0") + b"9" * 32768,
+        header(tarfile.GNUTYPE_LONGNAME, b"00000100000\0") + b"a" * 32768,
+        header(tarfile.XHDTYPE, b"00000000020\0") + b"0 a=b\n".ljust(512, b"\0"),
+        header(tarfile.REGTYPE, b"\xff" * 11 + b"\x00"),
+        b"".join(header(tarfile.GNUTYPE_LONGNAME, b"00000000002\0") + b"ab".ljust(512, b"\0") for _ in range(1500)),
+    ],
+    ids=["long PAX", "long name", "PAX record of no length", "negative size", "names of names"],
+)
+def test_hostile_headers_are_refused_at_once(tmp_path: Path, data: bytes) -> None:
+    whole = pack(tmp_path / "0.tar", [("0.jpg", b"a")]).read_bytes()
+    (tmp_path / "0.tar").write_bytes(data + whole)
+    with pytest.raises(CaptionerError, match="damaged or cut short after 0 members"):
+        samples(tmp_path / "0.tar")
+
+
+def test_a_sparse_member_is_passed_over(tmp_path: Path) -> None:
+    member = tarfile.TarInfo("0.jpg")
+    member.size = 512
+    member.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "300000000"}
+    member.pax_headers["GNU.sparse.name"] = "0.jpg"
+    with tarfile.open(tmp_path / "0.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        archive.addfile(member, io.BytesIO(b"0\n".ljust(512, b"\0")))
+    assert samples(tmp_path / "0.tar") == []
+
+
+def test_a_member_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CaptionerError, match=r"has '0\.jpg' twice: leave one out"):
+        samples(pack(tmp_path / "0.tar", [("0.jpg", b"a"), ("0.jpg", b"b")]))
+
+
+def test_names_with_dots_are_not_taken_for_one_picture(tmp_path: Path) -> None:
+    path = pack(tmp_path / "0.tar", [(f"2024.01.0{number}.jpg", b"a") for number in range(3)])
+    with pytest.raises(CaptionerError, match=r"no picture whose name is a key and an ending, but '2024.01.00.jpg'"):
+        samples(path)
+
+
+def test_a_link_is_what_it_leads_to(tmp_path: Path) -> None:
+    pack(tmp_path / "store/abc", [("0.jpg", b"a")])
+    (tmp_path / "crawl").mkdir()
+    (tmp_path / "crawl/0.tar").symlink_to("../store/abc")
+    for place in ("crawl", "crawl/*.tar", "crawl/0.tar"):
+        assert [each.size for each in shards.find([str(tmp_path / place)])] == [10240]
 
 
 def test_links_and_holes_are_passed_over(tmp_path: Path) -> None:
@@ -101,7 +180,7 @@ def test_links_and_holes_are_passed_over(tmp_path: Path) -> None:
 
 
 def test_a_large_member_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "MAXIMUM_BYTES", 10)
+    monkeypatch.setattr(shards, "MAXIMUM_PICTURE", 10)
     monkeypatch.setattr(shards, "MAXIMUM_TEXT", 10)
     path = pack(
         tmp_path / "0.tar", [("0.jpg", b"a" * 11), ("0.txt", b"a dog"), ("1.jpg", b"a" * 10), ("1.txt", b"a" * 11)]
@@ -133,14 +212,18 @@ def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("absent/*.tar", "no shard at 'absent/\\*.tar'"),
         ("empty", "no shard at 'empty'"),
         ("{3..1}.tar", r"received the range \{3..1\}"),
-        ("nothing://here", "cannot read 'nothing://here' .*Protocol not known"),
+        ("nothing://here", "cannot reach 'nothing://here' .*Protocol not known"),
+        ("http://[bad/0.tar", "there is no http://.bad/0.tar"),
+        ("a\0b", "cannot reach "),
+        ("{1..99999999999999999999}.tar", "there is no {1..99999999999999999999}.tar"),
+        ("odd", r"the name of '.*/odd/a\\x07.tar' cannot be printed"),
         ("one/0.tar", "two shards are called 0: .*/0.tar and .*/one/0.tar"),
     ],
 )
 def test_wrong_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, message: str) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
-    for name in ("0.tar", "one/0.tar"):
+    for name in ("0.tar", "one/0.tar", "odd/a\a.tar"):
         pack(tmp_path / name, [])
     with pytest.raises(CaptionerError, match=message):
         shards.find(["0.tar", place])

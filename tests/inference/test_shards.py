@@ -149,6 +149,26 @@ class TestHere:
         with pytest.raises(CaptionerError, match="made with another version, format, model"):
             run(saved, crawl, tmp_path / "said")
 
+    def test_files_of_others_are_not_replaced(self, saved: Path, crawl: list[Shard], tmp_path: Path) -> None:
+        for name in ("00001_stats.json", "00001.parquet"):
+            (tmp_path / "crawl" / name).write_text("of img2dataset")
+            with pytest.raises(CaptionerError, match=f"crawl has {name}, which is not of this command and would be"):
+                run(saved, crawl, tmp_path / "crawl", form="parquet")
+            assert not (tmp_path / "crawl/index.json").exists()
+            (tmp_path / "crawl" / name).unlink()
+
+    def test_an_index_without_captions_says_nothing(self, saved: Path, crawl: list[Shard], tmp_path: Path) -> None:
+        (tmp_path / "said").mkdir()
+        (tmp_path / "said/index.json").write_text("[")
+        assert not any(there for _, there in run(saved, crawl, tmp_path / "said").values())
+        stats = json.loads((tmp_path / "said/00000_stats.json").read_text())
+        (tmp_path / "said/00000_stats.json").write_text(json.dumps(stats | {"pictures": "x"}))
+        assert [name for name, (_, there) in run(saved, crawl, tmp_path / "said").items() if not there] == ["00000"]
+
+    def test_a_wrong_search_is_told_once(self, saved: Path, crawl: list[Shard], tmp_path: Path) -> None:
+        with pytest.raises(CaptionerError, match="received beam 100; give 1 to 50"):
+            list(caption(saved, crawl, str(tmp_path / "said"), search=Search(beam=100)))
+
     def test_a_damaged_shard_is_told_and_the_others_go_on(
         self, saved: Path, crawl: list[Shard], tmp_path: Path
     ) -> None:
@@ -197,7 +217,10 @@ def test_a_cluster_gives_the_same_bytes(crawl: list[Shard], tmp_path: Path, monk
     )
     model = tmp_path / "model"
     Captioner(decoder, tiny.vocabulary(), encoder, 3, {}).save(model)
-    made = run(model, crawl, tmp_path / "many")
+    (model / "decoder.keras").rename(tmp_path / "cached")  # as DVC may link it
+    (model / "decoder.keras").symlink_to(tmp_path / "cached")
+    monkeypatch.chdir(tmp_path)  # where no worker is
+    made = run(model, crawl, "many")
     monkeypatch.delenv("RAY_ADDRESS")
     run(model, crawl, tmp_path / "one")
     assert not any(there or done.problem for done, there in made.values())

@@ -143,8 +143,11 @@ def caption(
     if not 0 < top_p <= 1:
         raise typer.BadParameter(f"received --top-p {top_p}; give a number above 0, at most 1")
     if shards or output is not None:
-        others = {"--samples": samples, "--json": as_json or None, "--figure": figure}
-        if unfit := [option for option, value in others.items() if value is not None]:
+        others = {
+            **{"--samples": samples is not None, "--json": as_json, "--figure": figure is not None},
+            **{"--temperature": temperature != 1, "--top-p": top_p != 0.9, "--seed": seed is not None},
+        }
+        if unfit := [option for option, given in others.items() if given]:
             raise typer.BadParameter(f"received {', '.join(unfit)} with --shards; leave that out")
         if not shards or output is None:
             raise typer.BadParameter(f"received {'--shards' if shards else '--output'} alone; give both")

@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from captioner.common.errors import CaptionerError, reason
+from captioner.common.startup import backend
 
 ADDRESS = "RAY_ADDRESS"
 STORE = 200 << 20  # bytes of the object store of a cluster that is started here: only small things pass through it
 REACHED_WITHIN = 10.0  # seconds
+TRIES = 4  # of a part, before its workers' deaths count as its fault
 
 Part = TypeVar("Part")
 Made = TypeVar("Made")
@@ -30,7 +32,8 @@ def on_cluster() -> bool:
 def each(worker: Callable[..., Callable[[Part], Made]], given: tuple, parts: Sequence[Part]) -> Iterator[Made]:
     """Yield what a worker makes of each part, here in their order, on a cluster as they are ready.
 
-    On a cluster each core has a worker, with one thread. A part whose worker or machine dies is given to another one.
+    On a cluster each core has a worker, with one thread. A part whose worker or machine dies is given to another one, a
+    few times.
 
     Args:
         worker: a class that can be imported on all machines. Each process makes one, which may be given a part again.
@@ -39,7 +42,8 @@ def each(worker: Callable[..., Callable[[Part], Made]], given: tuple, parts: Seq
         parts: small.
 
     Raises:
-        CaptionerError: a worker raises it, Ray is not installed, there is no cluster, or a machine lacks a package.
+        CaptionerError: a worker raises it or dies again and again, Ray is not installed, there is no cluster, or a
+            machine lacks a package.
     """
     if not on_cluster():
         work = worker(*given)
@@ -55,10 +59,9 @@ def each(worker: Callable[..., Callable[[Part], Made]], given: tuple, parts: Seq
 class _Actor:
     """A worker in a process of the cluster, made when it is needed first, so that its errors come back as values."""
 
-    def __init__(self, worker: Callable[..., Callable], given: list, parts: list):
-        # before TensorFlow is imported; OMP_NUM_THREADS is set by Ray
-        for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
-            os.environ.setdefault(name, "1")
+    def __init__(self, worker: Callable[..., Callable], given: list, parts: list, keras: str):
+        # before Keras and TensorFlow are imported; OMP_NUM_THREADS is set by Ray
+        os.environ |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "KERAS_BACKEND": keras}
         self._worker, self._given, self._parts = worker, given, parts
         self._work: Callable | None = None
 
@@ -94,21 +97,27 @@ def _on_ray(worker: Callable[..., Callable[[Part], Made]], given: tuple, parts: 
             _Actor,
             batch_size=1,
             num_cpus=1,
-            fn_constructor_args=(worker, [ray.put(one) for one in given], [ray.put(parts)]),
+            fn_constructor_args=(worker, [ray.put(one) for one in given], [ray.put(parts)], backend()),
             compute=ray.data.ActorPoolStrategy(
                 min_size=1, max_size=max(1, min(cores, len(parts))), max_tasks_in_flight_per_actor=2
             ),
+            ray_remote_args_fn=lambda: {"max_restarts": -1, "max_task_retries": TRIES - 1},
         )
         for row in made.iter_rows():
             if isinstance(row["made"], CaptionerError):
                 raise row["made"]
             yield row["made"]
     except ray.exceptions.RayError as error:
-        lacking = re.search(r"No module named '[\w.]+'", str(error))
-        if lacking is None:
+        said = str(error)
+        if lacking := re.search(r"No module named '[\w.]+'", said):
+            raise CaptionerError(
+                f"a machine of the cluster lacks a package ({lacking.group()}): install the same on all of them"
+            ) from None
+        if isinstance(error, ray.exceptions.RayTaskError):  # a fault of the program's
             raise
         raise CaptionerError(
-            f"a machine of the cluster lacks a package ({lacking.group()}): install the same on all of them"
+            f"workers of the cluster died {TRIES} times at the same work ({reason(error)}): do they have the memory "
+            "that they need?"
         ) from None
     finally:
         ray.shutdown()

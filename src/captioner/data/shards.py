@@ -1,8 +1,9 @@
 """Shards of a large data set: tar archives in WebDataset's layout, as img2dataset writes them.
 
 The members of a sample follow each other and have its key for a name, up to the first dot: `000000017.jpg` is a
-picture, `000000017.txt` its caption, `000000017.json` an object whose `caption` counts where there is no text. Shards
-lie in local files or wherever fsspec reads, as on S3. They are read from front to back, a sample at a time.
+picture, `000000017.txt` its caption, `000000017.json` an object whose `caption` counts where there is no text. Other
+members, as `000000017.mask.png`, are passed over. Shards lie in local files or wherever fsspec reads, as on S3. They
+are read from front to back, a sample at a time.
 """
 
 import json
@@ -16,13 +17,23 @@ from typing import IO, Any
 
 from captioner.common.errors import CaptionerError, quoted, reason
 from captioner.common.files import read_pieces
-from captioner.data.images import MAXIMUM_BYTES, SUFFIXES
+from captioner.data.images import SUFFIXES
 
 SUFFIX = ".tar"
+MAXIMUM_PICTURE = 64 << 20  # bytes: encoded pictures wait in memory until a core is free
 MAXIMUM_TEXT = 2**20  # bytes of a caption, or of the object around it
+MAXIMUM_HEADER = 2**13  # bytes of what extends a header; tarfile's time grows with the square
 BUFFER = 2**20  # bytes that are read at a time
 
-_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_RANGE = re.compile(r"\{(\d{1,18})\.\.(\d{1,18})\}")
+_EXTENSIONS = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
+_IDENTITIES = ("ETag", "etag", "Content-MD5", "Digest", "checksum", "md5Hash", "mtime", "LastModified", "last_modified")
 
 
 @dataclass(frozen=True)
@@ -49,7 +60,7 @@ class Sample:
 
     Attributes:
         key: its name within the shard.
-        picture: encoded, None where it is too large or absent.
+        picture: encoded, None where it is too large.
         captions: as they stand there.
         why: the reason why there is no picture, or nothing.
     """
@@ -73,6 +84,8 @@ def find(places: Iterable[str]) -> list[Shard]:
     found = [shard for place in places for one in _expanded(place) for shard in _at(one)]
     names: dict[str, str] = {}
     for shard in found:
+        if not shard.name.isprintable():
+            raise CaptionerError(f"the name of {quoted(shard.url)} cannot be printed: give it another")
         if names.setdefault(shard.name, shard.url) != shard.url:
             raise CaptionerError(
                 f"two shards are called {shard.name}: {names[shard.name]} and {shard.url}: what is made of them has "
@@ -82,23 +95,38 @@ def find(places: Iterable[str]) -> list[Shard]:
 
 
 def read(shard: Shard) -> Iterator[Sample]:
-    """Yield the samples of a shard that have a picture, or had one; only one is in memory at a time.
+    """Yield the samples of a shard that have a picture; only one is in memory at a time.
 
     Raises:
-        CaptionerError: the archive cannot be read, is damaged or cut short, or has a key in two places.
+        CaptionerError: the archive cannot be read, is damaged or cut short, has a key in two places, or pictures whose
+            names have no key and ending alone.
     """
     seen: set[str] = set()
+    passed_over = ""
     with _opened(shard) as file:
         key, members = "", dict[str, bytes | str]()
-        for name, suffix, content in _members(file, shard):
+        for name, extension, content in _members(file, shard):
+            if extension not in _READ:
+                passed_over = passed_over or f"{name}{extension}"
+                continue
             if name != key:
                 yield from _sample(key, members)
                 if name in seen:
-                    raise _damaged(shard, f"{quoted(name)} comes in two places, with others between", len(seen))
+                    raise CaptionerError(
+                        f"{shard.url} has {quoted(name)} in two places, with others between: pack it again in the "
+                        "order of names, as tar --sort=name does"
+                    )
                 seen.add(name)
                 key, members = name, {}
-            members[suffix] = content
+            if extension in members:
+                raise CaptionerError(f"{shard.url} has {quoted(name + extension)} twice: leave one out")
+            members[extension] = content
         yield from _sample(key, members)
+    if passed_over and not seen:
+        raise CaptionerError(
+            f"{shard.url} has no picture whose name is a key and an ending, but {quoted(passed_over)}: a key goes up "
+            "to the first dot, so take the other dots out of the names"
+        )
 
 
 def identity(shard: Shard) -> str:
@@ -109,7 +137,9 @@ def identity(shard: Shard) -> str:
     """
     files, path = filesystem(shard.url)
     with reaching(shard.url):
-        return str(files.ukey(path))
+        about = files.info(path)
+    known = next((str(about[name]) for name in _IDENTITIES if about.get(name)), "")
+    return f"{shard.size}-{known}"
 
 
 def filesystem(url: str) -> tuple[Any, str]:
@@ -120,14 +150,21 @@ def filesystem(url: str) -> tuple[Any, str]:
     """
     import fsspec
 
-    try:
-        return fsspec.core.url_to_fs(url)
-    except ImportError as error:
-        kind = url.partition("://")[0]
-        extra = "pip install -e '.[s3]' in the checkout" if kind in ("s3", "s3a") else "install it"
-        raise CaptionerError(f"{quoted(url)} needs a package ({reason(error)}): {extra}") from None
-    except ValueError as error:
-        raise CaptionerError(f"cannot read {quoted(url)} ({reason(error)}): give a path or an address") from None
+    with reaching(url):
+        try:
+            return fsspec.core.url_to_fs(url)
+        except ImportError as error:
+            kind = url.partition("://")[0]
+            extra = "pip install -e '.[s3]' in the checkout" if kind in ("s3", "s3a") else "install it"
+            raise CaptionerError(f"{quoted(url)} needs a package ({reason(error)}): {extra}") from None
+
+
+def sizes(files: Any, path: str) -> dict[str, int]:
+    """Return the size of each file in a folder of fsspec's, or that a pattern of its stands for, by its path."""
+    listed = files.glob(path, detail=True).values() if "*" in path else files.ls(path, detail=True)
+    # local links, of which a listing does not say what they lead to
+    known = (files.info(each["name"]) if each.get("islink") else each for each in listed)
+    return {each["name"]: int(each["size"] or 0) for each in known if each["type"] == "file"}
 
 
 @contextmanager
@@ -135,15 +172,13 @@ def reaching(url: str) -> Iterator[None]:
     """Say in one line what a file system or the service behind it raises; each has exceptions of its own kinds."""
     try:
         yield
-    except CaptionerError:
+    except (CaptionerError, MemoryError):
         raise
-    except OSError as error:
-        said = error.strerror or reason(error)
-        raise CaptionerError(f"cannot reach {url} ({said}): fix that and run again") from None
     except Exception as error:
-        if not type(error).__module__.startswith(("botocore", "aiobotocore", "aiohttp", "fsspec", "s3fs", "gcsfs")):
-            raise
-        raise CaptionerError(f"cannot reach {url} ({reason(error)}): check the address and the credentials") from None
+        said = getattr(error, "strerror", None) or reason(error)
+        raise CaptionerError(
+            f"cannot reach {quoted(url)} ({said}): check the place, the network and the credentials"
+        ) from None
 
 
 def _expanded(place: str) -> Iterator[str]:
@@ -162,29 +197,38 @@ def _expanded(place: str) -> Iterator[str]:
 def _at(place: str) -> Iterator[Shard]:
     files, path = filesystem(place)
     with reaching(place):
-        if "*" in path or "?" in path or ("[" in path and not files.exists(path)):
-            listed = files.glob(path, detail=True).values()
+        try:
+            about = None if "*" in path else files.info(path)
+        except FileNotFoundError:
+            raise CaptionerError(f"there is no {place}: give the path or the address of shards") from None
+        if about is not None and about["type"] != "directory":
+            found = {about["name"]: int(about["size"] or 0)}
         else:
-            try:
-                about = files.info(path)
-            except FileNotFoundError:
-                raise CaptionerError(f"there is no {place}: give the path or the address of shards") from None
-            listed = files.ls(path, detail=True) if about["type"] == "directory" else [about | {"asked": True}]
-        found = sorted(
-            (files.unstrip_protocol(each["name"]).removeprefix("file://"), int(each["size"] or 0))
-            for each in listed
-            if each["type"] == "file" and (each.get("asked") or each["name"].endswith(SUFFIX))
-        )
-    if not found:
+            found = {name: size for name, size in sizes(files, path).items() if name.endswith(SUFFIX)}
+        urls = {files.unstrip_protocol(name).removeprefix("file://"): size for name, size in found.items()}
+    if not urls:
         raise CaptionerError(f"no shard at {quoted(place)}: give .tar files of img2dataset's layout, or their folder")
-    yield from (Shard(url, size) for url, size in found)
+    yield from (Shard(url, size) for url, size in sorted(urls.items()))
+
+
+class _Reader:
+    """A file that is read from front to back, wherever it lies."""
+
+    def __init__(self, file: IO[bytes], url: str):
+        self._file, self._url = file, url
+
+    def read(self, size: int) -> bytes:
+        with reaching(self._url):
+            return self._file.read(size)
 
 
 @contextmanager
-def _opened(shard: Shard) -> Iterator[IO[bytes]]:
+def _opened(shard: Shard) -> Iterator[_Reader]:
     files, path = filesystem(shard.url)
-    with reaching(shard.url), files.open(path, "rb") as file:
-        yield file
+    with reaching(shard.url):
+        file = files.open(path, "rb")
+    with file:
+        yield _Reader(file, shard.url)
 
 
 class _DamagedError(Exception):
@@ -199,49 +243,74 @@ class _Header(tarfile.TarInfo):
         if len(buf) < tarfile.BLOCKSIZE:
             raise _DamagedError("it has no end")
         try:
-            return super().frombuf(buf, encoding, errors)
+            header = super().frombuf(buf, encoding, errors)
         except tarfile.HeaderError as error:
             if any(buf):
                 raise _DamagedError(reason(error)) from None
             raise
+        if header.size < 0 or (header.type in _EXTENSIONS and header.size > MAXIMUM_HEADER):
+            raise _DamagedError(f"a header says that it has {header.size:,} bytes")
+        return header
+
+    @classmethod
+    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> "_Header":
+        try:
+            return super().fromtarfile(tarfile_)
+        except tarfile.InvalidHeaderError as error:  # type: ignore[attr-defined]
+            raise _DamagedError(reason(error)) from None
 
 
-def _members(file: IO[bytes], shard: Shard) -> Iterator[tuple[str, str, bytes | str]]:
-    """Yield key, suffix, and content of the members that count; of one that is too large, what is wrong with it."""
+def _members(file: _Reader, shard: Shard) -> Iterator[tuple[str, str, bytes | str]]:
+    """Yield key, extension and content of texts and pictures; of what is too large, what is wrong with it."""
     count = 0
     try:
         # a stream, and nothing packed: what comes is what is read, and a picture cannot swell
         with tarfile.open(
-            fileobj=file, mode="r|", bufsize=BUFFER, tarinfo=_Header, encoding="utf-8", errors="replace"
+            fileobj=file,  # type: ignore[call-overload]
+            mode="r|",
+            bufsize=BUFFER,
+            tarinfo=_Header,
+            encoding="utf-8",
+            errors="replace",
         ) as archive:
             for member in iter(archive.next, None):
-                archive.members.clear()  # type: ignore[attr-defined]  # else memory grows with their number
-                key, suffix = _split(member.name)
-                if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or suffix not in _READ:
+                archive.members.clear()  # else memory grows with their number
+                key, extension = _split(member.name)
+                kind = f".{extension.rpartition('.')[2]}"
+                if not member.isreg() or member.issparse() or kind not in _READ or not PurePosixPath(key).name:
                     continue
-                content = archive.extractfile(member)
-                most = MAXIMUM_BYTES if suffix in SUFFIXES else MAXIMUM_TEXT
                 count += 1
-                if content is None or member.size > most:
-                    yield key, suffix, f"more than {most:,} bytes"
+                most = MAXIMUM_PICTURE if kind in SUFFIXES else MAXIMUM_TEXT
+                content = archive.extractfile(member)
+                if content is None or member.size > most or extension not in _READ:
+                    yield key, extension, f"more than {most:,} bytes"
                 else:
-                    yield key, suffix, read_pieces(content, most)
-    except (tarfile.TarError, _DamagedError, EOFError, ValueError) as error:
-        raise _damaged(shard, reason(error), count) from None
+                    yield key, extension, read_pieces(content, most)
+            while rest := archive.fileobj.read(BUFFER):
+                if rest.strip(b"\0"):
+                    raise _DamagedError("there is something behind its end")
+    except (tarfile.TarError, _DamagedError, EOFError, ValueError, RecursionError) as error:
+        raise CaptionerError(
+            f"{shard.url} is damaged or cut short after {count:,} members ({reason(error)}): get it again, or leave it "
+            "out"
+        ) from None
 
 
 _READ = SUFFIXES | {".txt", ".json"}
 
 
 def _split(name: str) -> tuple[str, str]:
-    """Return the key of a member, its name up to the first dot behind the last slash, and its suffix."""
+    """Return the key of a member, its name up to the first dot behind the last slash, and what follows in lower case.
+
+    Names of hidden files have no key.
+    """
     folder, slash, last = name.rpartition("/")
-    stem, _, suffix = last.partition(".")
-    return f"{folder}{slash}{stem}", f".{suffix.rpartition('.')[2].lower()}"
+    stem, dot, extension = last.partition(".")
+    return (f"{folder}{slash}{stem}", f"{dot}{extension.lower()}") if stem else ("", "")
 
 
 def _sample(key: str, members: dict[str, bytes | str]) -> Iterator[Sample]:
-    pictures = [content for suffix, content in members.items() if suffix in SUFFIXES]
+    pictures = [content for extension, content in members.items() if extension in SUFFIXES]
     if pictures:
         [picture, *_] = pictures
         data, why = (picture, "") if isinstance(picture, bytes) else (None, picture)
@@ -263,9 +332,3 @@ def _captions(members: dict[str, bytes | str]) -> Iterator[str]:
 
 def _texts(*said: Any) -> Iterator[str]:
     yield from (text for text in said if isinstance(text, str) and text.strip())
-
-
-def _damaged(shard: Shard, what: str, members: int) -> CaptionerError:
-    return CaptionerError(
-        f"{shard.url} is damaged or cut short after {members:,} members ({what}): get it again, or leave it out"
-    )

@@ -40,12 +40,18 @@ def judge(dataset: Dataset) -> list[str]:
     return [*dataset.remarks, *_copies(dataset, texts), *_unspaced(dataset, texts)]
 
 
+def is_half(text: str) -> bool:
+    """Whether there is half a character (a lone surrogate) in a text, which no table takes."""
+    return any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def usable(text: str) -> bool:
     """Whether a model can learn from a caption."""
     return not any(fault(text) for fault in _FAULTS.values())
 
 
 _FAULTS: dict[str, Callable[[str], object]] = {
+    "half a character (a lone surrogate) in the caption {}: write it whole": is_half,
     "a control character in the caption {}: take it out": _CONTROL.search,
     f"a caption of more than {LONGEST:,} characters, {{}}: shorten it": lambda text: len(text) > LONGEST,
     f"a special token in the caption {{}}: take them out of all captions, {' and '.join(SPECIAL_TOKENS[2:])} are put "

@@ -20,6 +20,7 @@ from captioner.common.fingerprints import FileHashes, combined
 from captioner.data.dataset import CAPTION_COLUMNS, SPLITS, Dataset
 from captioner.data.images import MAXIMUM_BYTES, SUFFIXES
 from captioner.datasets import splits
+from captioner.datasets.checks import is_half
 
 SPLIT_NAMES = {**{split: split for split in SPLITS}, "val": "validation", "dev": "validation"}
 TRAIN_SHARE, VALIDATION_SHARE = 0.8, 0.1
@@ -366,12 +367,8 @@ def _caption(row: _Row) -> str:
         raise CaptionerError(
             f"{row.place}: an empty caption of {quoted(row.image.strip())}: write one, or remove the row"
         )
-    try:
-        caption.encode()
-    except UnicodeEncodeError:
-        raise CaptionerError(
-            f"{row.place}: half a character (a lone surrogate) in the caption: write it whole"
-        ) from None
+    if is_half(caption):
+        raise CaptionerError(f"{row.place}: half a character (a lone surrogate) in the caption: write it whole")
     return caption
 
 

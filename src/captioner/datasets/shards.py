@@ -1,7 +1,7 @@
 """Shards with pictures and captions, as img2dataset writes them; `captioner.data.shards` reads them."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -16,42 +16,34 @@ from captioner.data.shards import Sample, Shard
 from captioner.datasets import splits
 from captioner.datasets.checks import usable
 
+UNUSABLE = "captions without a word, with control characters, halves of characters or special tokens, or too long"
 
-@dataclass
+
 class _LeftOut:
-    """Things of one kind that are left out: how many, and the first."""
+    """What is left out, by its kind: how many, and the first."""
 
-    what: str
-    count: int = 0
-    first: str = ""
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._firsts: dict[str, str] = {}
 
-    def note(self, name: str) -> None:
-        self.first = self.first or name
-        self.count += 1
+    def note(self, kind: str, which: str) -> None:
+        self._counts[kind] += 1
+        self._firsts.setdefault(kind, which)
 
     @property
-    def remark(self) -> list[str]:
-        return [f"{self.what}, which are left out ({self.count:,}): first {self.first}"] if self.count else []
-
-
-@dataclass
-class _Described:
-    """What the shards say of their pictures."""
-
-    rows: list[tuple[str, str]] = field(default_factory=list)
-    alone: _LeftOut = field(default_factory=lambda: _LeftOut("pictures without captions"))
-    unusable: _LeftOut = field(
-        default_factory=lambda: _LeftOut(
-            "captions without a word, with control characters or special tokens, or too long"
-        )
-    )
+    def remarks(self) -> list[str]:
+        return [
+            f"{kind}, which are left out ({count:,}): first {self._firsts[kind]}"
+            for kind, count in self._counts.items()
+        ]
 
 
 def load(place: str, validation: float, test: float, whole_shards: bool = False) -> Dataset:
     """Return the pictures of shards that have captions, each under the name `SHARD/KEY`.
 
-    The shards are read twice, for the captions and for the pictures. Nobody has written them by hand, so captions that
-    no model can learn from are left out, and only counted. Whitespace within a caption is folded to single spaces.
+    The shards are read twice, for the captions and for the pictures. Nobody has written them by hand, so what cannot be
+    used, or no model can learn from, is left out, and only counted. Whitespace within a caption is folded to single
+    spaces.
 
     Args:
         place: an archive, a folder of them, or a pattern, see `captioner.data.shards.find`.
@@ -60,7 +52,7 @@ def load(place: str, validation: float, test: float, whole_shards: bool = False)
         whole_shards: whether all pictures of a shard have one split, since neighbours may be alike.
 
     Raises:
-        CaptionerError: there are no shards, one cannot be read, none has a caption, or a name leads out of an archive.
+        CaptionerError: there are no shards, one cannot be read, or none has a caption.
     """
     found = shards.find([place])
     if whole_shards and len(found) < 3:
@@ -68,19 +60,20 @@ def load(place: str, validation: float, test: float, whole_shards: bool = False)
             f"{quoted(place)} has {len(found)} of the three shards that split: shards needs at least, one for each "
             "split: set download.shards.split to pictures"
         )
-    described = _describe(found)
-    names = dict.fromkeys(name for name, _ in described.rows)
+    left_out = _LeftOut()
+    described = list(_captions(found, left_out))
+    names = dict.fromkeys(name for name, _ in described)
     if not names:
         raise CaptionerError(f"{quoted(place)} has no captions: each picture needs a .txt, or a .json with a caption")
     train = 1 - validation - test
     of_shard = splits.draw((shard.name for shard in found), train, validation) if whole_shards else {}
     of_picture = {} if whole_shards else splits.draw(names, train, validation)
-    rows = [(name, of_picture.get(name) or of_shard[_shard_of(name)], text) for name, text in described.rows]
+    rows = [(name, of_picture.get(name) or of_shard[_shard_of(name)], text) for name, text in described]
     return Dataset(
         pd.DataFrame(rows, columns=CAPTION_COLUMNS),
         _pictures(found, names),
-        places=[f"the caption of {name}" for name, _ in described.rows],
-        remarks=[*described.alone.remark, *described.unusable.remark],
+        places=[f"the caption of {name}" for name, _ in described],
+        remarks=left_out.remarks,
     )
 
 
@@ -103,35 +96,34 @@ def fingerprint(place: str, hashes: FileHashes) -> dict[str, str]:
         return {}
 
 
-def _describe(found: Sequence[Shard]) -> _Described:
-    described = _Described()
+def _captions(found: Sequence[Shard], left_out: _LeftOut) -> Iterator[tuple[str, str]]:
+    """Yield the name of each picture that can be used, with each of its captions."""
     for name, sample in _samples(found, "captions"):
         texts = [" ".join(text.split()) for text in sample.captions]
-        kept = [text for text in texts if usable(text)]
-        for text in texts:
-            if text not in kept:
-                described.unusable.note(f"{name}, {quoted(text)}")
-        if not texts:
-            described.alone.note(name)
-        described.rows += [(name, text) for text in kept]
-    return described
+        if sample.why:
+            left_out.note(f"pictures of {sample.why}", quoted(name))
+        elif CLIMBING.search(sample.key) or not sample.key.isprintable():
+            left_out.note("pictures whose names lead out of the archive or cannot be printed", quoted(name))
+        elif not texts:
+            left_out.note("pictures without captions", name)
+        else:
+            for text in texts:
+                if usable(text):
+                    yield name, text
+                else:
+                    left_out.note(UNUSABLE, f"{name}, {quoted(text)}")
 
 
 def _pictures(found: Sequence[Shard], names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
     wanted = set(names)
     for name, sample in _samples(found, "pictures"):
-        if name in wanted:
-            yield name, sample.picture or b""
+        if name in wanted and sample.picture is not None:
+            yield name, sample.picture
 
 
 def _samples(found: Sequence[Shard], what: str) -> Iterator[tuple[str, Sample]]:
     for shard in tqdm(found, f"reading {what}", unit=" shards", disable=None):
         for sample in shards.read(shard):
-            if CLIMBING.search(sample.key) or not sample.key.isprintable():
-                raise CaptionerError(
-                    f"{shard.url} has the key {quoted(sample.key)}, which leads out of the archive or cannot be "
-                    "printed: only relative names with / are allowed"
-                )
             yield f"{shard.name}/{sample.key}", sample
 
 

@@ -10,19 +10,23 @@ import json
 import tarfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
+from pydantic import TypeAdapter, ValidationError
+
 from captioner.common import cluster, files, threads
 from captioner.common.errors import CaptionerError
+from captioner.common.startup import backend, fast_start
 from captioner.data import shards
 from captioner.data.images import UnreadableImage
-from captioner.data.shards import Shard
+from captioner.data.shards import Shard, reaching
 from captioner.model.description import Description
 
-INDEX = "index.json"
+INDEX, STATS = "index.json", "_stats.json"
 FORM_VERSION = 1
 Form = Literal["jsonl", "parquet"]
 STATS_AT_A_TIME = 32  # files that are read at once
@@ -76,56 +80,70 @@ class Captions:
         self._files, self._path = shards.filesystem(self.url)
         self._local = "file" in (self._files.protocol, *self._files.protocol)
 
-    def begin(self, made_with: dict[str, Any]) -> None:
-        """Note what the captions are made with.
+    @property
+    def address(self) -> str:
+        """The folder as every machine finds it, whatever directory it works in."""
+        return str(self._files.unstrip_protocol(self._path))
+
+    def begin(self, made_with: dict[str, Any], given: Sequence[Shard]) -> None:
+        """Note what the captions of some shards are made with.
 
         Raises:
-            CaptionerError: captions that were made with something else are there.
+            CaptionerError: captions that were made with something else are there, or files of others that have the
+                names which captions get.
         """
-        with shards.reaching(self.url):
-            try:
-                before = json.loads(self._files.cat_file(f"{self._path}/{INDEX}"))
-            except FileNotFoundError:
-                self._write(INDEX, (files.json_of(made_with, indent=2) + "\n").encode())
-                return
-            except ValueError:
-                before = {}
-        differing = [
-            name for name, value in made_with.items() if not isinstance(before, dict) or before.get(name) != value
-        ]
-        if differing:
+        there = self._sizes()
+        taken = [name for shard in given for name in (self._name(shard), self._stats(shard)) if name in there]
+        if taken and INDEX not in there:
             raise CaptionerError(
-                f"{self.url} has captions that were made with another {', '.join(differing)}: give another folder, or "
-                "remove it"
+                f"{self.url} has {taken[0]}, which is not of this command and would be replaced: give another folder"
             )
+        if INDEX in there:
+            with reaching(self.url):
+                before = _parsed(self._files.cat_file(f"{self._path}/{INDEX}"))
+            if before == made_with:
+                return
+            differing = [name for name, value in made_with.items() if before.get(name) != value]
+            if any(name.endswith(STATS) for name in there):
+                raise CaptionerError(
+                    f"{self.url} has captions that were made with another {', '.join(differing)}: give another "
+                    "folder, or remove it"
+                )
+        with reaching(self.url):
+            self._write(INDEX, (files.json_of(made_with, indent=2) + "\n").encode())
 
     def done(self, given: Sequence[Shard]) -> dict[str, Done]:
         """Return what became of the shards whose captions are there and whole, by name."""
-        with shards.reaching(self.url):
-            sizes = {
-                each["name"].rsplit("/", 1)[-1]: each["size"]
-                for each in self._files.ls(self._path, detail=True)
-                if each["type"] == "file"
-            }
-        noted = [shard for shard in given if self._stats(shard) in sizes]
+        there = self._sizes()
+        noted = [shard for shard in given if self._stats(shard) in there]
 
         def read(shard: Shard) -> Done | None:
+            with reaching(self.url):
+                stats = self._files.cat_file(f"{self._path}/{self._stats(shard)}")
             try:
-                found = Done(**json.loads(self._files.cat_file(f"{self._path}/{self._stats(shard)}")))
-            except (ValueError, TypeError, OSError):
+                found = _DONE.validate_json(stats, strict=True)
+            except ValidationError:
                 return None
-            whole = found.bytes == sizes.get(self._name(shard)) and found.shard_bytes == shard.size
-            return found if whole else None
+            return found if (found.bytes, found.shard_bytes) == (there.get(self._name(shard)), shard.size) else None
 
         stats = threads.prefetch(read, noted, 4 * STATS_AT_A_TIME, STATS_AT_A_TIME)
         return {shard.name: done for shard, done in zip(noted, stats, strict=True) if done}
+
+    def _sizes(self) -> dict[str, int]:
+        """Return the size of each file that is there, by its name."""
+        with reaching(self.url):
+            try:
+                found = shards.sizes(self._files, self._path)
+            except FileNotFoundError:
+                return {}
+        return {path.rpartition("/")[2]: size for path, size in found.items()}
 
     def write(self, shard: Shard, rows: Sequence[dict[str, Any]], seconds: float) -> Done:
         """Write the captions of a shard."""
         content = _ENCODED[self._form](rows)
         unreadable = sum("error" in row for row in rows)
         done = Done(shard.name, shard.size, len(rows), unreadable, len(content), round(seconds, 3))
-        with shards.reaching(self.url):
+        with reaching(self.url):
             self._write(self._name(shard), content)
             self._write(self._stats(shard), (files.json_of(asdict(done)) + "\n").encode())
         return done
@@ -135,7 +153,7 @@ class Captions:
 
     @staticmethod
     def _stats(shard: Shard) -> str:
-        return f"{shard.name}_stats.json"
+        return f"{shard.name}{STATS}"
 
     def _write(self, name: str, content: bytes) -> None:
         """Write a file that is whole or absent; those of S3 and its like are so by themselves."""
@@ -174,14 +192,17 @@ def caption(
             "model": described.weights_sha256,
             "vocabulary": described.vocabulary_sha256,
             "encoder": described.encoder,
+            "backend": backend(),
             **asdict(search),
-        }
+        },
+        given,
     )
     done = captions.done(given)
     yield from ((each, True) for each in done.values())
     waiting = [shard for shard in given if shard.name not in done]
     if waiting:
-        work = cluster.each(ShardCaptioner, (_packed(model), str(model), captions.url, form, search), waiting)
+        packed = _packed(model) if cluster.on_cluster() else None
+        work = cluster.each(ShardCaptioner, (str(model), packed, captions.address, form, search), waiting)
         yield from ((each, False) for each in work)
 
 
@@ -189,27 +210,24 @@ class ShardCaptioner:
     """Captions shards with one model.
 
     Args:
-        model: its directory, packed.
-        name: what that is called.
+        model: its directory.
+        packed: what is in that, where it has been sent from another machine.
         output: the folder of captions.
         form: of the files in it.
         search: how captions are searched for.
     """
 
-    def __init__(self, model: bytes, name: str, output: str, form: Form, search: Search):
-        from captioner.common.startup import fast_start
-
+    def __init__(self, model: str, packed: bytes | None, output: str, form: Form, search: Search):
         with fast_start():
             from captioner.inference.captioner import BATCH, Captioner
-        self._captions, self._search, self._batch = Captions(output, form), search, BATCH
-        self._directory = TemporaryDirectory(prefix="captioner-")  # in which an encoder of the model's own stays
-        with tarfile.open(fileobj=io.BytesIO(model)) as archive:
-            archive.extractall(self._directory.name, filter="data")
-        try:
-            self._captioner = Captioner.load(self._directory.name)
-            self._captioner.compile()
-        except CaptionerError as error:
-            raise CaptionerError(str(error).replace(self._directory.name, name)) from None
+        self._captions, self._search = Captions(output, form), asdict(search) | {"first": BATCH}
+        with _unpacked(model, packed) as directory:
+            try:
+                self._captioner = Captioner.load(directory)
+                self._captioner.compile()
+            except CaptionerError as error:
+                raise CaptionerError(str(error).replace(directory, model)) from None
+        self._captioner.stream((), **self._search)  # says what is wrong with the search
 
     def __call__(self, shard: Shard) -> Done:
         """Write the captions of a shard."""
@@ -228,14 +246,7 @@ class ShardCaptioner:
                 keys.append(sample.key)
                 yield UnreadableImage(sample.why) if sample.picture is None else sample.picture
 
-        search = self._search
-        found = self._captioner.stream(
-            pictures(),
-            search.beam,
-            maximum_words=search.maximum_words,
-            length_normalization=search.length_normalization,
-            first=self._batch,
-        )
+        found = self._captioner.stream(pictures(), **self._search)
         for number, each in enumerate(found, 1):
             row: dict[str, Any] = {"key": keys[number - 1]}
             if isinstance(each, UnreadableImage):
@@ -246,11 +257,33 @@ class ShardCaptioner:
 
 
 def _packed(model: Path) -> bytes:
+    """Return the files of a model's directory."""
     packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w") as archive:
+    with tarfile.open(fileobj=packed, mode="w", dereference=True) as archive:
         for path in sorted(model.iterdir()):
             archive.add(path, path.name)
     return packed.getvalue()
+
+
+@contextmanager
+def _unpacked(model: str, packed: bytes | None) -> Iterator[str]:
+    """Yield a model's directory, here or as it was sent; what was sent is there only within the block."""
+    if packed is None:
+        yield model
+        return
+    with TemporaryDirectory(prefix="captioner-") as directory:
+        with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+            archive.extractall(directory, filter="data")
+        yield directory
+
+
+def _parsed(content: bytes) -> dict[str, Any]:
+    """Return the object that JSON has, an empty one if it has none."""
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _jsonl(rows: Sequence[dict[str, Any]]) -> bytes:
@@ -269,4 +302,5 @@ def _parquet(rows: Sequence[dict[str, Any]]) -> bytes:
     return sink.getvalue()
 
 
+_DONE = TypeAdapter(Done)
 _ENCODED = {"jsonl": _jsonl, "parquet": _parquet}
