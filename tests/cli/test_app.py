@@ -505,7 +505,7 @@ def test_what_an_attention_of_a_study_cannot_have_is_refused_before_the_first_tr
     [
         (["--attentions", "dot,additive"], f"--attentions has 'additive': allowed are {', '.join(ATTENTIONS)}."),
         (["--attentions", "dot"], "--attentions is 'dot': a study needs two or more."),
-        (["--dataset", "coco"], "--dataset has 'coco': allowed are scenes, flickr8k, folder."),
+        (["--dataset", "coco"], "--dataset has 'coco': allowed are scenes, flickr8k, folder, shards."),
         (["--dataset", "scenes,folder"], "--dataset is 'scenes,folder': a study has one; start one for each."),
     ],
 )

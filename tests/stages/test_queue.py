@@ -51,8 +51,15 @@ class Checkout:
         return os.environ | {"PATH": path, "PYTHONPATH": eager_pythonpath(), "DVC_NO_ANALYTICS": "1"} | more
 
     def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        # bounded, since a worker of DVC's queue may miss that its work is done, and then waits for ever
         return subprocess.run(
-            command, cwd=self.path, env=self.environment(**environment), text=True, capture_output=True, check=False
+            command,
+            cwd=self.path,
+            env=self.environment(**environment),
+            text=True,
+            capture_output=True,
+            check=False,
+            timeout=600,
         )
 
     def must(self, *command: str) -> str:
