@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import socket
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -93,16 +94,19 @@ def _on_ray(worker: Callable[..., Callable[[Part], Made]], given: tuple, parts: 
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         cores = int(ray.cluster_resources().get("CPU", 1))
-        made = ray.data.range(len(parts), override_num_blocks=len(parts)).map_batches(
-            _Actor,
-            batch_size=1,
-            num_cpus=1,
-            fn_constructor_args=(worker, [ray.put(one) for one in given], [ray.put(parts)], backend()),
-            compute=ray.data.ActorPoolStrategy(
-                min_size=1, max_size=max(1, min(cores, len(parts))), max_tasks_in_flight_per_actor=2
-            ),
-            ray_remote_args_fn=lambda: {"max_restarts": -1, "max_task_retries": TRIES - 1},
-        )
+        with warnings.catch_warnings():
+            # Ray has no other way yet to say how often a part is tried
+            warnings.filterwarnings("ignore", message="`ray_remote_args_fn` is deprecated")
+            made = ray.data.range(len(parts), override_num_blocks=len(parts)).map_batches(
+                _Actor,
+                batch_size=1,
+                num_cpus=1,
+                fn_constructor_args=(worker, [ray.put(one) for one in given], [ray.put(parts)], backend()),
+                compute=ray.data.ActorPoolStrategy(
+                    min_size=1, max_size=max(1, min(cores, len(parts))), max_tasks_in_flight_per_actor=2
+                ),
+                ray_remote_args_fn=lambda: {"max_restarts": -1, "max_task_retries": TRIES - 1},
+            )
         for row in made.iter_rows():
             if isinstance(row["made"], CaptionerError):
                 raise row["made"]
