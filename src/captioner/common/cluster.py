@@ -1,7 +1,7 @@
 """Work on parts of a data set: in this process, or on the machines of a Ray cluster.
 
 `RAY_ADDRESS` says where the cluster is: `host:port` of its head, `auto` for that which this machine belongs to, `local`
-for one of this machine's cores alone. Without it nothing of Ray is imported.
+for this machine's cores alone. Without it nothing of Ray is imported.
 """
 
 import importlib.util

@@ -1,7 +1,7 @@
 """Shards with pictures and captions, as img2dataset writes them; `captioner.data.shards` reads them."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -114,10 +114,9 @@ def _captions(found: Sequence[Shard], left_out: _LeftOut) -> Iterator[tuple[str,
                     left_out.note(UNUSABLE, f"{name}, {quoted(text)}")
 
 
-def _pictures(found: Sequence[Shard], names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-    wanted = set(names)
+def _pictures(found: Sequence[Shard], names: Collection[str]) -> Iterator[tuple[str, bytes]]:
     for name, sample in _samples(found, "pictures"):
-        if name in wanted and sample.picture is not None:
+        if name in names and sample.picture is not None:
             yield name, sample.picture
 
 
