@@ -97,7 +97,11 @@ def _on_ray(worker: Callable[..., Callable[[Part], Made]], given: tuple, parts: 
         with warnings.catch_warnings():
             # Ray has no other way yet to say how often a part is tried
             warnings.filterwarnings("ignore", message="`ray_remote_args_fn` is deprecated")
-            made = ray.data.range(len(parts), override_num_blocks=len(parts)).map_batches(
+            # not `range`, whose tasks would wait for a core that a single worker has already
+            numbers = ray.data.from_items(
+                [{"id": number} for number in range(len(parts))], override_num_blocks=len(parts)
+            )
+            made = numbers.map_batches(
                 _Actor,
                 batch_size=1,
                 num_cpus=1,
