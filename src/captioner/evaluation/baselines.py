@@ -3,9 +3,11 @@
 Legend: `L` captions · `T` tokens · `V` vocabulary.
 """
 
+import functools
+import itertools
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -15,6 +17,7 @@ from captioner.scoring.statistics import SufficientStatistics, mean
 from captioner.text.vocabulary import PAD, Vocabulary
 
 CANDIDATES = 4
+AT_A_TIME = 10_000  # captions that are counted together
 
 
 class WordFrequencies:
@@ -24,12 +27,14 @@ class WordFrequencies:
     all words share evenly, and those by position in proportion to the frequencies of all.
 
     Args:
-        targets: what a decoder must say in training, int `[L, T]`: words, the end, `PAD` behind.
+        targets: what a decoder must say in training, some captions at a time, int `[L, T]`: words, the end, `PAD`
+            behind.
         vocabulary: `V`.
     """
 
-    def __init__(self, targets: np.ndarray, vocabulary: int):
-        by_position = np.stack([np.bincount(column, minlength=vocabulary) for column in targets.T]).astype(float)
+    def __init__(self, targets: Iterable[np.ndarray], vocabulary: int):
+        counts = (np.stack([np.bincount(column, minlength=vocabulary) for column in some.T]) for some in targets)
+        by_position = functools.reduce(np.add, counts).astype(float)
         by_position[:, PAD] = 0
         counts = by_position.sum(axis=0)
         self.everywhere = (counts + 1) / (counts.sum() + vocabulary)  # [V]
@@ -45,7 +50,7 @@ class WordFrequencies:
 
 
 def nll_of_frequencies(
-    training: Sequence[str], references: Mapping[str, Sequence[str]], vocabulary: Vocabulary, maximum_words: int
+    training: Iterable[str], references: Mapping[str, Sequence[str]], vocabulary: Vocabulary, maximum_words: int
 ) -> SufficientStatistics:
     """Return `nll-unigram` and `nll-unigram-by-position`, in nats per token, on the references of pictures.
 
@@ -55,7 +60,9 @@ def nll_of_frequencies(
         vocabulary: makes tokens of both.
         maximum_words: longer captions are cut, as they are for a decoder.
     """
-    frequencies = WordFrequencies(vocabulary.encode_batch(training, maximum_words), len(vocabulary))
+    rest = iter(training)
+    some = iter(lambda: list(itertools.islice(rest, AT_A_TIME)), [])
+    frequencies = WordFrequencies((vocabulary.encode_batch(each, maximum_words) for each in some), len(vocabulary))
     captions = [caption for many in references.values() for caption in many]
     targets = vocabulary.encode_batch(captions, maximum_words)
     starts = np.cumsum([0, *(len(many) for many in references.values())][:-1])
@@ -66,7 +73,7 @@ def nll_of_frequencies(
     )
 
 
-def best_constant(candidates: Sequence[str], references: Mapping[str, Sequence[str]], vocabulary: Vocabulary) -> str:
+def best_constant(candidates: Iterable[str], references: Mapping[str, Sequence[str]], vocabulary: Vocabulary) -> str:
     """Return the candidate with the highest CIDEr, given as the caption of every picture.
 
     CIDEr is computed for the few candidates that are nearest to all references: by the sum of cosines between runs of
@@ -96,4 +103,9 @@ def best_constant(candidates: Sequence[str], references: Mapping[str, Sequence[s
         everywhere: dict[str, str] = dict.fromkeys(references, caption)
         return scorer.score(everywhere, ["CIDEr"]).corpus["CIDEr"]
 
-    return max(sorted(dict.fromkeys(candidates), key=likeness, reverse=True)[:CANDIDATES], key=cider)
+    nearest: dict[str, float] = {}  # the nearest first; of equally near ones, that which came first
+    for one in candidates:
+        if one not in nearest:
+            near = sorted({**nearest, one: likeness(one)}.items(), key=lambda pair: pair[1], reverse=True)
+            nearest = dict(near[:CANDIDATES])
+    return max(nearest, key=cider)

@@ -12,30 +12,24 @@ UNSEEN = (2, 3, 4)
 DISTINCT = (1, 2)
 
 
-class TrainingGrams:
-    """The runs of 2, 3 and 4 words that stand in the training captions.
+def unseen(captions: Mapping[str, Sequence[Sequence[str]]], training: Iterable[Sequence[str]]) -> SufficientStatistics:
+    """Return, in percent of captions, how many have a run of 2, 3 or 4 words that training never showed.
 
     Args:
-        captions: their words.
+        captions: by picture, the words of its captions.
+        training: the words of the training captions; one of them is in memory at a time.
+
+    Returns:
+        `unseen-2-grams`, `unseen-3-grams` and `unseen-4-grams`.
     """
-
-    def __init__(self, captions: Iterable[Sequence[str]]):
-        self.seen = {run for words in captions for run in ngrams(words, UNSEEN)}
-
-    def unseen(self, captions: Mapping[str, Sequence[Sequence[str]]]) -> SufficientStatistics:
-        """Return, in percent of captions, how many have a run of words that training never showed.
-
-        Args:
-            captions: by picture, the words of its captions.
-
-        Returns:
-            `unseen-2-grams`, `unseen-3-grams` and `unseen-4-grams`.
-        """
-        rows = {}
-        for n in UNSEEN:
-            new = [sum(not self.seen.issuperset(ngrams(words, [n])) for words in many) for many in captions.values()]
-            rows[f"unseen-{n}-grams"] = mean((100 * count for count in new), (len(many) for many in captions.values()))
-        return SufficientStatistics(list(captions), rows)
+    left = {run for many in captions.values() for words in many for run in ngrams(words, UNSEEN)}
+    for words in training:
+        left.difference_update(ngrams(words, UNSEEN))
+    rows = {}
+    for n in UNSEEN:
+        new = [sum(not left.isdisjoint(ngrams(words, [n])) for words in many) for many in captions.values()]
+        rows[f"unseen-{n}-grams"] = mean((100 * count for count in new), (len(many) for many in captions.values()))
+    return SufficientStatistics(list(captions), rows)
 
 
 def variety(captions: Mapping[str, Sequence[Sequence[str]]]) -> SufficientStatistics:
