@@ -19,6 +19,7 @@ from captioner.training import fit
 from captioner.training.checkpoints import Checkpoints
 from captioner.training.history import HISTORY, LIKELIHOOD
 from captioner.training.likelihood import nll_of_decoder
+from captioner.training.streamed import batches_of
 
 
 def blind(params: Params) -> None:
@@ -29,10 +30,9 @@ def blind(params: Params) -> None:
         update={"epochs": own.blind_epochs, "learning_rate": own.blind_learning_rate, "attention_penalty": 0.0}
     )
     vocabulary = Vocabulary.load(VOCABULARY)
-    captions = store.read_captions(DATA)
+    captions = store.read_captions(DATA, "test")
     blank = Features.blank(captions["image"])
-    training_batches = fit.batches(blank, captions, "train", vocabulary, recipe, params.seed)
-    validation = fit.batches(blank, captions, "validation", vocabulary, recipe)
+    training_batches, validation, _ = batches_of(DATA, None, vocabulary, recipe, params.seed)
     test = fit.batches(blank, captions, "test", vocabulary, recipe)
     sizes = ModelParams(
         embedding_size=params.model.embedding_size,

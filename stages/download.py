@@ -5,7 +5,7 @@ import sys
 from stage import from_environment, main_checkout, place_of, run
 
 from captioner.common.workspace import DATA
-from captioner.data import store
+from captioner.data import store, streamed
 from captioner.data.dataset import SPLITS, Dataset
 from captioner.datasets import flickr8k, folder, shards
 from captioner.datasets.checks import judge
@@ -15,10 +15,17 @@ from captioner.params import Params
 
 def download(params: Params) -> None:
     """Write `data/images.zip`, `data/captions.parquet` and `data/objects.parquet`."""
-    dataset = _load(params)
-    for remark in judge(dataset):
+    if params.streamed:
+        asked = params.download.shards
+        found = shards.Streamed(place_of(asked.path), asked.validation, asked.test, asked.split == "shards")
+        streamed.write(found, DATA, params.download.skip_unreadable)
+        remarks = found.remarks
+    else:
+        dataset = _load(params)
+        remarks = judge(dataset)
+        store.write(dataset, DATA, SPLITS, params.download.skip_unreadable)
+    for remark in remarks:
         print(remark, file=sys.stderr)
-    store.write(dataset, DATA, SPLITS, params.download.skip_unreadable)
 
 
 def _load(params: Params) -> Dataset:

@@ -2,7 +2,6 @@
 
 import itertools
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +17,9 @@ with fast_start():
 from captioner.common.errors import CaptionerError
 from captioner.data import store
 from captioner.data.dataset import captions_by_image
+from captioner.data.streamed import TrainingCaptions
 from captioner.evaluation import attention_metrics, results, signature
-from captioner.evaluation.diversity import TrainingGrams, nll_of_samples, variety
+from captioner.evaluation.diversity import nll_of_samples, unseen, variety
 from captioner.features.store import Features, rows_of
 from captioner.model.description import learned
 from captioner.model.saved_model import SavedModel
@@ -30,7 +30,7 @@ from captioner.scoring.scorer import Scorer
 from captioner.scoring.shares import colours_and_shapes, shares
 from captioner.scoring.spice import JARS, Spice
 from captioner.scoring.statistics import STATISTICS, SufficientStatistics
-from captioner.search.caption import Caption, captions_of
+from captioner.search.caption import captions_of
 from captioner.search.generators import Generator, Sampler
 from captioner.tracking import runs
 from captioner.training.batches import CaptionBatches
@@ -48,8 +48,8 @@ def evaluate(params: Params) -> None:
     model = SavedModel.load(MODEL)
     features = Features.open(TEST_FEATURES if TEST_FEATURES.is_dir() else FEATURES)
     model.check_features(features)
-    captions, objects = store.read_captions(DATA), store.read_objects(DATA)
-    references = captions_by_image(captions[captions["split"] == "test"])
+    captions, objects = store.read_captions(DATA, "test"), store.read_objects(DATA)
+    references = captions_by_image(captions)
     if not references:
         raise CaptionerError("No picture is in the test split: give some to it.")
     names = list(references)
@@ -82,7 +82,8 @@ def evaluate(params: Params) -> None:
         texts = {image: caption.text for image, caption in found.items()}
         samples, of_samples = draw(model, features, names, settings.samples, batch_size, params.seed)
         forced = read_references(model, features, captions)
-        novel = novelty(model, captions, found)
+        said = {image: [caption.words] for image, caption in found.items()}
+        novel = unseen(said, map(model.vocabulary.split, TrainingCaptions(DATA)))
         scores = scorer.score(texts, settings.metrics)
         leave_one_out = scorer.leave_one_out(texts, settings.metrics)
         own = (
@@ -146,17 +147,9 @@ def draw(
 
 def read_references(model: SavedModel, features: Features, captions: pd.DataFrame) -> TeacherForced:
     """Return what the model makes of the references of the test pictures."""
-    test = captions[captions["split"] == "test"]
     return teacher_forced(
-        model.decoder, CaptionBatches(features, test, model.vocabulary, *NLL_BATCH, model.maximum_words)
+        model.decoder, CaptionBatches(features, captions, model.vocabulary, *NLL_BATCH, model.maximum_words)
     )
-
-
-def novelty(model: SavedModel, captions: pd.DataFrame, found: Mapping[str, Caption]) -> SufficientStatistics:
-    """Return how often the model says what no training caption says."""
-    training = captions[captions["split"] == "train"]["caption"]
-    seen = TrainingGrams(model.vocabulary.split(caption) for caption in training)
-    return seen.unseen({image: [caption.words] for image, caption in found.items()})
 
 
 if __name__ == "__main__":

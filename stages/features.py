@@ -1,15 +1,20 @@
 """Turn each picture into the feature map of a frozen convolutional network, once."""
 
-from stage import find_keras_home, main_checkout, resumable, run, spent_before
+import shutil
+
+from stage import find_keras_home, main_checkout, place_of, resumable, run, spent_before
 
 from captioner.common.cluster import on_cluster
 from captioner.common.startup import fast_start
 from captioner.common.workspace import DATA, FEATURES
+from captioner.data import shards as data_shards
 from captioner.data import store
+from captioner.data.streamed import TrainingCaptions
 from captioner.encoders import networks
 from captioner.encoders.registry import network_path
-from captioner.features import distributed
+from captioner.features import distributed, shards
 from captioner.features.extract import Extractor
+from captioner.features.store import TRAIN
 from captioner.params import Params
 
 
@@ -21,7 +26,8 @@ def features(params: Params) -> None:
     encoder, weights = params.features.encoder, params.features.weights
     file = networks.weights_file(encoder, weights, main_checkout())
     own = network_path(encoder, main_checkout())
-    captions = store.read_captions(DATA)
+    streamed = TrainingCaptions(DATA).shards
+    captions = store.read_captions(DATA, *(("validation", "test") if streamed else ()))
     images = captions["image"].drop_duplicates().tolist()
     trained = captions["image"][captions["split"] == "train"].drop_duplicates().tolist()
     extractor = Extractor(
@@ -34,7 +40,13 @@ def features(params: Params) -> None:
     )
     views = params.features.views
     with resumable("features", params) as partial:
-        if on_cluster():
+        if streamed:
+            place = FEATURES.with_name(f".{FEATURES.name}-{TRAIN}") if partial is None else partial / TRAIN
+            shards.extract(extractor, data_shards.find([place_of(params.download.shards.path)]), DATA, place)
+            pictures = store.read_pictures(DATA, images)
+            spent_before(extractor.extract(pictures, images, FEATURES, partial=partial, beside_grid={TRAIN: place}))
+            shutil.rmtree(place)
+        elif on_cluster():
             spent_before(distributed.extract(extractor, DATA, images, FEATURES, views, trained, partial))
         else:
             viewed = (store.read_pictures(DATA, trained), trained)

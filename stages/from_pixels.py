@@ -50,7 +50,7 @@ def learn(params: Params) -> None:
     networks.set_trainable(encoder, "all" if from_scratch else params.fine_tuning.layers, from_scratch)
     print(about_weights(encoder), flush=True)
 
-    names = {split: learning.names_of(captions, split) for split in ("train", "validation", "test")}
+    names = captions.groupby("split")["image"].unique().map(list).to_dict()
     seen = Pixels(DATA, names["validation"], size, crop)
     augmented = Pixels(DATA, names["train"], size, crop, params.fine_tuning.augmentation)
     training = fit.batches(as_features(augmented), captions, "train", vocabulary, recipe, params.seed)
@@ -72,7 +72,14 @@ def learn(params: Params) -> None:
     ):
         maps = Features.at_hand(grid, names["validation"], image_size=size, crop=crop)
         watching, monitor = learning.watching(
-            results, tracked, decoder, vocabulary, recipe.maximum_words, training, captions, maps
+            results,
+            tracked,
+            decoder,
+            vocabulary,
+            recipe.maximum_words,
+            training,
+            captions[captions["split"] == "validation"],
+            maps,
         )
         encoding = EncodeValidation(encode, seen, grid, remedy)
         kept = fit.run(model, training, validation, recipe, [encoding, *watching], monitor, remedy, checkpoints)

@@ -25,7 +25,7 @@ from captioner.text import word_vectors
 from captioner.text.vocabulary import Vocabulary
 from captioner.tracking import runs, tensorboard
 from captioner.training import callbacks, fit
-from captioner.training.batches import CaptionBatches
+from captioner.training.batches import Batches
 from captioner.training.checkpoints import Checkpoints
 from captioner.training.history import HISTORY, Kept, history
 
@@ -46,11 +46,6 @@ def untrained(
     print(f"{found[0]} has vectors for {vectors.covered:.1%} of the vocabulary's words.{broken}", flush=True)
     about = {"file": found[0].name, "covered": round(100 * vectors.covered, 2)}
     return fit.build(params.model, recipe, params.attention, *sizes, vectors.matrix), about
-
-
-def names_of(captions: pd.DataFrame, split: str) -> list[str]:
-    """Return the pictures of a split, in the order of their captions."""
-    return captions["image"][captions["split"] == split].drop_duplicates().tolist()
 
 
 @contextmanager
@@ -83,7 +78,7 @@ def watching(
     decoder: Decoder,
     vocabulary: Vocabulary,
     maximum_words: int,
-    training: CaptionBatches,
+    training: Batches,
     captions: pd.DataFrame,
     seen: Features,
 ) -> tuple[list[keras.callbacks.Callback], str]:
@@ -96,13 +91,13 @@ def watching(
         vocabulary: its words.
         maximum_words: the longest caption.
         training: the batches that it learns from.
-        captions: of all splits.
+        captions: of the validation pictures.
         seen: features of the validation pictures.
 
     Returns:
         The callbacks, and by which metric the best epoch is known.
     """
-    references = captions_by_image(captions[captions["split"] == "validation"])
+    references = captions_by_image(captions)
     names, scorer, objects = list(references), Scorer(references), store.read_objects(DATA)
 
     def judge(generated: dict[str, str]) -> dict[str, float]:
@@ -110,13 +105,13 @@ def watching(
         chosen = {name: scores[name] for name in ("CIDEr", "BLEU-4")}
         return chosen | shares(generated, objects).scores()
 
-    print(fit.about_choice(len(names_of(captions, "train")), len(names)), flush=True)
+    print(fit.about_choice(training.pictures, len(names)), flush=True)
     greedy = Generator(decoder, beam=1, maximum=maximum_words, batch_size=min(64, len(names)), vocabulary=vocabulary)
     rows = rows_of(seen, names)
     shown = [images.decode(data, crop=seen.crop) for data in store.read_pictures(DATA, names[:SHOWN])]
     summaries = (results / "tensorboard", greedy, vocabulary, seen.grid, rows[:SHOWN], np.stack(shown))
     return [
-        callbacks.Throughput(training.passes * len(training.lengths)),
+        callbacks.Throughput(training.passes * training.captions),
         callbacks.GeneratedValidation(greedy, seen.grid, rows, names, vocabulary, judge),
         keras.callbacks.CSVLogger(results / HISTORY, append=True),
         keras.callbacks.LambdaCallback(on_epoch_end=tracked.log_epoch),

@@ -10,12 +10,12 @@ with fast_start():
 
 import learning
 
-from captioner.data import store
 from captioner.features.store import Features
 from captioner.model.saved_model import SavedModel
 from captioner.params import Params, section_of
 from captioner.text.vocabulary import Vocabulary
 from captioner.training import fit
+from captioner.training.streamed import batches_of
 
 
 def train(params: Params) -> None:
@@ -24,9 +24,7 @@ def train(params: Params) -> None:
     keras.utils.set_random_seed(params.seed)
     recipe = params.recipe
     features, vocabulary = Features.open(FEATURES), Vocabulary.load(VOCABULARY)
-    captions = store.read_captions(DATA)
-    training = fit.batches(features, captions, "train", vocabulary, recipe, params.seed)
-    validation = fit.batches(features, captions, "validation", vocabulary, recipe)
+    training, validation, captions = batches_of(DATA, features, vocabulary, recipe, params.seed)
     decoder, about_vectors = learning.untrained(params, recipe, vocabulary, features.channels, features.positions)
     tags = {"encoder_sha256": features.weights_sha256}
     with learning.recorded(params, TRAINED, tags, about_vectors) as (results, tracked, checkpoints):

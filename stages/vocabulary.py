@@ -3,15 +3,14 @@
 from stage import run
 
 from captioner.common.workspace import DATA, VOCABULARY
-from captioner.data import store
+from captioner.data.streamed import TrainingCaptions
 from captioner.params import Params
 from captioner.text.vocabulary import Subwords, Vocabulary, usable_count
 
 
 def vocabulary(params: Params) -> None:
     """Write `data/vocabulary.json`."""
-    captions = store.read_captions(DATA)
-    training = captions["caption"][captions["split"] == "train"]
+    training = TrainingCaptions(DATA)
     if params.vocabulary.tokens == "bpe":
         Subwords.learn(training, params.vocabulary.bpe_size).save(VOCABULARY)
         return

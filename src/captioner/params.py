@@ -98,6 +98,7 @@ class Shards(Section):
     validation: Annotated[float, Field(gt=0), within(1e-6, 0.9)] = 0.1
     test: Annotated[float, Field(gt=0), within(1e-6, 0.9)] = 0.1
     split: Literal["pictures", "shards"] = "pictures"
+    stream: bool = False
 
     @model_validator(mode="after")
     def _some_to_train_on(self) -> "Shards":
@@ -322,6 +323,21 @@ class Params(Section):
                 "set model.word_vectors to none, or vocabulary.tokens to words"
             )
         return self
+
+    @model_validator(mode="after")
+    def _pictures_that_are_at_hand(self) -> "Params":
+        if self.streamed and (self.encoder_training != FROZEN or self.features.views > 1):
+            raise ValueError(
+                f"download.shards.stream is true, encoder_training is {self.encoder_training} and features.views is "
+                f"{self.features.views}: training pictures that stay in their shards are seen once, so set stream to "
+                "false, or encoder_training to frozen and features.views to 1"
+            )
+        return self
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the training pictures stay in their shards."""
+        return self.dataset == "shards" and self.download.shards.stream
 
     @property
     def recipe(self) -> Recipe:

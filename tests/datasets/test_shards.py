@@ -12,8 +12,9 @@ from tarballs import pack
 
 from captioner.common.errors import CaptionerError
 from captioner.common.fingerprints import FileHashes
-from captioner.data import store
+from captioner.data import store, streamed
 from captioner.data.dataset import SPLITS
+from captioner.data.streamed import TrainingCaptions
 from captioner.datasets import shards, splits
 from captioner.datasets.checks import judge
 
@@ -70,6 +71,28 @@ def test_what_no_model_can_learn_from_is_left_out_and_counted(tmp_path: Path) ->
         "pictures without captions, which are left out (1): first 0/3",
     ]
     assert [name for name, _ in dataset.pictures] == ["0/0"]
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_pictures_that_stay_in_their_shards_have_the_same_captions_and_splits(tmp_path: Path, whole: bool) -> None:
+    place = str(crawl(tmp_path / "crawl", 8))
+    copied = shards.load(place, 0.2, 0.2, whole).captions
+    found = shards.Streamed(place, 0.2, 0.2, whole)
+    streamed.write(found, tmp_path / "data")
+    read = store.read_captions(tmp_path / "data")
+    assert sorted(read.itertuples(index=False, name=None)) == sorted(copied.itertuples(index=False, name=None))
+    assert list(TrainingCaptions(tmp_path / "data").shards) == [f"{number:05d}" for number in range(8)]
+    assert found.remarks == []
+
+
+def test_what_is_left_out_of_shards_that_are_streamed_is_counted(tmp_path: Path) -> None:
+    pack(tmp_path / "0.tar", [("0.png", tiny.photograph(0)), ("1.png", tiny.photograph(0)), ("1.txt", b"...")])
+    found = shards.Streamed(str(tmp_path), 0.1, 0.1)
+    assert [list(pictures) for _, pictures in found] == [[]]
+    assert found.remarks == [
+        "pictures without captions, which are left out (1): first 0/0",
+        f"{shards.UNUSABLE}, which are left out (1): first 0/1, '...'",
+    ]
 
 
 def test_several_captions_of_a_picture(tmp_path: Path) -> None:

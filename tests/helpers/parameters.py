@@ -54,7 +54,7 @@ _VALUES: dict[str, Any] = {
             "image_size": 224,
         },
         "folder": {"path": "pictures", "captions": "captions.csv"},
-        "shards": {"path": "shards", "validation": 0.1, "test": 0.1, "split": "pictures"},
+        "shards": {"path": "shards", "validation": 0.1, "test": 0.1, "split": "pictures", "stream": False},
     },
     "vocabulary": {"tokens": "words", "bpe_size": 1000, "minimum_count": 5},
     "features": {

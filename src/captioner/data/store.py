@@ -13,10 +13,12 @@ Equal data gives equal bytes.
 import json
 import sys
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
+from typing import TypeVar
 
 import pandas as pd
 import pyarrow as pa
@@ -39,6 +41,8 @@ OBJECT_SCHEMA = pa.schema(
 )
 
 NAMES_SHOWN = 10
+
+Picture = TypeVar("Picture")
 
 
 @dataclass(frozen=True)
@@ -74,34 +78,45 @@ def write(
             split has no picture, or the files cannot be written.
     """
     described = set(dataset.captions["image"])
-    _check_splits(dataset.captions, splits, {})
+    check_splits(_pictures_of_splits(dataset.captions), splits, {})
+    with writing(directory) as beside:
+        readable, unreadable = _write_pictures(dataset.pictures, len(described), beside[IMAGES])
+        check_readable(unreadable, skip_unreadable)
+        _check_there(described, readable, unreadable)
+        captions = _without(dataset.captions, unreadable)
+        check_splits(_pictures_of_splits(captions), splits, unreadable)
+        made = {"origin": json.dumps(dataset.origin, sort_keys=True)}
+        made |= {"skipped": str(len(unreadable))} if unreadable else {}
+        _write_table(captions, CAPTION_SCHEMA, beside[CAPTIONS], made)
+        write_objects(_without(dataset.objects, unreadable), beside[OBJECTS])
+    if unreadable:
+        print(f"{listed(unreadable)}; left out with their captions", file=sys.stderr)
+    return Packed(len(readable), len(captions), unreadable)
+
+
+@contextmanager
+def writing(directory: Path) -> Iterator[dict[str, Path]]:
+    """Yield where to write each file of a data set, by its name; they are renamed when the block succeeds.
+
+    Raises:
+        CaptionerError: the files cannot be written.
+    """
     try:
         with ExitStack() as stack:
-            beside = {name: stack.enter_context(replacing(directory / name)) for name in (IMAGES, CAPTIONS, OBJECTS)}
-            readable, unreadable = _write_pictures(dataset.pictures, len(described), beside[IMAGES])
-            _check_pictures(described, readable, unreadable, skip_unreadable)
-            captions = _without(dataset.captions, unreadable)
-            _check_splits(captions, splits, unreadable)
-            made = {"origin": json.dumps(dataset.origin, sort_keys=True)}
-            made |= {"skipped": str(len(unreadable))} if unreadable else {}
-            _write_table(captions, CAPTION_SCHEMA, beside[CAPTIONS], made)
-            _write_table(_without(dataset.objects, unreadable), OBJECT_SCHEMA, beside[OBJECTS], {})
+            yield {name: stack.enter_context(replacing(directory / name)) for name in (IMAGES, CAPTIONS, OBJECTS)}
     except OSError as error:
         raise CaptionerError(
             f"cannot write to {directory} ({error.strerror or error}): fix that and run again, nothing was changed"
         ) from error
-    if unreadable:
-        print(f"{_listed(unreadable)}; left out with their captions", file=sys.stderr)
-    return Packed(len(readable), len(captions), unreadable)
 
 
-def read_captions(directory: Path) -> pd.DataFrame:
-    """Return the captions: columns `image`, `split`, `caption`.
+def read_captions(directory: Path, *splits: str) -> pd.DataFrame:
+    """Return the captions of some splits, or of all: columns `image`, `split`, `caption`.
 
     Raises:
         CaptionerError: the file is missing, damaged or another one.
     """
-    return _read_table(directory / CAPTIONS, CAPTION_SCHEMA)
+    return _read_table(directory / CAPTIONS, CAPTION_SCHEMA, [("split", "in", splits)] if splits else None)
 
 
 def read_skipped(directory: Path) -> int:
@@ -112,7 +127,7 @@ def read_skipped(directory: Path) -> int:
     """
     path = directory / CAPTIONS
     try:
-        return int((pq.read_schema(path).metadata or {}).get(b"skipped", 0))
+        return int((pq.read_metadata(path).metadata or {}).get(b"skipped", 0))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _damaged(path, error) from None
 
@@ -143,23 +158,23 @@ def _write_pictures(pictures: Iterable[tuple[str, bytes]], count: int, path: Pat
     readable: set[str] = set()
     unreadable: dict[str, str] = {}
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        decoded = tqdm(_decoded(pictures), "decoding", count, unit=" pictures", disable=None)
-        for number, (name, data, why) in enumerate(decoded, 1):
+        every = tqdm(decoded(pictures, itemgetter(1)), "decoding", count, unit=" pictures", disable=None)
+        for number, ((name, data), why) in enumerate(every, 1):
             if name in readable or name in unreadable:
                 raise CaptionerError(f"the picture {name} came twice: give each picture a name of its own")
             if why:
                 unreadable[name] = f"{why} (picture {number:,} of {count:,})"
             else:
                 readable.add(name)
-                archive.writestr(_member(name), data)
+                archive.writestr(member(name), data)
     return readable, unreadable
 
 
-def _decoded(pictures: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, bytes, str]]:
-    """Yield each picture, in order, with the reason why it cannot be decoded, or with an empty one."""
+def decoded(pictures: Iterable[Picture], data: Callable[[Picture], bytes]) -> Iterator[tuple[Picture, str]]:
+    """Yield each picture, in order, with the reason why its data cannot be decoded, or with an empty one."""
     workers = min(8, threads.cores())
     # As many as keep the threads busy, so that memory holds a few pictures and not all.
-    return threads.prefetch(lambda picture: (*picture, _why_unreadable(picture[1])), pictures, 4 * workers, workers)
+    return threads.prefetch(lambda each: (each, _why_unreadable(data(each))), pictures, 4 * workers, workers)
 
 
 def _why_unreadable(data: bytes) -> str:
@@ -170,20 +185,24 @@ def _why_unreadable(data: bytes) -> str:
     return ""
 
 
-def _member(name: str) -> zipfile.ZipInfo:
-    # One time and one system for all, so that equal pictures give equal bytes.
-    member = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
-    member.create_system = 3
-    member.external_attr = 0o644 << 16
-    return member
+def member(name: str) -> zipfile.ZipInfo:
+    """Return what describes a picture in the archive: one time and one system, so that equal data gives equal bytes."""
+    info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+    info.create_system = 3
+    info.external_attr = 0o644 << 16
+    return info
 
 
-def _check_pictures(described: set[str], readable: set[str], unreadable: dict[str, str], skip: bool) -> None:
+def check_readable(unreadable: dict[str, str], skip: bool) -> None:
+    """Raise `CaptionerError` where pictures cannot be read and are not to be skipped."""
     if unreadable and not skip:
         raise CaptionerError(
-            f"{_listed(unreadable)}; put whole ones in their place, or set download.skip_unreadable to true to leave "
+            f"{listed(unreadable)}; put whole ones in their place, or set download.skip_unreadable to true to leave "
             "them out with their captions"
         )
+
+
+def _check_there(described: set[str], readable: set[str], unreadable: dict[str, str]) -> None:
     absent = sorted(described - readable - unreadable.keys())
     if absent:
         raise CaptionerError(
@@ -191,23 +210,30 @@ def _check_pictures(described: set[str], readable: set[str], unreadable: dict[st
         )
 
 
-def _check_splits(captions: pd.DataFrame, needed: Sequence[str], unreadable: dict[str, str]) -> None:
-    unknown = sorted(set(captions["split"]) - set(SPLITS))
+def _pictures_of_splits(captions: pd.DataFrame) -> dict[str, int]:
+    """Return how many pictures each split has."""
+    return {str(split): of_split["image"].nunique() for split, of_split in captions.groupby("split")}
+
+
+def check_splits(pictures: Mapping[str, int], needed: Sequence[str], unreadable: dict[str, str]) -> None:
+    """Raise `CaptionerError` where a split is unknown, or one that is needed has no pictures."""
+    unknown = sorted(pictures.keys() - set(SPLITS))
     if unknown:
         raise CaptionerError(f"unknown splits {_first(unknown)}: allowed are {', '.join(SPLITS)}")
-    empty = [split for split in needed if not (captions["split"] == split).any()]
-    left_out = f"; left out were {_listed(unreadable)}" if unreadable else ""
+    empty = [split for split in needed if not pictures.get(split)]
+    left_out = f"; left out were {listed(unreadable)}" if unreadable else ""
     if "train" in empty:
         raise CaptionerError(f"no captions to train on are left: give some readable pictures the split train{left_out}")
     if empty:
         raise CaptionerError(
-            f"no pictures in {' and '.join(empty)}, of {captions['image'].nunique():,} in all: each of "
+            f"no pictures in {' and '.join(empty)}, of {sum(pictures.values()):,} in all: each of "
             f"{', '.join(needed)} needs one at least, so {len(needed)} in all, to learn from, to choose the best pass "
             f"by and to be scored on: give some pictures these splits, or add pictures{left_out}"
         )
 
 
-def _listed(unreadable: dict[str, str]) -> str:
+def listed(unreadable: dict[str, str]) -> str:
+    """Say which pictures cannot be read, and why."""
     shown = [f"{name}: {why}" for name, why in unreadable.items()]
     return f"unreadable pictures ({len(unreadable):,}): {_first(shown, '; ')}"
 
@@ -227,20 +253,37 @@ def _write_table(table: pd.DataFrame, schema: pa.Schema, path: Path, metadata: d
     pq.write_table(pa.table(columns, schema=schema.with_metadata(metadata)), path)
 
 
-def _read_table(path: Path, schema: pa.Schema) -> pd.DataFrame:
-    try:
-        table = pq.read_table(path)
+def write_objects(objects: pd.DataFrame, path: Path) -> None:
+    """Write the table of marked objects."""
+    _write_table(objects, OBJECT_SCHEMA, path, {})
+
+
+def _read_table(path: Path, schema: pa.Schema, chosen: list[tuple] | None = None) -> pd.DataFrame:
+    with reading(path):
+        check_schema(path, pq.read_schema(path), schema)
+        table = pq.read_table(path, filters=chosen)
         table.validate(full=True)  # of text, that it is UTF-8
+    return table.to_pandas()
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Say in one line that a table is missing or damaged."""
+    try:
+        yield
     except FileNotFoundError:
         raise CaptionerError(f"there is no {path}: run the download stage to get it") from None
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _damaged(path, error) from None
-    if not table.schema.equals(schema):
+
+
+def check_schema(path: Path, found: pa.Schema, expected: pa.Schema) -> None:
+    """Raise `CaptionerError` where a table has other columns than it should."""
+    if not found.equals(expected):
         raise CaptionerError(
-            f"{path} has the columns {', '.join(table.column_names)}, expected are {', '.join(schema.names)} of a data "
+            f"{path} has the columns {', '.join(found.names)}, expected are {', '.join(expected.names)} of a data "
             "set packed by this version: delete it and run again"
         )
-    return table.to_pandas()
 
 
 def _damaged(path: Path, error: Exception) -> CaptionerError:

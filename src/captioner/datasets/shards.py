@@ -13,6 +13,7 @@ from captioner.data import shards
 from captioner.data.archives import CLIMBING
 from captioner.data.dataset import CAPTION_COLUMNS, Dataset
 from captioner.data.shards import Sample, Shard
+from captioner.data.streamed import Described
 from captioner.datasets import splits
 from captioner.datasets.checks import usable
 
@@ -54,14 +55,9 @@ def load(place: str, validation: float, test: float, whole_shards: bool = False)
     Raises:
         CaptionerError: there are no shards, one cannot be read, or none has a caption.
     """
-    found = shards.find([place])
-    if whole_shards and len(found) < 3:
-        raise CaptionerError(
-            f"{quoted(place)} has {len(found)} of the three shards that split: shards needs at least, one for each "
-            "split: set download.shards.split to pictures"
-        )
+    found = _found(place, whole_shards)
     left_out = _LeftOut()
-    described = list(_captions(found, left_out))
+    described = [(name, text) for name, sample in _samples(found) for text in _captions(name, sample, left_out)]
     names = dict.fromkeys(name for name, _ in described)
     if not names:
         raise CaptionerError(f"{quoted(place)} has no captions: each picture needs a .txt, or a .json with a caption")
@@ -75,6 +71,48 @@ def load(place: str, validation: float, test: float, whole_shards: bool = False)
         places=[f"the caption of {name}" for name, _ in described],
         remarks=left_out.remarks,
     )
+
+
+class Streamed:
+    """Shards as a data set whose training pictures are left where they are, see `captioner.data.streamed`.
+
+    Pictures and captions are chosen as `load` chooses them, but that no picture is moved to a split that would be
+    empty. The shards are read once, when iterated over.
+
+    Args:
+        place: see `load`.
+        validation: see `load`.
+        test: see `load`.
+        whole_shards: see `load`.
+
+    Raises:
+        CaptionerError: there are no shards, or one cannot be read.
+    """
+
+    def __init__(self, place: str, validation: float, test: float, whole_shards: bool = False):
+        self._found = _found(place, whole_shards)
+        self._shares = (1 - validation - test, validation)
+        self._of_shard = splits.draw((each.name for each in self._found), *self._shares) if whole_shards else {}
+        self._left_out = _LeftOut()
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def __iter__(self) -> Iterator[tuple[Shard, Iterator[Described]]]:
+        """Yield each shard with its pictures."""
+        return ((shard, self._described(shard)) for shard in self._found)
+
+    @property
+    def remarks(self) -> list[str]:
+        """What was left out, a line each."""
+        return self._left_out.remarks
+
+    def _described(self, shard: Shard) -> Iterator[Described]:
+        for name, sample in named(shard):
+            texts = _captions(name, sample, self._left_out)
+            if texts and sample.picture is not None:
+                split = self._of_shard.get(shard.name) or splits.split_of(name, *self._shares)
+                yield Described(name, split, texts, sample.picture)
 
 
 def fingerprint(place: str, hashes: FileHashes) -> dict[str, str]:
@@ -96,34 +134,47 @@ def fingerprint(place: str, hashes: FileHashes) -> dict[str, str]:
         return {}
 
 
-def _captions(found: Sequence[Shard], left_out: _LeftOut) -> Iterator[tuple[str, str]]:
-    """Yield the name of each picture that can be used, with each of its captions."""
-    for name, sample in _samples(found, "captions"):
-        texts = [" ".join(text.split()) for text in sample.captions]
-        if sample.why:
-            left_out.note(f"pictures of {sample.why}", quoted(name))
-        elif CLIMBING.search(sample.key) or not sample.key.isprintable():
-            left_out.note("pictures whose names lead out of the archive or cannot be printed", quoted(name))
-        elif not texts:
-            left_out.note("pictures without captions", name)
-        else:
-            for text in texts:
-                if usable(text):
-                    yield name, text
-                else:
-                    left_out.note(UNUSABLE, f"{name}, {quoted(text)}")
+def _found(place: str, whole_shards: bool) -> list[Shard]:
+    found = shards.find([place])
+    if whole_shards and len(found) < 3:
+        raise CaptionerError(
+            f"{quoted(place)} has {len(found)} of the three shards that split: shards needs at least, one for each "
+            "split: set download.shards.split to pictures"
+        )
+    return found
+
+
+def _captions(name: str, sample: Sample, left_out: _LeftOut) -> list[str]:
+    """Return the captions of a picture that can be used; none of one that cannot."""
+    texts = [" ".join(text.split()) for text in sample.captions]
+    if sample.why:
+        left_out.note(f"pictures of {sample.why}", quoted(name))
+    elif CLIMBING.search(sample.key) or not sample.key.isprintable():
+        left_out.note("pictures whose names lead out of the archive or cannot be printed", quoted(name))
+    elif not texts:
+        left_out.note("pictures without captions", name)
+    else:
+        for text in texts:
+            if not usable(text):
+                left_out.note(UNUSABLE, f"{name}, {quoted(text)}")
+        return [text for text in texts if usable(text)]
+    return []
 
 
 def _pictures(found: Sequence[Shard], names: Collection[str]) -> Iterator[tuple[str, bytes]]:
-    for name, sample in _samples(found, "pictures"):
+    for name, sample in _samples(found):
         if name in names and sample.picture is not None:
             yield name, sample.picture
 
 
-def _samples(found: Sequence[Shard], what: str) -> Iterator[tuple[str, Sample]]:
-    for shard in tqdm(found, f"reading {what}", unit=" shards", disable=None):
-        for sample in shards.read(shard):
-            yield f"{shard.name}/{sample.key}", sample
+def _samples(found: Sequence[Shard]) -> Iterator[tuple[str, Sample]]:
+    for shard in tqdm(found, "reading", unit=" shards", disable=None):
+        yield from named(shard)
+
+
+def named(shard: Shard) -> Iterator[tuple[str, Sample]]:
+    """Yield the samples of a shard under the names that a data set has them under."""
+    return ((f"{shard.name}/{sample.key}", sample) for sample in shards.read(shard))
 
 
 def _shard_of(name: str) -> str:

@@ -12,14 +12,25 @@ def draw(names: Iterable[str], train: float, validation: float) -> dict[str, str
         train: share of the names that are for training.
         validation: share of them that are for validation; the others are for test.
     """
-    hashes = sorted((int.from_bytes(hashlib.sha256(name.encode()).digest()) / 2**256, name) for name in set(names))
-    first = sum(value < train for value, _ in hashes)
-    second = sum(value < train + validation for value, _ in hashes)
+    hashes = sorted((_hash(name), name) for name in set(names))
+    drawn = [split_of(name, train, validation) for _, name in hashes]
+    first = drawn.count("train")
+    second = first + drawn.count("validation")
     count = len(hashes)
     if count < 3:
         first = second = count
     else:
         first = min(max(first, 1), count - 2)
         second = min(max(second, first + 1), count - 1)
-    splits = ["train"] * first + ["validation"] * (second - first) + ["test"] * (count - second)
-    return {name: split for (_, name), split in zip(hashes, splits, strict=True)}
+    drawn = ["train"] * first + ["validation"] * (second - first) + ["test"] * (count - second)
+    return {name: split for (_, name), split in zip(hashes, drawn, strict=True)}
+
+
+def split_of(name: str, train: float, validation: float) -> str:
+    """Return the split of a name, whatever others there are."""
+    value = _hash(name)
+    return "train" if value < train else "validation" if value < train + validation else "test"
+
+
+def _hash(name: str) -> float:
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()) / 2**256

@@ -70,7 +70,7 @@ def extract(
     def computed(first: int) -> Iterator[np.ndarray]:
         left = [part for part in parts if part.first + len(part.views) > first]
         waiting = [part for part in left if not _is_whole(place, part, extractor)]
-        given = (extractor, _noise(extractor), str(data.resolve()), str(place))
+        given = (extractor, noise(extractor), str(data.resolve()), str(place))
         made = cluster.each(PartEncoder, given, waiting)
         others = sum(not same for same in tqdm(made, "on the cluster", len(waiting), unit=" parts"))
         if others:
@@ -99,7 +99,7 @@ class PartEncoder:
 
     def __init__(self, extractor: Extractor, expected: np.ndarray, data: str, place: str):
         self._extractor, self._data, self._place = extractor, Path(data), Path(place)
-        self._same = np.array_equal(_noise(extractor), expected)
+        self._same = np.array_equal(noise(extractor), expected)
 
     def __call__(self, part: Part) -> bool:
         """Write the features of a part; return whether this processor rounds as that where the extractor comes from."""
@@ -111,7 +111,7 @@ class PartEncoder:
         return self._same
 
 
-def _noise(extractor: Extractor) -> np.ndarray:
+def noise(extractor: Extractor) -> np.ndarray:
     """Return the features of a picture of noise."""
     size = extractor.image_size
     extractor.compile()

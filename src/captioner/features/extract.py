@@ -10,7 +10,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import chain, islice
 from pathlib import Path
@@ -245,6 +245,7 @@ class Extractor:
         views: int = 1,
         viewed: tuple[Iterable[bytes], Sequence[str]] = ((), ()),
         partial: Path | None = None,
+        beside_grid: Mapping[str, Path] | None = None,
     ) -> float:
         """Write the features of encoded pictures to a directory, which is whole or absent.
 
@@ -257,6 +258,7 @@ class Extractor:
             views: of each picture that is trained on, the plain one included, see `captioner.features.views`.
             viewed: pictures that are trained on, once more, and their names.
             partial: a directory in which an interrupted call has left what it had, and from which this one goes on.
+            beside_grid: folders that are to stand in the directory as well, by their names there.
 
         Returns:
             The seconds that interrupted calls took.
@@ -270,7 +272,13 @@ class Extractor:
         further = ((name, data, number) for name, data in zip(viewed[1], viewed[0], strict=True) for number in others)
         every = chain(plain, further if others else ())
         return self.write(
-            lambda first: self.in_order(islice(every, first, None)), names, directory, views, viewed[1], partial
+            lambda first: self.in_order(islice(every, first, None)),
+            names,
+            directory,
+            views,
+            viewed[1],
+            partial,
+            beside_grid,
         )
 
     def write(
@@ -281,6 +289,7 @@ class Extractor:
         views: int,
         viewed: Sequence[str],
         partial: Path | None,
+        beside_grid: Mapping[str, Path] | None = None,
     ) -> float:
         """Write features to a directory, which is whole or absent.
 
@@ -291,6 +300,7 @@ class Extractor:
             views: see `extract`.
             viewed: names of the pictures that have further views.
             partial: see `extract`.
+            beside_grid: see `extract`.
 
         Returns:
             See `extract`.
@@ -325,6 +335,8 @@ class Extractor:
                 files.link(partial / GRID, beside / GRID)
             if self.network:
                 files.copy(self.network, beside / kept_name(self.network))
+            for name, folder in (beside_grid or {}).items():
+                files.link(folder, beside / name)
             (beside / INDEX).write_text(files.json_of(index, indent=1) + "\n", encoding="utf-8")
         return grid.seconds_before
 

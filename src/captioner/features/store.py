@@ -6,13 +6,14 @@ A directory of features has two files: `grid.npy`, float16 `[rows, P, C]`, and `
 `weights` (as they were asked for), `weights_sha256` (of their values), `image_size` (pixels), `crop`, `preprocessing`,
 `shape` (of the grid) and `images`, the pictures' names in the order of the grid's rows. Where there are several `views`
 of the pictures `viewed`, those beside the plain one stand behind, picture by picture. `network` names the copy of an
-encoder of one's own, which then lies there as well.
+encoder of one's own, which then lies there as well. Where the training pictures of a data set stay in their shards, the
+grid has those for validation and test alone, and the folder `train` has the others, see `shard_files`.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -22,8 +23,12 @@ from captioner.common.errors import CaptionerError, problem, reason
 from captioner.common.files import file_inside
 from captioner.data import IMAGE_SIZE, Crop
 
+if TYPE_CHECKING:
+    from captioner.features.shard_files import FeatureShards
+
 GRID = "grid.npy"
 INDEX = "index.json"
+TRAIN = "train"
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,7 @@ class Features:
         views: the rows of all views of a picture, the plain one first and every second one mirrored, by the names of
             those that have more than one.
         network: file or folder of an encoder of one's own.
+        training: features of the training pictures, where these stay in their shards.
     """
 
     grid: np.ndarray
@@ -54,6 +60,7 @@ class Features:
     preprocessing: str = "auto"
     views: dict[str, list[int]] = field(default_factory=dict)
     network: Path | None = None
+    training: "FeatureShards | None" = None
 
     @classmethod
     def at_hand(cls, grid: np.ndarray, images: Iterable[str], **options: Any) -> "Features":
@@ -96,6 +103,7 @@ class Features:
             crop=index.crop,
             preprocessing=index.preprocessing,
             network=_network(directory, index.network),
+            training=_training(directory / TRAIN, index.shape),
             views={name: [rows[name], *range(first, first + others)] for name, first in firsts.items()},
         )
 
@@ -160,6 +168,14 @@ def _network(directory: Path, name: str | None) -> Path | None:
         return file_inside(directory, name) if name else None
     except ValueError as error:
         raise _damaged(directory / INDEX, str(error), "the name of the encoder beside it") from None
+
+
+def _training(directory: Path, shape: Sequence[int]) -> "FeatureShards | None":
+    if not directory.is_dir():
+        return None
+    from captioner.features.shard_files import FeatureShards  # here, since few need it, and pyarrow takes its time
+
+    return FeatureShards(directory, *shape[1:])
 
 
 def _map_grid(path: Path, shape: tuple[int, ...]) -> np.ndarray:

@@ -5,6 +5,8 @@ Legend: `G` pictures · `N` captions per picture · `T` tokens · `P` positions 
 """
 
 import math
+from abc import abstractmethod
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -21,7 +23,55 @@ SIDES = frozenset(("left", "right"))  # words of which a mirror image makes the 
 BALANCED_TOGETHER = 128  # batches; the time of an assignment grows with the third power of their number
 
 
-class CaptionBatches(keras.utils.PyDataset):
+class Batches(keras.utils.PyDataset):
+    """Batches that a training can go on in where it was interrupted.
+
+    Attributes:
+        first: the number of the batch with which this epoch begins.
+        passes: how often each caption stands in an epoch.
+        pictures: how many there are.
+        captions: how many there are.
+        step_widths: how many rows are computed at each step: as many as in the batch with the most, rounded up to full
+            vectors of the processor. May be set to wider ones.
+        targets_as_input: whether the inputs have `targets` too, for what a loss computes within the model.
+    """
+
+    step_widths: StepWidths
+
+    def __init__(self) -> None:
+        # in Keras's own threads: those of tf.data, which it takes when there is to be one, may sleep at the end of an
+        # epoch until it has lasted twice as long
+        super().__init__(workers=2, max_queue_size=4)
+        self.epoch = self.first = 0
+        self.passes = 1
+        self.pictures = self.captions = 0
+        self.targets_as_input = False
+
+    @property
+    @abstractmethod
+    def batches_a_pass(self) -> int:
+        """How many batches show each caption once."""
+
+    def __len__(self) -> int:
+        return self.passes * self.batches_a_pass - self.first
+
+    def on_epoch_end(self) -> None:
+        """Take the orders of the next epoch."""
+        self.epoch += 1
+        self.first = 0
+
+    def go_on_at(self, epoch: int, first: int) -> None:
+        """Leave out what an interrupted `fit` has had of an epoch; to be called when the next `fit` has begun.
+
+        Args:
+            epoch: counted from 0, as Keras counts.
+            first: the batch with which that epoch now begins.
+        """
+        self.epoch = epoch + 1  # Keras ends an epoch before it begins the first one
+        self.first = first
+
+
+class CaptionBatches(Batches):
     """Pictures with their captions, for `captioner.training.teacher_forcing.TeacherForcing`.
 
     An item is `({features [G, P, C], pictures [A + B], parent_rows [A + B], words [R], target_rows [S]}, targets [S])`:
@@ -47,12 +97,8 @@ class CaptionBatches(keras.utils.PyDataset):
         passes: how often each caption stands in an epoch, with a seed each time in another order.
 
     Attributes:
-        first: the number of the batch with which this epoch begins.
         images: the picture of each example, an example being up to `N` captions of one picture.
         lengths: tokens of each caption.
-        step_widths: how many rows are computed at each step: as many as in the batch with the most, rounded up to full
-            vectors of the processor. May be set to wider ones.
-        targets_as_input: whether the inputs have `targets` too, for what a loss computes within the model.
 
     Raises:
         CaptionerError: there are no captions, or a picture has no features.
@@ -66,13 +112,11 @@ class CaptionBatches(keras.utils.PyDataset):
         batch_size: int,
         captions_per_picture: int,
         maximum_words: int,
-        seed: int | None = None,
+        seed: int | Sequence[int] | None = None,
         epochs: int = 1,
         passes: int = 1,
     ):
-        # in Keras's own threads: those of tf.data, which it takes when there is to be one, may sleep at the end of an
-        # epoch until it has lasted twice as long
-        super().__init__(workers=2, max_queue_size=4)
+        super().__init__()
         if captions.empty:
             raise CaptionerError("There are no captions to train or validate on: give some to each split.")
         self.grid = features.grid
@@ -102,9 +146,8 @@ class CaptionBatches(keras.utils.PyDataset):
             if features.views:
                 shown = self._views(features, captions["caption"].map(vocabulary.split).tolist())
                 self.views = [self._drawn(shown, generator) for _ in self.orders]
-        self.targets_as_input = False
         self.passes = passes
-        self.epoch = self.first = 0
+        self.pictures, self.captions = len(rows_by_image), len(captions)
         self.step_widths = StepWidths(self._most(going_on), self._most(prefixes), shared_steps)
 
     def _prefix_owners(self) -> np.ndarray:
@@ -149,26 +192,9 @@ class CaptionBatches(keras.utils.PyDataset):
         """Return one row of those that may stand for each example."""
         return np.array([rows[generator.integers(len(rows))] for rows in shown])
 
-    def on_epoch_end(self) -> None:
-        """Take the orders of the next epoch."""
-        self.epoch += 1
-        self.first = 0
-
-    def go_on_at(self, epoch: int, first: int) -> None:
-        """Leave out what an interrupted `fit` has had of an epoch; to be called when the next `fit` has begun.
-
-        Args:
-            epoch: counted from 0, as Keras counts.
-            first: the batch with which that epoch now begins.
-        """
-        self.epoch = epoch + 1  # Keras ends an epoch before it begins the first one
-        self.first = first
-
-    def __len__(self) -> int:
-        return self.passes * self._batches_a_pass - self.first
-
     @property
-    def _batches_a_pass(self) -> int:
+    def batches_a_pass(self) -> int:
+        """How many batches show each caption once."""
         return math.ceil(len(self.examples) / self.batch_size)
 
     def chosen(self, index: int) -> np.ndarray:
@@ -179,7 +205,7 @@ class CaptionBatches(keras.utils.PyDataset):
 
     def _place(self, index: int) -> tuple[int, int]:
         """Return the number of the order that a batch is of, and its number in that."""
-        done, batch = divmod(index + self.first, self._batches_a_pass)
+        done, batch = divmod(index + self.first, self.batches_a_pass)
         return (self.epoch * self.passes + done) % len(self.orders), batch
 
     def __getitem__(self, index: int) -> tuple[dict[str, np.ndarray], np.ndarray]:

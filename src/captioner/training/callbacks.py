@@ -16,7 +16,7 @@ from captioner.training.history import CIDER, LIKELIHOOD, Kept
 
 if TYPE_CHECKING:
     from captioner.search.generators import Generator
-    from captioner.training.batches import CaptionBatches
+    from captioner.training.batches import Batches
 
 FEW = 50
 """Validation pictures; of fewer, CIDEr says too little to choose an epoch by."""
@@ -43,7 +43,7 @@ class StopOnNonFinite(keras.callbacks.Callback):
         CaptionerError: in the midst of training.
     """
 
-    def __init__(self, remedy: str, training: "CaptionBatches"):
+    def __init__(self, remedy: str, training: "Batches"):
         super().__init__()
         self.remedy, self.training = remedy, training
         self.epoch = 0

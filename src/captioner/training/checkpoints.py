@@ -23,7 +23,7 @@ import numpy as np
 from captioner.common import files, interruption
 from captioner.common.interruption import Deferred, Interrupted
 from captioner.common.keras import keras, ops
-from captioner.training.batches import CaptionBatches
+from captioner.training.batches import Batches
 
 ARRAYS, STATE, RESULTS = "arrays.npz", "state.json", "results"
 SOON = 5.0
@@ -157,7 +157,7 @@ class SaveCheckpoints(keras.callbacks.Callback):
         Interrupted: once it has saved what a signal has interrupted.
     """
 
-    def __init__(self, checkpoints: Checkpoints, training: CaptionBatches, callbacks: Sequence[Stateful]):
+    def __init__(self, checkpoints: Checkpoints, training: Batches, callbacks: Sequence[Stateful]):
         super().__init__()
         self.checkpoints, self.training, self.callbacks = checkpoints, training, callbacks
         self.first_epoch = checkpoints.state.epoch if checkpoints.state else 0

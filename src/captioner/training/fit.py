@@ -15,7 +15,7 @@ from captioner.model.decoder import Decoder
 from captioner.model.hyperparameters import ModelParams
 from captioner.params import Recipe
 from captioner.text.vocabulary import Vocabulary
-from captioner.training.batches import CaptionBatches
+from captioner.training.batches import Batches, CaptionBatches
 from captioner.training.callbacks import FEW, KeepBest, StopOnNonFinite, chosen_by
 from captioner.training.checkpoints import Checkpoints, SaveCheckpoints, Stateful
 from captioner.training.history import CIDER, Kept
@@ -85,7 +85,7 @@ def batches(
 
 def train(
     decoder: Decoder,
-    training: CaptionBatches,
+    training: Batches,
     validation: CaptionBatches,
     recipe: Recipe,
     callbacks: Sequence[keras.callbacks.Callback],
@@ -115,14 +115,14 @@ def train(
     return run(model, training, validation, recipe, callbacks, monitor, remedy, checkpoints)
 
 
-def in_one_shape(training: CaptionBatches, validation: CaptionBatches) -> None:
+def in_one_shape(training: Batches, validation: CaptionBatches) -> None:
     """Give both batches one shape, so that a model is compiled for one."""
     training.step_widths = validation.step_widths = training.step_widths.wider(validation.step_widths)
 
 
 def run(
     model: keras.Model,
-    training: CaptionBatches,
+    training: Batches,
     validation: CaptionBatches,
     recipe: Recipe,
     callbacks: Sequence[keras.callbacks.Callback],
@@ -169,14 +169,14 @@ def run(
     return best.kept
 
 
-def compile_for_training(decoder: Decoder, batches: CaptionBatches, recipe: Recipe) -> TeacherForcing:
+def compile_for_training(decoder: Decoder, batches: Batches, recipe: Recipe) -> TeacherForcing:
     """Return what fits a decoder to batches, compiled."""
     model = teacher(decoder, batches, recipe)
     compile_model(model, recipe, decoder.config["vocabulary_size"], optimizer(recipe, len(batches)))
     return model
 
 
-def teacher(decoder: Decoder, batches: CaptionBatches, recipe: Recipe) -> TeacherForcing:
+def teacher(decoder: Decoder, batches: Batches, recipe: Recipe) -> TeacherForcing:
     """Return what runs a decoder along the captions of batches."""
     batches.targets_as_input = recipe.attention_penalty > 0
     return TeacherForcing(decoder, batches.step_widths, recipe.attention_penalty)

@@ -1,0 +1,91 @@
+"""Features of training pictures that stay in their shards: a file for each shard, here or on a Ray cluster.
+
+A file is written beside and renamed, and is not made again if it is whole, so an interrupted run loses the shards that
+were under way.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from captioner.common import cluster
+from captioner.common.errors import CaptionerError
+from captioner.data import shards
+from captioner.data.shards import Shard
+from captioner.data.streamed import Part, TrainingCaptions
+from captioner.features.distributed import noise
+from captioner.features.extract import Extractor
+from captioner.features.shard_files import FeatureShards
+
+
+def extract(extractor: Extractor, found: Sequence[Shard], data: Path, place: Path) -> None:
+    """Write the features of training pictures, a file for each shard.
+
+    Args:
+        extractor: what computes them.
+        found: the shards, as the data set was made of them.
+        data: the data set's directory, which all machines reach.
+        place: the directory of the files, likewise.
+
+    Raises:
+        CaptionerError: other shards are there than when the data set was made, or a picture cannot be decoded.
+    """
+    captions = TrainingCaptions(data)
+    there = {shard.name: shard for shard in found}
+    changed = [name for name, size in captions.shards.items() if name not in there or there[name].size != size]
+    if changed:
+        raise CaptionerError(
+            f"the shard {changed[0]} is not there any more, or has changed since its captions were read: "
+            "run `dvc repro download`"
+        )
+    place.mkdir(parents=True, exist_ok=True)
+    features = FeatureShards(place, extractor.positions, extractor.channels)
+    wanted = [there[name] for name in captions.shards]
+    waiting = [shard for shard in wanted if not features.has(shard.name, captions)]
+    if len(waiting) < len(wanted):
+        print(f"Goes on after {len(wanted) - len(waiting):,} of {len(wanted):,} shards.", flush=True)
+    given = (extractor, noise(extractor), str(data.resolve()), str(place.resolve()))
+    made = cluster.each(ShardEncoder, given, waiting)
+    others = sum(not same for same in tqdm(made, "features", len(waiting), unit=" shards", disable=None))
+    if others:
+        print(
+            f"The features of {others:,} shards were computed on processors that round otherwise than this one.",
+            file=sys.stderr,
+        )
+
+
+class ShardEncoder:
+    """Computes the features of the training pictures of shards.
+
+    Args:
+        extractor: what computes them.
+        expected: its features of a picture of noise, where it comes from.
+        data: the data set's directory.
+        place: the directory of the files.
+    """
+
+    def __init__(self, extractor: Extractor, expected: np.ndarray, data: str, place: str):
+        self._extractor = extractor
+        self._captions = TrainingCaptions(Path(data))
+        self._features = FeatureShards(Path(place), extractor.positions, extractor.channels)
+        self._same = np.array_equal(noise(extractor), expected)
+
+    def __call__(self, shard: Shard) -> bool:
+        """Write the features of a shard; return whether this processor rounds as the extractor's own."""
+        parts = [images_of(self._captions, part) for part in self._captions.parts_of[shard.name]]
+        rows = self._extractor.in_order(self._pictures(shard, {name for part in parts for name in part}))
+        self._features.write(shard.name, parts, (each for some in rows for each in some))
+        return self._same
+
+    def _pictures(self, shard: Shard, wanted: set[str]) -> Iterator[tuple[str, bytes, int]]:
+        for sample in shards.read(shard):
+            if (name := f"{shard.name}/{sample.key}") in wanted and sample.picture is not None:
+                yield name, sample.picture, 0
+
+
+def images_of(captions: TrainingCaptions, part: Part) -> list[str]:
+    """Return the pictures of a part, in the order of their captions."""
+    return captions.of(part)["image"].drop_duplicates().tolist()
