@@ -35,6 +35,7 @@ ROWS = {
     "checkpoints": ("bench_checkpoints.py",),
     "beam-search": ("bench_beam_search.py",),
     "shards": ("bench_shards.py",),
+    "streaming": ("bench_streaming.py",),
     "time-to-cider": ("bench_time_to_cider.py",),
     "repro": ("bench_repro.py",),
     "start": ("bench_start.py",),
