@@ -36,6 +36,7 @@ ROWS = {
     "beam-search": ("bench_beam_search.py",),
     "shards": ("bench_shards.py",),
     "streaming": ("bench_streaming.py",),
+    "scheduler": ("bench_scheduler.py",),
     "time-to-cider": ("bench_time_to_cider.py",),
     "repro": ("bench_repro.py",),
     "start": ("bench_start.py",),
