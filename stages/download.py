@@ -2,7 +2,7 @@
 
 import sys
 
-from stage import from_environment, main_checkout, place_of, run
+from stage import from_environment, main_checkout, place_of_shards, run
 
 from captioner.common.workspace import DATA
 from captioner.data import store, streamed
@@ -17,7 +17,7 @@ def download(params: Params) -> None:
     """Write `data/images.zip`, `data/captions.parquet` and `data/objects.parquet`."""
     if params.streamed:
         asked = params.download.shards
-        found = shards.Streamed(place_of(asked.path), asked.validation, asked.test, asked.split == "shards")
+        found = shards.Streamed(place_of_shards(params), asked.validation, asked.test, asked.split == "shards")
         streamed.write(found, DATA, params.download.skip_unreadable)
         remarks = found.remarks
     else:
@@ -42,7 +42,7 @@ def _load(params: Params) -> Dataset:
         return flickr8k.load(main_checkout() / ".cache/downloads/flickr8k", from_environment("CAPTIONER_MIRROR"))
     if params.dataset == "shards":
         asked = params.download.shards
-        return shards.load(place_of(asked.path), asked.validation, asked.test, asked.split == "shards")
+        return shards.load(place_of_shards(params), asked.validation, asked.test, asked.split == "shards")
     return folder.load(main_checkout() / params.download.folder.path, params.download.folder.captions)
 
 

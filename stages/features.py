@@ -2,7 +2,7 @@
 
 import shutil
 
-from stage import find_keras_home, main_checkout, place_of, resumable, run, spent_before
+from stage import find_keras_home, main_checkout, place_of_shards, resumable, run, spent_before
 
 from captioner.common.cluster import on_cluster
 from captioner.common.startup import fast_start
@@ -42,7 +42,7 @@ def features(params: Params) -> None:
     with resumable("features", params) as partial:
         if streamed:
             place = FEATURES.with_name(f".{FEATURES.name}-{TRAIN}") if partial is None else partial / TRAIN
-            shards.extract(extractor, data_shards.find([place_of(params.download.shards.path)]), DATA, place)
+            shards.extract(extractor, data_shards.find([place_of_shards(params)]), DATA, place)
             pictures = store.read_pictures(DATA, images)
             spent_before(extractor.extract(pictures, images, FEATURES, partial=partial, beside_grid={TRAIN: place}))
             shutil.rmtree(place)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from stage import main_checkout, place_of, run
+from stage import main_checkout, place_of_shards, run
 
 from captioner.common import files
 from captioner.common.fingerprints import FileHashes, combined
@@ -30,7 +30,7 @@ def fingerprint(params: Params) -> None:
     def archives() -> dict[str, str]:
         from captioner.datasets import shards  # likewise
 
-        return shards.fingerprint(place_of(params.download.shards.path), hashes)
+        return shards.fingerprint(place_of_shards(params), hashes)
 
     def weights() -> dict[str, str]:
         file = networks.weights_file(asked.encoder, asked.weights, checkout)
@@ -51,10 +51,13 @@ def fingerprint(params: Params) -> None:
 
     own, asked, asked_vectors = params.download.folder, params.features, params.model.word_vectors
     found = {
-        "pictures": {
-            "folder": lambda: _look(checkout, "pictures", own.path, pictures),
-            "shards": lambda: _look(checkout, "pictures", params.download.shards.path, archives),
-        }.get(params.dataset, dict)(),
+        "pictures": (
+            _look(checkout, "pictures", own.path, pictures)
+            if params.dataset == "folder"
+            else _look(checkout, "pictures", params.download.shards.path, archives)
+            if params.dataset == "shards"
+            else {}
+        ),
         "encoder": _look(checkout, "encoder", asked.encoder, encoder) if is_path(asked.encoder) else {},
         "weights": {} if asked.weights == "imagenet" else _look(checkout, "weights", asked.weights, weights),
         "word_vectors": {} if asked_vectors == "none" else _look(checkout, "word_vectors", asked_vectors, vectors),

@@ -47,6 +47,11 @@ def place_of(path: str) -> str:
     return path if "://" in path else str(main_checkout() / path)
 
 
+def place_of_shards(given: Params) -> str:
+    """Return where the shards lie: no input of a stage, as their content is."""
+    return place_of(given.download.shards.path)
+
+
 def from_environment(name: str) -> Path | None:
     """Return the path that an environment variable names, a relative one counted from the main checkout."""
     value = os.environ.get(name)

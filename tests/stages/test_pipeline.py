@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,11 @@ PIPELINE: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text("utf-8")
 STAGES: dict[str, dict[str, Any]] = PIPELINE["stages"]
 EVERY = pytest.mark.parametrize("stage", STAGES)
 # properties of the parameters: what they read
-DERIVED = {"recipe": {"dataset", "train"}, "fine_tuning": {"dataset", "fine_tune"}}
+DERIVED = {
+    "recipe": {"dataset", "train"},
+    "fine_tuning": {"dataset", "fine_tune"},
+    "streamed": {"dataset", "download"},
+}
 NO_INPUT = {"flat", "frozen"}  # for the record only
 
 
@@ -245,6 +250,28 @@ def test_shards_are_a_data_set(workspace: Path) -> None:
     assert done.stderr == "fingerprint: there is no crawl/{0..2}.tar here: what was made of it is kept.\n"
     done = script("download", workspace)
     assert done.returncode == 1 and done.stderr.startswith("download: there is no ") and done.stderr.count("\n") == 1
+
+
+def test_pictures_that_stay_in_their_shards_are_trained_on(workspace: Path) -> None:
+    for shard in range(3):
+        members = [(f"{number}.png", tiny.photograph(number % 4)) for number in range(6)]
+        pack(workspace / f"crawl/{shard}.tar", sorted([*members, *((f"{n}.txt", b"a dog runs") for n in range(6))]))
+    changes = {"download.shards.path": "crawl", "download.shards.stream": True, "download.shards.validation": 0.2}
+    parameters.write(workspace, dataset="shards", **changes, **{"vocabulary.minimum_count": 1})
+    stages = ("fingerprint", "download", "vocabulary", "features", "train")
+    code = [
+        f"import sys; sys.path.insert(0, {str(ROOT / 'stages')!r})",
+        f"import {', '.join(stages)}, stage, captioner.params",
+        "given = captioner.params.load(captioner.params.Path('params.yaml'))",
+        *(f"{stage}.{stage}(given)" for stage in stages),
+    ]
+    done = run("-c", "\n".join(code), directory=workspace)
+    assert done.returncode == 0, done.stderr
+    captions = store.read_captions(workspace / "data")
+    with zipfile.ZipFile(workspace / "data/images.zip") as archive:
+        assert set(archive.namelist()) == set(captions["image"][captions["split"] != "train"])
+    assert {path.name for path in (workspace / "data/features/train").iterdir()} == {f"{n}.parquet" for n in range(3)}
+    assert (workspace / "models/train/decoder.keras").exists()
 
 
 def test_a_fingerprint_of_weights(workspace: Path) -> None:
