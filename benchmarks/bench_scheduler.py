@@ -71,8 +71,8 @@ def simulate(sleep: float) -> dict[str, float]:
 
 
 def _workers() -> Iterator[float]:
-    for process in psutil.process_iter(["name", "memory_info"]):
-        if "MapWorker" in "".join(process.cmdline()[:1]):
+    for process in psutil.process_iter(["cmdline", "memory_info"]):
+        if "MapWorker" in "".join(process.info["cmdline"] or ()):
             yield process.info["memory_info"].rss / 2**20
 
 

@@ -93,7 +93,7 @@ def reading(pictures: int, folder: Path) -> tuple[list[float], list[float], floa
 
     def rows() -> None:
         grid = np.load(folder / "grid.npy", mmap_mode="r")
-        for batch in generator.permutation(pictures)[:count].reshape(-1, BATCH if count % BATCH == 0 else 8):
+        for batch in np.array_split(generator.permutation(pictures)[:count], count // BATCH):
             grid[batch]
 
     def pace(read: Callable[[], None]) -> float:
@@ -134,7 +134,7 @@ def write_data(pictures: int, directory: Path) -> None:
     captions, maps = streamed.TrainingCaptions(directory), drawn()
     files = FeatureShards(directory / "train", *SHAPE)
     for shard, parts in captions.parts_of.items():
-        names = [captions.of(part)["image"].drop_duplicates().tolist() for part in parts]
+        names = [captions.images(part) for part in parts]
         files.write(shard, names, (maps[int(name.partition("/")[2]) % DRAWN] for group in names for name in group))
 
 

@@ -18,12 +18,17 @@ def download(params: Params) -> None:
     if params.streamed:
         asked = params.download.shards
         found = shards.Streamed(place_of_shards(params), asked.validation, asked.test, asked.split == "shards")
-        streamed.write(found, DATA, params.download.skip_unreadable)
-        remarks = found.remarks
-    else:
-        dataset = _load(params)
-        remarks = judge(dataset)
-        store.write(dataset, DATA, SPLITS, params.download.skip_unreadable)
+        try:
+            streamed.write(found, DATA, params.download.skip_unreadable)
+        finally:
+            _print(found.remarks)
+        return
+    dataset = _load(params)
+    _print(judge(dataset))
+    store.write(dataset, DATA, SPLITS, params.download.skip_unreadable)
+
+
+def _print(remarks: list[str]) -> None:
     for remark in remarks:
         print(remark, file=sys.stderr)
 

@@ -42,9 +42,12 @@ def features(params: Params) -> None:
     with resumable("features", params) as partial:
         if streamed:
             place = FEATURES.with_name(f".{FEATURES.name}-{TRAIN}") if partial is None else partial / TRAIN
-            shards.extract(extractor, data_shards.find([place_of_shards(params)]), DATA, place)
+            if partial is None and place.exists():  # of whatever parameters
+                shutil.rmtree(place)
+            made = shards.extract(extractor, data_shards.find([place_of_shards(params)]), DATA, place)
             pictures = store.read_pictures(DATA, images)
-            spent_before(extractor.extract(pictures, images, FEATURES, partial=partial, beside_grid={TRAIN: place}))
+            beside = {f"{TRAIN}/{file.name}": file for file in made}
+            spent_before(extractor.extract(pictures, images, FEATURES, partial=partial, beside_grid=beside))
             shutil.rmtree(place)
         elif on_cluster():
             spent_before(distributed.extract(extractor, DATA, images, FEATURES, views, trained, partial))

@@ -19,6 +19,7 @@ import learning
 
 from captioner.common.weights import weights_hash
 from captioner.data import store
+from captioner.data.dataset import SPLITS
 from captioner.encoders import networks
 from captioner.encoders.registry import RANDOM
 from captioner.features.compiled import runs_on_litert
@@ -50,7 +51,7 @@ def learn(params: Params) -> None:
     networks.set_trainable(encoder, "all" if from_scratch else params.fine_tuning.layers, from_scratch)
     print(about_weights(encoder), flush=True)
 
-    names = captions.groupby("split")["image"].unique().map(list).to_dict()
+    names = {split: captions["image"][captions["split"] == split].drop_duplicates().tolist() for split in SPLITS}
     seen = Pixels(DATA, names["validation"], size, crop)
     augmented = Pixels(DATA, names["train"], size, crop, params.fine_tuning.augmentation)
     training = fit.batches(as_features(augmented), captions, "train", vocabulary, recipe, params.seed)

@@ -254,6 +254,14 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
             {"features.encoder": "own.onnx", "features.weights": "own.h5"},
             "features: encoder 'own.onnx' has its weights in it: leave weights at imagenet",
         ),
+        (
+            {"dataset": "shards", "download.shards.stream": True, "encoder_training": "fine_tuned"},
+            "params.yaml: download.shards.stream is true, encoder_training is fine_tuned and features.views is 1: ",
+        ),
+        (
+            {"dataset": "shards", "download.shards.stream": True, "features.views": 2},
+            "params.yaml: download.shards.stream is true, encoder_training is frozen and features.views is 2: ",
+        ),
         *(
             (
                 {"features.image_size": value},

@@ -50,6 +50,7 @@ def test_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_without_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    assert list(each(Noting, (Path(),), [])) == []  # nobody is needed for nothing
     with pytest.raises(CaptionerError, match=r"^there is no cluster at RAY_ADDRESS=127.0.0.1:1 \(.*refused\): give"):
         next(each(Noting, (Path(),), [1]))
 

@@ -1,5 +1,6 @@
 """Data sets whose training pictures stay in their shards."""
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,7 +39,8 @@ def test_training_captions_lie_in_parts_of_one_shard(tmp_path: Path) -> None:
     every = [(each.name, each.split, text) for _, pictures in given for each in pictures for text in each.captions]
     assert packed == store.Packed(22, len(every), {})
     captions = TrainingCaptions(tmp_path)
-    assert captions.shards == {"00000": 100, "00001": 101, "00002": 102, "00003": 103}
+    assert list(captions.shards) == ["00000", "00001", "00002", "00003"]
+    assert len({*captions.shards.values()}) == 4
     assert [len(parts) for parts in captions.parts_of.values()] == [3, 3, 0, 1]
     assert [(part.shard, part.place) for part in captions.parts[:4]] == [
         ("00000", 0),
@@ -73,11 +75,20 @@ def test_pictures_that_cannot_be_read_are_named_or_left_out(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("pictures", "said"), [(0, "no captions to train on"), (4, "no pictures in test, of 4 in all")]
+    ("pictures", "said"), [(0, "no picture .* can be used"), (4, "no pictures in test, of 4 in all")]
 )
 def test_each_split_needs_a_picture(tmp_path: Path, pictures: int, said: str) -> None:
     with pytest.raises(CaptionerError, match=said):
         streamed.write([shard(0, pictures)], tmp_path)
+
+
+def test_a_picture_that_changes_changes_what_is_written(tmp_path: Path) -> None:
+    (archive, pictures), changed = shard(0), shard(0)
+    changed[1][1] = dataclasses.replace(changed[1][1], picture=tiny.photograph(2))
+    for place, given in (("one", (archive, pictures)), ("other", changed), ("again", shard(0))):
+        streamed.write([given], tmp_path / place)
+    one, other, again = ((tmp_path / place / "captions.parquet").read_bytes() for place in ("one", "other", "again"))
+    assert one == again != other
 
 
 def test_an_interrupted_call_leaves_what_was_there(tmp_path: Path) -> None:

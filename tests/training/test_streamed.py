@@ -13,10 +13,13 @@ from captioner.data import streamed
 from captioner.data.shards import Shard
 from captioner.data.streamed import Described, TrainingCaptions
 from captioner.features.shard_files import FeatureShards
+from captioner.features.store import Features
 from captioner.params import Recipe
 from captioner.text.vocabulary import Vocabulary
+from captioner.training import fit
 from captioner.training import streamed as training
 from captioner.training.batches import CaptionBatches
+from captioner.training.history import LIKELIHOOD
 from captioner.training.streamed import StreamedBatches, Windows, batches_of
 
 SHARDS, PICTURES, SHAPE = 4, 7, (4, 3)
@@ -53,7 +56,7 @@ def _windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Windows:
     captions = TrainingCaptions(tmp_path)
     files = FeatureShards(tmp_path / "train", *SHAPE)
     for shard, parts in captions.parts_of.items():
-        images = [captions.of(part)["image"].drop_duplicates().tolist() for part in parts]
+        images = [captions.images(part) for part in parts]
         maps = (map_of(name) for names in images for name in names)
         files.write(shard, images, maps)
     return Windows(captions, files, 1)
@@ -100,7 +103,7 @@ def test_an_epoch_has_each_caption_once(windows: Windows) -> None:
         items = epoch_of(batches)
         assert seen(items) == Counter({f"{n}/{key}": -(-len(captions_of(n, key)) // 2) for n, key in names})
         assert sum((targets != 0).sum() for _, targets in items) == sum(
-            len(text.split()) + 1 if len(text.split()) <= 5 else 5 for name in names for text in captions_of(*name)
+            len(text.split()) + 1 for name in names for text in captions_of(*name)
         )
 
 
@@ -128,19 +131,30 @@ def test_an_epoch_goes_on_where_it_was_interrupted(windows: Windows) -> None:
     epoch_of(batches)
     second = epoch_of(batches)
     resumed = StreamedBatches(windows, VOCABULARY, recipe(minimum_steps=20), 1)
+    resumed[0]  # as Keras does before it begins
     resumed.epoch, resumed.first = 1, 5
     assert len(resumed) == len(batches) - 5
     assert_same([resumed[index] for index in range(len(resumed))], second[5:])
 
 
-def test_two_windows_are_in_memory(windows: Windows) -> None:
+@pytest.mark.parametrize("first", range(6))
+def test_two_windows_are_in_memory(windows: Windows, first: int) -> None:
     assert len(windows) > 2
     batches = StreamedBatches(windows, VOCABULARY, recipe(), 1)
+    batches[0]
+    batches.epoch, batches.first = 1, first
     for _ in range(2):
         for index in range(len(batches)):
             batches[index]
-            assert len(batches._loaded) <= 2
+            assert len(batches._loaded) <= 2 + (index == 0)
         batches.on_epoch_end()
+
+
+def test_one_that_asks_late_takes_no_window_from_others(windows: Windows) -> None:
+    batches = StreamedBatches(windows, VOCABULARY, recipe(), 1)
+    items = [batches[index] for index in range(len(batches))]
+    assert_same([batches[0]], items[:1])
+    assert max(batches._loaded) == len(windows)
 
 
 def test_a_window_has_the_batches_of_its_pictures(windows: Windows) -> None:
@@ -148,7 +162,7 @@ def test_a_window_has_the_batches_of_its_pictures(windows: Windows) -> None:
     [first, *_] = epoch_of(batches)
     window = int(batches._order(0)[0])
     captions = windows.captions(window)
-    own = CaptionBatches(windows.features(window, captions), captions, VOCABULARY, 4, 2, 5, (1, 0, window))
+    own = CaptionBatches(windows.features(window, captions), captions, VOCABULARY, 4, 2, 5, (1, window))
     own.step_widths = batches.step_widths
     assert_same([first], [own[0]])
 
@@ -168,13 +182,22 @@ def test_features_of_other_pictures_are_refused(windows: Windows, tmp_path: Path
         epoch_of(batches)
 
 
+@pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:-9])])
 def test_damaged_features_are_said_in_one_line(
     windows: Windows, tmp_path: Path, damage: Callable[[Path], object]
 ) -> None:
+    batches = StreamedBatches(windows, VOCABULARY, recipe(minimum_steps=30), 1)
+    captions = tiny.captions({"a": ["a dog"]})
+    validation = CaptionBatches(
+        Features.at_hand(np.zeros((1, *SHAPE), np.float16), ["a"]), captions, VOCABULARY, 4, 2, 5
+    )
     damage(tmp_path / "train/1.parquet")
+    with pytest.raises(CaptionerError, match=r"in the shard 1 are missing or damaged: .*dvc repro features"):
+        Windows(TrainingCaptions(tmp_path), FeatureShards(tmp_path / "train", *SHAPE), 1)
+    decoder = fit.build(tiny.SIZES, recipe(), "dot", len(VOCABULARY), SHAPE[1], SHAPE[0])
     with pytest.raises(CaptionerError, match=r"1\.parquet is missing or damaged .*dvc repro features"):
-        epoch_of(StreamedBatches(windows, VOCABULARY, recipe(), 1))
+        fit.train(decoder, batches, validation, recipe(), [], LIKELIHOOD)
 
 
 def test_maps_come_back_as_they_were(windows: Windows, tmp_path: Path) -> None:

@@ -50,6 +50,8 @@ def each(worker: Callable[..., Callable[[Part], Made]], given: tuple, parts: Seq
         work = worker(*given)
         yield from map(work, parts)
         return
+    if not parts:
+        return
     if importlib.util.find_spec("ray") is None:
         raise CaptionerError(
             f"{ADDRESS} is set and Ray is not installed: pip install -e '.[ray]' in the checkout, or unset it"

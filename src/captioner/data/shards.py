@@ -53,6 +53,10 @@ class Shard:
         """What the archive is called, without its folder and ending."""
         return PurePosixPath(self.url.replace("\\", "/")).name.removesuffix(SUFFIX)
 
+    def picture(self, key: str) -> str:
+        """Return the name that a data set has for a picture."""
+        return f"{self.name}/{key}"
+
 
 @dataclass(frozen=True)
 class Sample:

@@ -2,10 +2,11 @@
 
 It has the files of `captioner.data.store`. `images.zip` has the pictures for validation and test alone. The rows of
 `captions.parquet` lie in row groups: those of up to `PART` training pictures of one shard, a part, or of pictures for
-validation and test. The key `shards` of its metadata is, as JSON, an object with the size of each shard in bytes and
-the row groups that are its parts, by the shard's name.
+validation and test. The key `shards` of its metadata is, as JSON, an object with the hash of each shard's training
+pictures and the row groups that are its parts, by the shard's name.
 """
 
+import hashlib
 import json
 import sys
 import zipfile
@@ -20,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from captioner.common.errors import CaptionerError
 from captioner.data import store
 from captioner.data.dataset import SPLITS, no_objects
 from captioner.data.shards import Shard
@@ -60,6 +62,22 @@ class Part:
     row_group: int
 
 
+class PicturesHash:
+    """A hash of pictures and their names, as they come."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+
+    def add(self, name: str, picture: bytes) -> None:
+        """Add a picture."""
+        for each in (name.encode(), picture):
+            self._hash.update(len(each).to_bytes(8))
+            self._hash.update(each)
+
+    def __str__(self) -> str:
+        return self._hash.hexdigest()
+
+
 class _Growing:
     """The files of a data set, while they grow shard by shard."""
 
@@ -68,16 +86,26 @@ class _Growing:
         self._images = stack.enter_context(zipfile.ZipFile(images, "w", zipfile.ZIP_STORED))
         self._training, self._others = list[Described](), list[Described]()
         self._groups = 0
-        self.shards: dict[str, tuple[int, list[int]]] = {}
+        self._hash = PicturesHash()
+        self._shard = ""
+        self.shards: dict[str, tuple[str, list[int]]] = {}
         self.pictures: Counter[str] = Counter()
 
     def begin(self, shard: Shard) -> None:
+        self._end_shard()
+        self._hash, self._shard = PicturesHash(), shard.name
+        self.shards[shard.name] = ("", [])
+
+    def _end_shard(self) -> None:
         self._write(self._training)
-        self.shards[shard.name] = (shard.size, [])
+        if self._shard:
+            self.shards[self._shard] = (str(self._hash), self.shards[self._shard][1])
 
     def add(self, each: Described) -> None:
         self.pictures[each.split] += 1
-        if each.split != "train":
+        if each.split == "train":
+            self._hash.add(each.name, each.picture)
+        else:
             self._images.writestr(store.member(each.name), each.picture)
         rows = self._training if each.split == "train" else self._others
         rows.append(Described(each.name, each.split, each.captions, b""))
@@ -85,7 +113,7 @@ class _Growing:
             self._write(rows)
 
     def end(self, skipped: int) -> None:
-        self._write(self._training)
+        self._end_shard()
         self._write(self._others)
         made = {"origin": "{}", _SHARDS.decode(): json.dumps(self.shards)}
         self._captions.add_key_value_metadata(made | ({"skipped": str(skipped)} if skipped else {}))
@@ -96,8 +124,7 @@ class _Growing:
             columns = [pa.array(column, pa.string()) for column in zip(*rows, strict=True)]
             self._captions.write_table(pa.table(columns, schema=store.CAPTION_SCHEMA), row_group_size=len(rows))
             if pictures is self._training:
-                [*_, (_, groups)] = self.shards.values()
-                groups.append(self._groups)
+                self.shards[self._shard][1].append(self._groups)
             self._groups += 1
         pictures.clear()
 
@@ -131,12 +158,24 @@ def write(
                     growing.add(each)
                     captions += len(each.captions)
         store.check_readable(unreadable, skip_unreadable)
-        store.check_splits(growing.pictures, SPLITS, unreadable)
+        _check_splits(growing.pictures)
         growing.end(len(unreadable))
         store.write_objects(no_objects(), beside[store.OBJECTS])
     if unreadable:
         print(f"{store.listed(unreadable)}; left out with their captions", file=sys.stderr)
     return store.Packed(growing.pictures.total(), captions, unreadable)
+
+
+def _check_splits(pictures: Counter[str]) -> None:
+    if not pictures:
+        raise CaptionerError(
+            "no picture of the shards can be used: each needs a .txt, or a .json with a caption, and has to be readable"
+        )
+    if empty := [split for split in SPLITS if not pictures[split]]:
+        raise CaptionerError(
+            f"no pictures in {' and '.join(empty)}, of {pictures.total():,} in all: give more shards, change "
+            "download.shards.validation and test, or set download.shards.stream to false, for small data"
+        )
 
 
 class TrainingCaptions:
@@ -146,7 +185,7 @@ class TrainingCaptions:
         directory: of the data set.
 
     Attributes:
-        shards: the size of each shard in bytes, by name; none where the pictures are in `images.zip`.
+        shards: the hash of each shard's training pictures, by its name; none where they are in `images.zip`.
         parts_of: the parts of each shard, by its name.
 
     Raises:
@@ -159,7 +198,7 @@ class TrainingCaptions:
             self._file = pq.ParquetFile(self._path)
             store.check_schema(self._path, self._file.schema_arrow, store.CAPTION_SCHEMA)
             described = json.loads((self._file.metadata.metadata or {}).get(_SHARDS, b"{}"))
-            self.shards: dict[str, int] = {name: size for name, (size, _) in described.items()}
+        self.shards: dict[str, str] = {name: hashed for name, (hashed, _) in described.items()}
         self.parts_of = {
             name: [Part(name, place, group) for place, group in enumerate(groups)]
             for name, (_, groups) in described.items()
@@ -174,6 +213,10 @@ class TrainingCaptions:
         """Return the captions of a part: columns `image`, `split`, `caption`."""
         with store.reading(self._path):
             return self._file.read_row_group(part.row_group).to_pandas()
+
+    def images(self, part: Part) -> list[str]:
+        """Return the pictures of a part, in the order of their captions."""
+        return self.of(part)["image"].drop_duplicates().tolist()
 
     def __iter__(self) -> Iterator[str]:
         """Yield each training caption."""

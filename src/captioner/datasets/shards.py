@@ -76,7 +76,7 @@ def load(place: str, validation: float, test: float, whole_shards: bool = False)
 class Streamed:
     """Shards as a data set whose training pictures are left where they are, see `captioner.data.streamed`.
 
-    Pictures and captions are chosen as `load` chooses them, but that no picture is moved to a split that would be
+    Pictures and captions are chosen as `load` chooses them, but that no picture is moved alone to a split that would be
     empty. The shards are read once, when iterated over.
 
     Args:
@@ -108,7 +108,8 @@ class Streamed:
         return self._left_out.remarks
 
     def _described(self, shard: Shard) -> Iterator[Described]:
-        for name, sample in named(shard):
+        for sample in shards.read(shard):
+            name = shard.picture(sample.key)
             texts = _captions(name, sample, self._left_out)
             if texts and sample.picture is not None:
                 split = self._of_shard.get(shard.name) or splits.split_of(name, *self._shares)
@@ -169,12 +170,7 @@ def _pictures(found: Sequence[Shard], names: Collection[str]) -> Iterator[tuple[
 
 def _samples(found: Sequence[Shard]) -> Iterator[tuple[str, Sample]]:
     for shard in tqdm(found, "reading", unit=" shards", disable=None):
-        yield from named(shard)
-
-
-def named(shard: Shard) -> Iterator[tuple[str, Sample]]:
-    """Yield the samples of a shard under the names that a data set has them under."""
-    return ((f"{shard.name}/{sample.key}", sample) for sample in shards.read(shard))
+        yield from ((shard.picture(sample.key), sample) for sample in shards.read(shard))
 
 
 def _shard_of(name: str) -> str:

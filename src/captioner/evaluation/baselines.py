@@ -93,6 +93,7 @@ def best_constant(candidates: Iterable[str], references: Mapping[str, Sequence[s
         for run, weight in weighted(caption).items():
             together[run] += weight  # type: ignore[assignment]  # counts may be fractions
 
+    @functools.lru_cache(100_000)
     def likeness(caption: str) -> float:
         weights = weighted(Counter(ngrams(vocabulary.split(caption))))
         return sum(weight * together[run] for run, weight in weights.items())

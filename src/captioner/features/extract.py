@@ -258,7 +258,7 @@ class Extractor:
             views: of each picture that is trained on, the plain one included, see `captioner.features.views`.
             viewed: pictures that are trained on, once more, and their names.
             partial: a directory in which an interrupted call has left what it had, and from which this one goes on.
-            beside_grid: folders that are to stand in the directory as well, by their names there.
+            beside_grid: files that are to stand in the directory as well, by their paths there.
 
         Returns:
             The seconds that interrupted calls took.
@@ -335,8 +335,9 @@ class Extractor:
                 files.link(partial / GRID, beside / GRID)
             if self.network:
                 files.copy(self.network, beside / kept_name(self.network))
-            for name, folder in (beside_grid or {}).items():
-                files.link(folder, beside / name)
+            for name, file in (beside_grid or {}).items():
+                (beside / name).parent.mkdir(exist_ok=True)
+                files.link(file, beside / name)
             (beside / INDEX).write_text(files.json_of(index, indent=1) + "\n", encoding="utf-8")
         return grid.seconds_before
 

@@ -26,23 +26,21 @@ class FeatureShards:
         directory: it.
         positions: `P`.
         channels: `C`.
+
+    Attributes:
+        shape: `(P, C)`.
     """
 
     def __init__(self, directory: Path, positions: int, channels: int):
         self._directory = directory
-        self._shape = (positions, channels)
+        self.shape = (positions, channels)
         self._schema = pa.schema([("image", pa.string()), ("map", pa.binary(2 * positions * channels))])
-
-    @property
-    def map_bytes(self) -> int:
-        """Bytes of a picture's map in memory."""
-        return 2 * self._shape[0] * self._shape[1]
 
     def has(self, shard: str, captions: TrainingCaptions) -> bool:
         """Whether the file of a shard is there and whole."""
         groups = len(captions.parts_of[shard])
         try:
-            with pq.ParquetFile(self._file(shard)) as file:
+            with pq.ParquetFile(self.file(shard)) as file:
                 return bool(file.num_row_groups == groups and file.schema_arrow.equals(self._schema))
         except (pa.ArrowException, OSError):
             return False
@@ -53,24 +51,18 @@ class FeatureShards:
         Args:
             shard: its name.
             parts: the pictures of each part.
-            maps: as many as there are pictures.
-
-        Raises:
-            CaptionerError: there are fewer.
+            maps: as many as there are pictures; read to their end, so that what is wrong with them is said.
         """
-        with replacing(self._file(shard)) as beside:
+        with replacing(self.file(shard)) as beside:
             # of bytes that are no text, and seldom alike, neither a dictionary nor the extremes help
             options = {"compression": "zstd", "use_dictionary": False, "write_statistics": False}
             with pq.ParquetWriter(beside, self._schema, **options) as file:
                 for images in parts:
                     taken = [made.astype("<f2", copy=False).tobytes() for _, made in zip(images, maps, strict=False)]
-                    if len(taken) < len(images):
-                        raise CaptionerError(
-                            f"the shard {shard} lacks pictures that it had when its captions were read: "
-                            "run `dvc repro download`"
-                        )
                     columns = [pa.array(images, pa.string()), pa.array(taken, self._schema.field("map").type)]
                     file.write_table(pa.table(columns, schema=self._schema), row_group_size=len(images))
+                for _ in maps:
+                    raise ValueError("received more maps than pictures")
 
     def read(self, part: Part) -> tuple[list[str], np.ndarray]:
         """Return the pictures of a part and their maps, float16 `[pictures, P, C]`.
@@ -78,13 +70,13 @@ class FeatureShards:
         Raises:
             CaptionerError: the file is missing or damaged.
         """
-        path = self._file(part.shard)
+        path = self.file(part.shard)
         try:
             with pq.ParquetFile(path) as file:
                 table = file.read_row_group(part.place)
             table.validate(full=True)
             column = table["map"].combine_chunks()
-            maps = np.frombuffer(column.buffers()[1], "<f2").reshape(-1, *self._shape)
+            maps = np.frombuffer(column.buffers()[1], "<f2").reshape(-1, *self.shape)
         except (pa.ArrowException, OSError, ValueError, KeyError) as error:
             raise CaptionerError(
                 f"{path} is missing or damaged ({reason(error)}); `dvc repro features` makes it again"
@@ -92,5 +84,6 @@ class FeatureShards:
         first = column.offset
         return table["image"].to_pylist(), maps[first : first + len(column)]
 
-    def _file(self, shard: str) -> Path:
+    def file(self, shard: str) -> Path:
+        """Return the file of a shard."""
         return self._directory / f"{shard}.parquet"

@@ -15,14 +15,14 @@ from captioner.common import cluster
 from captioner.common.errors import CaptionerError
 from captioner.data import shards
 from captioner.data.shards import Shard
-from captioner.data.streamed import Part, TrainingCaptions
+from captioner.data.streamed import PicturesHash, TrainingCaptions
 from captioner.features.distributed import noise
 from captioner.features.extract import Extractor
 from captioner.features.shard_files import FeatureShards
 
 
-def extract(extractor: Extractor, found: Sequence[Shard], data: Path, place: Path) -> None:
-    """Write the features of training pictures, a file for each shard.
+def extract(extractor: Extractor, found: Sequence[Shard], data: Path, place: Path) -> list[Path]:
+    """Write the features of training pictures, and return the files, one for each shard.
 
     Args:
         extractor: what computes them.
@@ -31,16 +31,12 @@ def extract(extractor: Extractor, found: Sequence[Shard], data: Path, place: Pat
         place: the directory of the files, likewise.
 
     Raises:
-        CaptionerError: other shards are there than when the data set was made, or a picture cannot be decoded.
+        CaptionerError: a shard is not there any more, or has other pictures than when the data set was made.
     """
     captions = TrainingCaptions(data)
     there = {shard.name: shard for shard in found}
-    changed = [name for name, size in captions.shards.items() if name not in there or there[name].size != size]
-    if changed:
-        raise CaptionerError(
-            f"the shard {changed[0]} is not there any more, or has changed since its captions were read: "
-            "run `dvc repro download`"
-        )
+    if missing := [name for name in captions.shards if name not in there]:
+        raise CaptionerError(f"the shard {missing[0]} is not there any more: run `dvc repro download`")
     place.mkdir(parents=True, exist_ok=True)
     features = FeatureShards(place, extractor.positions, extractor.channels)
     wanted = [there[name] for name in captions.shards]
@@ -55,6 +51,7 @@ def extract(extractor: Extractor, found: Sequence[Shard], data: Path, place: Pat
             f"The features of {others:,} shards were computed on processors that round otherwise than this one.",
             file=sys.stderr,
         )
+    return [features.file(shard.name) for shard in wanted]
 
 
 class ShardEncoder:
@@ -75,17 +72,18 @@ class ShardEncoder:
 
     def __call__(self, shard: Shard) -> bool:
         """Write the features of a shard; return whether this processor rounds as the extractor's own."""
-        parts = [images_of(self._captions, part) for part in self._captions.parts_of[shard.name]]
+        parts = [self._captions.images(part) for part in self._captions.parts_of[shard.name]]
         rows = self._extractor.in_order(self._pictures(shard, {name for part in parts for name in part}))
         self._features.write(shard.name, parts, (each for some in rows for each in some))
         return self._same
 
     def _pictures(self, shard: Shard, wanted: set[str]) -> Iterator[tuple[str, bytes, int]]:
+        found = PicturesHash()
         for sample in shards.read(shard):
-            if (name := f"{shard.name}/{sample.key}") in wanted and sample.picture is not None:
+            if (name := shard.picture(sample.key)) in wanted and sample.picture is not None:
+                found.add(name, sample.picture)
                 yield name, sample.picture, 0
-
-
-def images_of(captions: TrainingCaptions, part: Part) -> list[str]:
-    """Return the pictures of a part, in the order of their captions."""
-    return captions.of(part)["image"].drop_duplicates().tolist()
+        if str(found) != self._captions.shards[shard.name]:
+            raise CaptionerError(
+                f"the shard {shard.name} has other pictures than when its captions were read: run `dvc repro download`"
+            )

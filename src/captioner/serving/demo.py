@@ -202,8 +202,7 @@ def sample_pictures(directory: Path) -> list[tuple[str, bytes]]:
     """Return some pictures of the data's test split, from all over it; none where there is no data."""
     if not (directory / store.IMAGES).is_file() or not (directory / store.CAPTIONS).is_file():
         return []
-    captions = store.read_captions(directory)
-    names = sorted(captions.loc[captions["split"] == "test", "image"].unique())
+    names = sorted(store.read_captions(directory, "test")["image"].unique())
     chosen = names[:: max(1, len(names) // PICTURES)][:PICTURES]
     return list(zip(chosen, store.read_pictures(directory, chosen), strict=True))
 

@@ -5,7 +5,6 @@ Legend: `G` pictures · `N` captions per picture · `T` tokens · `P` positions 
 """
 
 import math
-from abc import abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
@@ -34,6 +33,7 @@ class Batches(keras.utils.PyDataset):
         step_widths: how many rows are computed at each step: as many as in the batch with the most, rounded up to full
             vectors of the processor. May be set to wider ones.
         targets_as_input: whether the inputs have `targets` too, for what a loss computes within the model.
+        problem: why there is no further batch, since TensorFlow hides an error of its data in one of its own.
     """
 
     step_widths: StepWidths
@@ -46,11 +46,23 @@ class Batches(keras.utils.PyDataset):
         self.passes = 1
         self.pictures = self.captions = 0
         self.targets_as_input = False
+        self.problem: CaptionerError | None = None
 
     @property
-    @abstractmethod
     def batches_a_pass(self) -> int:
         """How many batches show each caption once."""
+        raise NotImplementedError
+
+    def item(self, index: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Return a batch, see `CaptionBatches`."""
+        raise NotImplementedError
+
+    def __getitem__(self, index: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        try:
+            return self.item(index)
+        except CaptionerError as error:
+            self.problem = error
+            raise
 
     def __len__(self) -> int:
         return self.passes * self.batches_a_pass - self.first
@@ -208,7 +220,8 @@ class CaptionBatches(Batches):
         done, batch = divmod(index + self.first, self.batches_a_pass)
         return (self.epoch * self.passes + done) % len(self.orders), batch
 
-    def __getitem__(self, index: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    def item(self, index: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Return a batch, see the class."""
         chosen = self.chosen(index)
         examples = [self.examples[example] for example in chosen]
         maps = np.zeros(self.batch_size, int)

@@ -143,7 +143,7 @@ def run(
         checkpoints: see `train`.
 
     Raises:
-        CaptionerError: a loss or a weight is not finite any more.
+        CaptionerError: a loss or a weight is not finite any more, or a batch cannot be read.
     """
     best = KeepBest(monitor, recipe.patience)
     around = [StopOnNonFinite(remedy, training), *callbacks, best]
@@ -157,15 +157,20 @@ def run(
             # an epoch that goes on has fewer batches than Keras was told
             stack.enter_context(warnings.catch_warnings())
             warnings.filterwarnings("ignore", message="Your input ran out of data")
-        model.fit(
-            training,
-            validation_data=validation,
-            epochs=recipe.epochs,
-            initial_epoch=first_epoch,
-            callbacks=around,
-            shuffle=False,  # the batches have an order of their own, which an interrupted epoch can go on in
-            verbose=2,
-        )
+        try:
+            model.fit(
+                training,
+                validation_data=validation,
+                epochs=recipe.epochs,
+                initial_epoch=first_epoch,
+                callbacks=around,
+                shuffle=False,  # the batches have an order of their own, which an interrupted epoch can go on in
+                verbose=2,
+            )
+        except Exception:
+            if training.problem is not None:
+                raise training.problem from None
+            raise
     return best.kept
 
 

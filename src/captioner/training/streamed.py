@@ -26,8 +26,8 @@ from captioner.training import fit
 from captioner.training.batches import Batches, CaptionBatches
 from captioner.training.prefix_sharing import StepWidths
 
-WINDOW = 8  # parts, so 4,000 pictures
-WINDOW_BYTES = 2**29  # of maps in a window; two windows are in memory
+WINDOW = 8  # parts, so 4,000 pictures, or fewer
+WINDOW_BYTES = 2**29  # of maps in a window, or a part if that has more; two windows are in memory
 SETTLED = 8  # batches of a window, after which nobody asks for one of the window before
 
 
@@ -46,6 +46,8 @@ def batches_of(
     captions, training_captions = store.read_captions(data, "validation"), TrainingCaptions(data)
     validation = fit.batches(features or Features.blank(captions["image"]), captions, "validation", vocabulary, recipe)
     if training_captions.shards:
+        if features and features.training is None:
+            raise CaptionerError("There are no features of training pictures: `dvc repro features` makes them.")
         windows = Windows(training_captions, features.training if features else None, seed)
         return StreamedBatches(windows, vocabulary, recipe, seed), validation, captions
     whole = store.read_captions(data, "train")
@@ -69,10 +71,15 @@ class Windows:
         parts = captions.parts
         if not parts:
             raise CaptionerError("There are no captions to train on: give some to the split train.")
+        if features is not None and (missing := [name for name in captions.shards if not features.has(name, captions)]):
+            raise CaptionerError(
+                f"The features of the training pictures in the shard {missing[0]} are missing or damaged: "
+                "`dvc repro features` makes them again."
+            )
         self._captions, self._features = captions, features
         most = WINDOW
         if features is not None:
-            most = min(most, max(1, WINDOW_BYTES // (PART * features.map_bytes)))
+            most = min(most, max(1, WINDOW_BYTES // (PART * 2 * math.prod(features.shape))))
         order = np.random.default_rng(seed).permutation(len(parts))
         self._windows = [
             tuple(parts[number] for number in some.tolist()) for some in np.array_split(order, -(-len(order) // most))
@@ -98,21 +105,26 @@ class Windows:
         images = captions["image"].drop_duplicates().tolist()
         if self._features is None:
             return Features.blank(images)
-        read = [self._features.read(part) for part in self._windows[number]]
-        if [name for names, _ in read for name in names] != images:
-            raise CaptionerError(
-                "The features of training pictures are not those of the captions: make them again with "
-                "`dvc repro features`."
-            )
-        return Features.at_hand(np.concatenate([maps for _, maps in read]), images)
+        grid = np.empty((len(images), *self._features.shape), np.float16)
+        names: list[str] = []
+        for part in self._windows[number]:
+            read, maps = self._features.read(part)
+            names += read
+            if names != images[: len(names)]:
+                raise CaptionerError(
+                    "The features of training pictures are not those of the captions: make them again with "
+                    "`dvc repro features`."
+                )
+            grid[len(names) - len(read) : len(names)] = maps
+        return Features.at_hand(grid, images)
 
 
 class StreamedBatches(Batches):
     """Batches of windows of training pictures, for `captioner.training.teacher_forcing.TeacherForcing`.
 
     An item is as `captioner.training.batches.CaptionBatches` has it, which makes those of a window. Two windows are in
-    memory: that which is trained on, and the next one. All captions are read once at the beginning, since all batches
-    have one shape.
+    memory: that which is trained on, and the next one. All captions are arranged once at the beginning, since all
+    batches have one shape.
 
     Args:
         windows: the pictures.
@@ -136,7 +148,8 @@ class StreamedBatches(Batches):
         self.step_widths = functools.reduce(StepWidths.wider, self._step_widths())
         self._pool = ThreadPoolExecutor(1)
         self._lock = threading.Lock()
-        self._loaded: dict[tuple[int, int], Future[CaptionBatches]] = {}
+        self._loaded: dict[int, Future[CaptionBatches]] = {}  # by turn, which windows have one after the other
+        self._prepared = 0
 
     @property
     def batches_a_pass(self) -> int:
@@ -147,46 +160,52 @@ class StreamedBatches(Batches):
         windows = tqdm(range(len(self._windows)), "arranging", unit=" windows", disable=None, leave=False)
         for window in windows:
             captions = self._windows.captions(window)
-            blank = Features.blank(captions["image"])
-            yield from (self._batches(number, window, blank, captions).step_widths for number in range(self._orders))
+            yield self._batches(window, Features.blank(captions["image"]), captions).step_widths
 
-    def _batches(self, number: int, window: int, features: Features, captions: pd.DataFrame) -> CaptionBatches:
-        """Return the batches of a window in the order that it has in a pass."""
+    def _batches(self, window: int, features: Features, captions: pd.DataFrame) -> CaptionBatches:
+        """Return the batches of a window; its epochs are the passes."""
         sizes = (self._recipe.batch_size, self._recipe.captions_per_picture, self._recipe.maximum_words)
-        return CaptionBatches(features, captions, self._vocabulary, *sizes, (self._seed, number, window))
+        return CaptionBatches(features, captions, self._vocabulary, *sizes, (self._seed, window), self._orders)
 
-    def __getitem__(self, index: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    def item(self, index: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Return a batch, see the class."""
         done, batch = divmod(index + self.first, self.batches_a_pass)
-        number = (self.epoch * self.passes + done) % self._orders
+        number = self.epoch * self.passes + done
         counts = self._counts[self._order(number)]  # of batches, in this order
         ends = np.cumsum(counts)
         place = int(np.searchsorted(ends, batch, side="right"))
         within = int(batch - ends[place] + counts[place])
-        batches = self._at(number, place).result()
-        if within == min(SETTLED, counts[place] - 1):
-            self._prepare_next(number, place)
+        turn = number * len(self._windows) + place
+        batches = self._at(turn).result()
+        if within >= min(SETTLED, counts[place] - 1):
+            self._prepare(turn + 1)
         return batches[within]
 
     def _order(self, number: int) -> np.ndarray:
         """Return the order of the windows in a pass."""
         return np.random.default_rng((self._seed, number)).permutation(len(self._windows))
 
-    def _at(self, number: int, place: int) -> Future[CaptionBatches]:
-        """Return the window at a place of a pass, which may be being read."""
+    def _at(self, turn: int) -> Future[CaptionBatches]:
+        """Return the window whose turn it is, which may be being read."""
         with self._lock:
-            if (number, place) not in self._loaded:
-                self._loaded[number, place] = self._pool.submit(self._read, number, int(self._order(number)[place]))
-            return self._loaded[number, place]
+            if turn not in self._loaded:
+                self._loaded[turn] = self._pool.submit(self._read, turn)
+            return self._loaded[turn]
 
-    def _prepare_next(self, number: int, place: int) -> None:
-        """Read the next window, and leave the ones before."""
-        following = (number, place + 1) if place + 1 < len(self._windows) else ((number + 1) % self._orders, 0)
-        self._at(*following)
+    def _prepare(self, turn: int) -> None:
+        """Read a window before its turn, and leave those before the last one, once."""
         with self._lock:
-            self._loaded = {key: self._loaded[key] for key in ((number, place), following) if key in self._loaded}
+            if turn <= self._prepared:
+                return
+            self._prepared = turn
+            self._loaded = {key: window for key, window in self._loaded.items() if key >= turn - 1}
+        self._at(turn)
 
-    def _read(self, number: int, window: int) -> CaptionBatches:
+    def _read(self, turn: int) -> CaptionBatches:
+        number, place = divmod(turn, len(self._windows))
+        window = int(self._order(number)[place])
         captions = self._windows.captions(window)
-        batches = self._batches(number, window, self._windows.features(window, captions), captions)
+        batches = self._batches(window, self._windows.features(window, captions), captions)
+        batches.epoch = number
         batches.step_widths, batches.targets_as_input = self.step_widths, self.targets_as_input
         return batches
