@@ -94,9 +94,7 @@ def scorer_of() -> Iterator[Callable[[Mapping[str, Sequence[str]]], Scorer]]:
     program = Meteor(keep=True)
 
     def make(references: Mapping[str, Sequence[str]]) -> Scorer:
-        scorer = Scorer(references)
-        scorer._meteor = program
-        return scorer
+        return Scorer(references, meteor=program)
 
     yield make
     program.close()

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.meteor import meteor as meteor_program
@@ -20,6 +22,7 @@ from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 from captioner.common.errors import CaptionerError
 from captioner.scoring import METRICS, meteor, ngrams, tokenizer
 from captioner.scoring.java import find_java
+from captioner.scoring.ngrams import DocumentFrequencies
 from captioner.scoring.scorer import USUAL, Scorer, Scores
 
 REFERENCES = {
@@ -112,6 +115,27 @@ def test_chosen_metrics_alone_and_again(scorer: Scorer, scored: Scores, metrics:
         again = scorer.score(HYPOTHESES, metrics)
         assert again.corpus == {column: scored.corpus[column] for column in columns}
         assert again.by_image.equals(scored.by_image[columns])
+
+
+SAID = st.lists(st.sampled_from(["a", "dog", "cat", "runs"]), max_size=6).map(" ".join)
+
+
+@given(st.lists(st.tuples(st.lists(SAID, min_size=1, max_size=3), SAID), min_size=1, max_size=8), st.integers(1, 4))
+def test_parts_that_know_the_frequencies_of_all_have_the_rows_of_all(
+    told: list[tuple[list[str], str]], parts: int
+) -> None:
+    metrics = ["BLEU", "ROUGE-L", "CIDEr"]
+    references = {str(number): written for number, (written, _) in enumerate(told)}
+    captions = {str(number): spoken for number, (_, spoken) in enumerate(told)}
+    whole = Scorer(references, tokenized=True).score(captions, metrics)
+    frequencies = DocumentFrequencies.of([written for written, _ in told])
+    for part in range(min(parts, len(told))):
+        images = list(references)[part::parts]
+        scorer = Scorer({image: references[image] for image in images}, tokenized=True, frequencies=frequencies)
+        found = scorer.score({image: captions[image] for image in images}, metrics)
+        assert found.by_image.equals(whole.by_image.loc[images])
+        for metric, rows in found.statistics.rows.items():
+            assert (rows == whole.statistics.rows[metric][part::parts]).all()
 
 
 def test_perfect_captions_get_bleu_100(scorer: Scorer) -> None:

@@ -2,6 +2,8 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,8 @@ from pycocoevalcap.rouge.rouge import Rouge
 
 from captioner.scoring.statistics import mean
 
-_Counts = Mapping[tuple[str, ...], int]  # of the n-grams of one caption
+Ngram = tuple[str, ...]
+_Counts = Mapping[Ngram, int]  # of the n-grams of one caption
 Values = tuple[list[float], list[list[float]], np.ndarray]  # of each column: the corpus's, each picture's; rows [I, S]
 
 
@@ -19,31 +22,70 @@ class _Counted:
     """How often each n-gram stands in the captions of each picture, counted again in each pass over them.
 
     Kept, the counts of a large validation split would take as much memory as a model.
+
+    Args:
+        tokenized: captions of each picture.
+        pictures: how many there are in all, which is what CIDEr takes the length for.
     """
 
-    def __init__(self, tokenized: list[list[str]]):
-        self._tokenized = tokenized
+    def __init__(self, tokenized: Sequence[Sequence[str]], pictures: int):
+        self._tokenized, self._pictures = tokenized, pictures
 
     def __len__(self) -> int:
-        return len(self._tokenized)
+        return self._pictures
 
     def __iter__(self) -> Iterator[list[_Counts]]:
         return map(cider_scorer.cook_refs, self._tokenized)
 
 
-class References:
-    """The tokenized captions of some pictures, prepared for BLEU, ROUGE-L and CIDEr."""
+@dataclass(frozen=True)
+class DocumentFrequencies:
+    """How many pictures have an n-gram of one to four words in their references: what CIDEr weighs it by.
 
-    def __init__(self, tokenized: list[list[str]]):
-        self.tokenized = tokenized
-        self._counts = _Counted(tokenized)
+    Attributes:
+        pictures: how many have references.
+        counts: by n-gram. Those of one picture may be left out: CIDEr takes them for those of none. A Counter does not
+            grow when it is asked for what it lacks.
+    """
+
+    pictures: int
+    counts: Counter[Ngram]
+
+    @classmethod
+    def of(cls, tokenized: Sequence[Sequence[str]]) -> "DocumentFrequencies":
+        """Count those of tokenized references, some for each picture."""
         counting = cider_scorer.CiderScorer()
-        counting.crefs = self._counts
+        counting.crefs = _Counted(tokenized, len(tokenized))
         counting.compute_doc_freq()
-        # an n-gram of one picture counts as one of none does; and a Counter does not grow when it is asked for one
-        self._document_frequency = Counter(
-            {ngram: pictures for ngram, pictures in counting.document_frequency.items() if pictures > 1}
+        return cls(len(tokenized), Counter(counting.document_frequency))
+
+    def common(self) -> "DocumentFrequencies":
+        """Return the same without n-grams of one picture, of which there are the most."""
+        return DocumentFrequencies(
+            self.pictures, Counter({ngram: count for ngram, count in self.counts.items() if count > 1})
         )
+
+
+def ngrams_in(tokenized: Sequence[str]) -> set[Ngram]:
+    """Return the n-grams of one to four words that stand in some tokenized captions."""
+    return {ngram for caption in tokenized for ngram in cider_scorer.cook_test(caption)}
+
+
+class References:
+    """The tokenized captions of some pictures, prepared for BLEU, ROUGE-L and CIDEr.
+
+    Args:
+        tokenized: captions of each picture.
+        frequencies: those of the collection that the pictures are of; without it, they are the collection.
+    """
+
+    def __init__(self, tokenized: list[list[str]], frequencies: DocumentFrequencies | None = None):
+        self.tokenized = tokenized
+        self._given = frequencies
+
+    @cached_property
+    def _frequencies(self) -> DocumentFrequencies:
+        return self._given or DocumentFrequencies.of(self.tokenized).common()
 
     def compute(self, metric: str, hypotheses: list[str]) -> Values:
         """Compute `BLEU`, `ROUGE-L` or `CIDEr` of tokenized captions, one a picture."""
@@ -67,8 +109,8 @@ class References:
 
     def _cider(self, hypotheses: list[str]) -> Values:
         scorer = cider_scorer.CiderScorer()
-        scorer.crefs = self._counts
-        scorer.document_frequency = self._document_frequency
+        scorer.crefs = _Counted(self.tokenized, self._frequencies.pictures)
+        scorer.document_frequency = self._frequencies.counts
         scorer.ctest = [cider_scorer.cook_test(hypothesis) for hypothesis in hypotheses]
         values = scorer.compute_cider()
         return [np.mean(values)], [values], rows_of_mean(values)

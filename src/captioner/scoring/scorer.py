@@ -20,7 +20,7 @@ Sources: BLEU: Papineni et al., ACL 2002. METEOR 1.5: Denkowski and Lavie, WMT 2
 variant known as CIDEr-D): Vedantam et al., CVPR 2015. The collection: Chen et al., arXiv:1504.00325.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -30,7 +30,7 @@ import pandas as pd
 from captioner.common.errors import CaptionerError
 from captioner.scoring import METRICS, SPICE
 from captioner.scoring.meteor import Meteor
-from captioner.scoring.ngrams import References, Values, rows_of_mean
+from captioner.scoring.ngrams import DocumentFrequencies, References, Values, rows_of_mean
 from captioner.scoring.statistics import SufficientStatistics, columns
 from captioner.scoring.tokenizer import tokenize
 from captioner.text.vocabulary import SPECIAL_TOKENS
@@ -68,26 +68,43 @@ class Scorer:
     Args:
         references: by picture, the captions people wrote, one or more, as published.
         spice: what computes SPICE, if that is to be asked for: see `captioner.scoring.spice`.
+        tokenized: whether references and captions are what `captioner.scoring.tokenizer.tokenize` returns.
+        frequencies: of the larger collection that the pictures are a part of, for its CIDEr. Then the statistics of all
+            parts together have the scores of the collection.
+        meteor: METEOR's program, where several scorers share one. Whoever has made it ends it.
 
     Raises:
         CaptionerError: no picture, a picture without references, a special token in a reference, or no Java to run.
     """
 
-    def __init__(self, references: Mapping[str, Sequence[str]], spice: SpiceProgram | None = None):
+    def __init__(
+        self,
+        references: Mapping[str, Sequence[str]],
+        spice: SpiceProgram | None = None,
+        *,
+        tokenized: bool = False,
+        frequencies: DocumentFrequencies | None = None,
+        meteor: Meteor | None = None,
+    ):
         _check_references(references)
         self.images = list(references)
-        tokenized = iter(tokenize(caption for captions in references.values() for caption in captions))
-        self._references = References([[next(tokenized) for _ in captions] for captions in references.values()])
-        self._meteor = Meteor()
+        self._tokenize: Callable[[Iterable[str]], list[str]] = list if tokenized else tokenize
+        tokens = iter(self._tokenize(caption for captions in references.values() for caption in captions))
+        self._references = References(
+            [[next(tokens) for _ in captions] for captions in references.values()], frequencies
+        )
+        self._shared = meteor
+        self._meteor = meteor or Meteor()
         self._spice = spice
 
     def __enter__(self) -> "Scorer":
-        self._meteor = Meteor(keep=True)
+        self._meteor = self._shared or Meteor(keep=True)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._meteor.close()
-        self._meteor = Meteor()
+        if self._shared is None:
+            self._meteor.close()
+            self._meteor = Meteor()
 
     def prepare(self, metrics: Collection[str] = USUAL) -> None:
         """Start what the metrics will need, in a `with` block: METEOR's program loads while other work is done.
@@ -180,7 +197,7 @@ class Scorer:
 
     def _tokenized(self, hypotheses: Mapping[str, str]) -> list[str]:
         _check_hypotheses(hypotheses, self.images)
-        return tokenize(hypotheses[image] for image in self.images)
+        return self._tokenize(hypotheses[image] for image in self.images)
 
     def _left_out(self, hypotheses: list[list[str]], metrics: Collection[str]) -> SufficientStatistics:
         """Score, for each picture and each of its references, a caption against those that are no copies of it."""

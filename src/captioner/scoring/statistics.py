@@ -10,6 +10,7 @@ Legend: `I` pictures · `R` resamples · `S` numbers in a row.
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pandas as pd
@@ -117,18 +118,22 @@ class SufficientStatistics:
         return found
 
     def write(self, path: Path) -> None:
-        """Write one Parquet table: a row a picture, columns named `METEOR/chunks` and the like."""
+        """Write a file of what `encoded` returns."""
+        with replacing(path) as beside:
+            beside.write_bytes(self.encoded())
+
+    def encoded(self) -> bytes:
+        """Return one Parquet table: a row a picture, columns named `METEOR/chunks` and the like."""
         table = {
             f"{name}/{column}": rows[:, number]
             for name, rows in self.rows.items()
             for number, column in enumerate(columns(name))
         }
-        with replacing(path) as beside:
-            pd.DataFrame(table, index=pd.Index(self.images, name="image")).to_parquet(beside)
+        return pd.DataFrame(table, index=pd.Index(self.images, name="image")).to_parquet()
 
     @classmethod
-    def read(cls, path: Path) -> "SufficientStatistics":
-        """Read what `write` wrote.
+    def read(cls, path: Path | IO[bytes]) -> "SufficientStatistics":
+        """Read what `write` wrote, from a file or what is like one.
 
         Raises:
             CaptionerError: there is no such table, or it is damaged.

@@ -19,6 +19,8 @@ def tokenize(captions: Iterable[str]) -> list[str]:
     """Tokens of each caption in PTB's way, punctuation removed, with one space between them; no tokens give ''."""
     # the tokenizer takes every kind of line break as the end of a caption
     folded = [" ".join(caption.split()) for caption in captions]
+    if not folded:
+        return []
     jar = Path(ptbtokenizer.__file__).with_name(ptbtokenizer.STANFORD_CORENLP_3_4_1_JAR)
     command = [find_java(), *_TOKENIZER_OPTIONS, "-cp", str(jar), "edu.stanford.nlp.process.PTBTokenizer"]
     try:
