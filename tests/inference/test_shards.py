@@ -120,7 +120,7 @@ class TestHere:
         self, saved: Path, crawl: list[Shard], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         run(saved, crawl, tmp_path / "whole")
-        write = Captions._write
+        write = Captions.write_file
 
         def killed(self: Captions, name: str, content: bytes) -> None:
             if name == "00002_stats.json":
@@ -128,7 +128,7 @@ class TestHere:
             write(self, name, content)
 
         with monkeypatch.context() as patch:
-            patch.setattr(Captions, "_write", killed)
+            patch.setattr(Captions, "write_file", killed)
             with pytest.raises(KeyboardInterrupt):
                 run(saved, crawl, tmp_path / "said")
         made = run(saved, crawl, tmp_path / "said")

@@ -1,8 +1,8 @@
 """Captions of large data sets: a file of captions for each shard, on one machine or many.
 
-A folder of captions has `index.json`, which says what they were made with, and for each shard `NAME.jsonl` or
-`NAME.parquet`, a row a picture in the shard's order, and `NAME_stats.json`, which is written last: a shard that has it
-is done. A row has `key`, and `caption` and `log_probability` (nats), or `error` where the picture cannot be read.
+A folder of captions has for each shard `NAME.jsonl` or `NAME.parquet`, a row a picture in the shard's order; see
+`captioner.inference.shard_files`. A row has `key`, and `caption` and `log_probability` (nats), or `error` where the
+picture cannot be read.
 """
 
 import io
@@ -16,20 +16,19 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
-from captioner.common import cluster, files, threads
-from captioner.common.errors import CaptionerError
+from captioner.common import cluster, files
+from captioner.common.errors import CaptionerError, reason
 from captioner.common.startup import backend, fast_start
 from captioner.data import shards
 from captioner.data.images import UnreadableImage
-from captioner.data.shards import Shard, reaching
+from captioner.data.shards import Shard
+from captioner.inference.shard_files import ShardFiles
 from captioner.model.description import Description
 
-INDEX, STATS = "index.json", "_stats.json"
 FORM_VERSION = 1
 Form = Literal["jsonl", "parquet"]
-STATS_AT_A_TIME = 32  # files that are read at once
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,20 @@ class Done:
     problem: str = ""
 
 
-class Captions:
+@dataclass(frozen=True)
+class Row:
+    """A picture's row in a file of captions.
+
+    Attributes:
+        key: its name in the shard.
+        caption: nothing where it cannot be read.
+    """
+
+    key: str
+    caption: str | None = None
+
+
+class Captions(ShardFiles[Done]):
     """A folder of captions, local or wherever fsspec writes.
 
     Args:
@@ -76,92 +88,47 @@ class Captions:
     """
 
     def __init__(self, url: str, form: Form):
-        self.url, self._form = url.rstrip("/"), form
-        self._files, self._path = shards.filesystem(self.url)
-        self._local = "file" in (self._files.protocol, *self._files.protocol)
+        self.form = form
+        super().__init__(url, [f".{form}"], Done, "captions")
 
-    @property
-    def address(self) -> str:
-        """The folder as every machine finds it, whatever directory it works in."""
-        return str(self._files.unstrip_protocol(self._path))
-
-    def begin(self, made_with: dict[str, Any], given: Sequence[Shard]) -> None:
-        """Note what the captions of some shards are made with.
+    @classmethod
+    def find(cls, url: str) -> tuple["Captions", dict[str, Any]]:
+        """Return the captions that are in a folder, and what they were made with.
 
         Raises:
-            CaptionerError: captions that were made with something else are there, or files of others that have the
-                names which captions get.
+            CaptionerError: there are none, or it cannot be reached.
         """
-        there = self._sizes()
-        taken = [name for shard in given for name in (self._name(shard), self._stats(shard)) if name in there]
-        if taken and INDEX not in there:
-            raise CaptionerError(
-                f"{self.url} has {taken[0]}, which is not of this command and would be replaced: give another folder"
-            )
-        if INDEX in there:
-            with reaching(self.url):
-                before = _parsed(self._files.cat_file(f"{self._path}/{INDEX}"))
-            if before == made_with:
-                return
-            differing = [name for name, value in made_with.items() if before.get(name) != value]
-            if any(name.endswith(STATS) for name in there):
-                raise CaptionerError(
-                    f"{self.url} has captions that were made with another {', '.join(differing)}: give another "
-                    "folder, or remove it"
-                )
-        with reaching(self.url):
-            self._write(INDEX, (files.json_of(made_with, indent=2) + "\n").encode())
+        made_with = cls(url, "jsonl").index()
+        if made_with is None or made_with.get("format") not in _ENCODED:
+            raise CaptionerError(f"{url} has no captions of shards: give the --output of `captioner caption --shards`")
+        return cls(url, made_with["format"]), made_with
 
     def done(self, given: Sequence[Shard]) -> dict[str, Done]:
         """Return what became of the shards whose captions are there and whole, by name."""
-        there = self._sizes()
-        noted = [shard for shard in given if self._stats(shard) in there]
+        return self.whole(given, lambda done, shard: done.shard_bytes == shard.size)
 
-        def read(shard: Shard) -> Done | None:
-            with reaching(self.url):
-                stats = self._files.cat_file(f"{self._path}/{self._stats(shard)}")
-            try:
-                found = _DONE.validate_json(stats, strict=True)
-            except ValidationError:
-                return None
-            return found if (found.bytes, found.shard_bytes) == (there.get(self._name(shard)), shard.size) else None
-
-        stats = threads.prefetch(read, noted, 4 * STATS_AT_A_TIME, STATS_AT_A_TIME)
-        return {shard.name: done for shard, done in zip(noted, stats, strict=True) if done}
-
-    def _sizes(self) -> dict[str, int]:
-        """Return the size of each file that is there, by its name."""
-        with reaching(self.url):
-            try:
-                found = shards.sizes(self._files, self._path)
-            except FileNotFoundError:
-                return {}
-        return {path.rpartition("/")[2]: size for path, size in found.items()}
-
-    def write(self, shard: Shard, rows: Sequence[dict[str, Any]], seconds: float) -> Done:
+    def put(self, shard: Shard, rows: Sequence[dict[str, Any]], seconds: float) -> Done:
         """Write the captions of a shard."""
-        content = _ENCODED[self._form](rows)
+        content = _ENCODED[self.form](rows)
         unreadable = sum("error" in row for row in rows)
         done = Done(shard.name, shard.size, len(rows), unreadable, len(content), round(seconds, 3))
-        with reaching(self.url):
-            self._write(self._name(shard), content)
-            self._write(self._stats(shard), (files.json_of(asdict(done)) + "\n").encode())
+        self.write(shard, [content], done)
         return done
 
-    def _name(self, shard: Shard) -> str:
-        return f"{shard.name}.{self._form}"
+    def rows(self, shard: Shard) -> list[Row]:
+        """Return the captions of a shard.
 
-    @staticmethod
-    def _stats(shard: Shard) -> str:
-        return f"{shard.name}{STATS}"
-
-    def _write(self, name: str, content: bytes) -> None:
-        """Write a file that is whole or absent; those of S3 and its like are so by themselves."""
-        if self._local:
-            with files.replacing(Path(self._path, name)) as beside:
-                beside.write_bytes(content)
-        else:
-            self._files.pipe_file(f"{self._path}/{name}", content)
+        Raises:
+            CaptionerError: they cannot be read.
+        """
+        content = self.read(shard, f".{self.form}")
+        try:
+            return _ROWS.validate_python(_DECODED[self.form](content))
+        except (ValueError, RecursionError) as error:
+            raise CaptionerError(
+                f"the captions of {shard.name} in {self.url} are damaged ({reason(error)}): remove them, and call "
+                "`captioner caption --shards` again"
+            ) from None
 
 
 def caption(
@@ -236,7 +203,7 @@ class ShardCaptioner:
             rows = list(self._rows(shard))
         except CaptionerError as error:
             return Done(shard.name, shard.size, problem=str(error))
-        return self._captions.write(shard, rows, time.perf_counter() - began)
+        return self._captions.put(shard, rows, time.perf_counter() - began)
 
     def _rows(self, shard: Shard) -> Iterator[dict[str, Any]]:
         keys: list[str] = []
@@ -277,15 +244,6 @@ def _unpacked(model: str, packed: bytes | None) -> Iterator[str]:
         yield directory
 
 
-def _parsed(content: bytes) -> dict[str, Any]:
-    """Return the object that JSON has, an empty one if it has none."""
-    try:
-        found = json.loads(content)
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 def _jsonl(rows: Sequence[dict[str, Any]]) -> bytes:
     return "".join(files.json_of(row) + "\n" for row in rows).encode()
 
@@ -302,5 +260,17 @@ def _parquet(rows: Sequence[dict[str, Any]]) -> bytes:
     return sink.getvalue()
 
 
-_DONE = TypeAdapter(Done)
+def _of_jsonl(content: bytes) -> list[Any]:
+    return [json.loads(line) for line in content.splitlines()]
+
+
+def _of_parquet(content: bytes) -> list[Any]:
+    import pyarrow.parquet as pq
+
+    rows: list[Any] = pq.read_table(io.BytesIO(content)).to_pylist()
+    return rows
+
+
+_ROWS = TypeAdapter(list[Row])
 _ENCODED = {"jsonl": _jsonl, "parquet": _parquet}
+_DECODED = {"jsonl": _of_jsonl, "parquet": _of_parquet}
