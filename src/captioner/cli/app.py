@@ -184,6 +184,60 @@ def caption(
         raise typer.Exit(1)
 
 
+@app.command(no_args_is_help=True)
+def score(
+    places: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SHARDS",
+            help="With --shards: tar archives, their folders or patterns, also on S3.",
+            show_default=False,
+        ),
+    ],
+    shards: Annotated[
+        bool, typer.Option("--shards", help="Score the captions of shards, against those that stand in the shards.")
+    ] = False,
+    captions: Annotated[
+        str | None,
+        typer.Option(metavar="FOLDER", help="Of --shards: what was the --output of captioner caption --shards."),
+    ] = None,
+    metrics: Annotated[
+        str, typer.Option(metavar="NAME,NAME", help="Of BLEU, METEOR, ROUGE-L and CIDEr.")
+    ] = "BLEU,METEOR,ROUGE-L,CIDEr",
+    output: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Of --shards: where the statistics of each picture are written, also on S3. Without it: scores in the "
+            "folder of captions.",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """Score captions: BLEU, METEOR, ROUGE-L and CIDEr of all together, as evaluate computes them.
+
+    \b
+    captioner score --shards crawl/ --captions said/                     see docs/scale.md
+    captioner score --shards crawl/ --captions said/ --metrics BLEU,CIDEr
+
+    Pictures that cannot be read, or have no caption in their shard, are left out and counted. The work is done on the
+    Ray cluster that RAY_ADDRESS names, if it is set. What is there already is left as it is, so that an interrupted
+    command goes on when it is called again.
+
+    Exit code: 0 with the scores, 1 on an error, 2 for wrong usage.
+    """  # noqa: D301
+    if not shards or captions is None:
+        raise typer.BadParameter(f"received no {'--captions' if shards else '--shards'}; give both")
+    with _in_one_line("score"):
+        from captioner.cli.shards import score_shards
+        from captioner.scoring.scorer import USUAL
+
+        chosen = _names_among("--metrics", metrics, USUAL)
+        if not chosen:
+            raise CaptionerError(f"--metrics is {quoted(metrics)}: give one or more of {', '.join(USUAL)}.")
+        score_shards(places, captions, output or f"{captions.rstrip('/')}/scores", chosen, as_json)
+
+
 @app.command()
 def info(
     model: Model = None,
