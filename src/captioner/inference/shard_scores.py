@@ -21,7 +21,7 @@ import weakref
 from binascii import crc32
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise, zip_longest
 from typing import Any
 
@@ -43,7 +43,7 @@ from captioner.scoring.tokenizer import tokenize
 
 FORM_VERSION = 1
 BUCKETS = 64  # of the n-grams of a shard, by their checksum
-AT_ONCE = 4_000_000  # n-grams that are added up in one process, unless a bucket has more
+AT_ONCE = 2_000_000  # n-grams that are added up in one process, unless a bucket has more: 0.3 GB
 TEXTS, TABLE, NGRAMS = "texts", ".parquet", ".ngrams"
 
 
@@ -101,9 +101,9 @@ class _Scored:
     shard: str
     made_of: str
     collection: str
-    sums: dict[str, list[float]] = field(default_factory=dict)
-    bytes: int = 0
-    seconds: float = 0.0
+    sums: dict[str, list[float]]
+    bytes: int
+    seconds: float
 
 
 def score(given: Sequence[Shard], captions: str, output: str, metrics: Collection[str] = USUAL) -> ShardScores:
