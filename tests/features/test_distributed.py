@@ -110,7 +110,7 @@ def test_other_rounding_is_said(
     extractor: Extractor, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noises = iter(range(9))
-    monkeypatch.setattr(distributed, "_noise", lambda _: np.array([next(noises)]))
+    monkeypatch.setattr(distributed, "noise", lambda _: np.array([next(noises)]))
     distributed.extract(extractor, data, NAMES, tmp_path / "features")
     assert "3 of 3 parts were computed on processors that round otherwise than this one" in capsys.readouterr().err
 
