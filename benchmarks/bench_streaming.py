@@ -149,14 +149,16 @@ def training(directory: Path) -> None:
     from captioner.features.store import Features
     from captioner.training import fit
     from captioner.training.history import LIKELIHOOD
-    from captioner.training.streamed import batches_of
+    from captioner.training.streamed import training_batches
 
     settings = params.load(CHECKOUT / "params.yaml")
     recipe = settings.train.flickr8k.model_copy(update={"epochs": 1})
-    vocabulary, names = synthetic.vocabulary(), store.read_captions(directory, "validation")["image"].unique()
+    vocabulary, captions = synthetic.vocabulary(), store.read_captions(directory, "validation")
+    names = captions["image"].unique()
     files = FeatureShards(directory / "train", *SHAPE)
     maps = Features.at_hand(np.zeros((len(names), *SHAPE), np.float16), names, training=files)
-    batches, validation, _ = batches_of(directory, maps, vocabulary, recipe, 1)
+    batches = training_batches(directory, maps, vocabulary, recipe, 1)
+    validation = fit.batches(maps, captions, "validation", vocabulary, recipe)
     synthetic.shorten(batches, STEPS)
     decoder = fit.build(settings.model, recipe, settings.attention, len(vocabulary), maps.channels, maps.positions)
     fit.train(decoder, batches, validation, recipe, [], LIKELIHOOD)

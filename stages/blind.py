@@ -19,7 +19,7 @@ from captioner.training import fit
 from captioner.training.checkpoints import Checkpoints
 from captioner.training.history import HISTORY, LIKELIHOOD
 from captioner.training.likelihood import nll_of_decoder
-from captioner.training.streamed import batches_of
+from captioner.training.streamed import training_batches
 
 
 def blind(params: Params) -> None:
@@ -30,10 +30,10 @@ def blind(params: Params) -> None:
         update={"epochs": own.blind_epochs, "learning_rate": own.blind_learning_rate, "attention_penalty": 0.0}
     )
     vocabulary = Vocabulary.load(VOCABULARY)
-    captions = store.read_captions(DATA, "test")
+    captions = store.read_captions(DATA, "validation", "test")
     blank = Features.blank(captions["image"])
-    training_batches, validation, _ = batches_of(DATA, None, vocabulary, recipe, params.seed)
-    test = fit.batches(blank, captions, "test", vocabulary, recipe)
+    training = training_batches(DATA, None, vocabulary, recipe, params.seed)
+    validation, test = (fit.batches(blank, captions, split, vocabulary, recipe) for split in ("validation", "test"))
     sizes = ModelParams(
         embedding_size=params.model.embedding_size,
         state_size=params.model.state_size,
@@ -48,7 +48,7 @@ def blind(params: Params) -> None:
         checkpoints.follow(results)
         history = keras.callbacks.CSVLogger(results / HISTORY, append=True)
         section = section_of(params.dataset)
-        fit.train(decoder, training_batches, validation, recipe, [history], LIKELIHOOD, section, checkpoints)
+        fit.train(decoder, training, validation, recipe, [history], LIKELIHOOD, section, checkpoints)
         nll_of_decoder(decoder, test, "nll-picture-blind").write(results / STATISTICS)
 
 

@@ -74,7 +74,7 @@ def recorded(
 
 def watching(
     results: Path,
-    tracked: runs.Run,
+    tracked: runs.Run | None,
     decoder: Decoder,
     vocabulary: Vocabulary,
     maximum_words: int,
@@ -86,7 +86,7 @@ def watching(
 
     Args:
         results: the directory that the history goes to.
-        tracked: the MLflow run.
+        tracked: the MLflow run; none where another process logs the epochs.
         decoder: what is trained.
         vocabulary: its words.
         maximum_words: the longest caption.
@@ -114,7 +114,7 @@ def watching(
         callbacks.Throughput(training.passes * training.captions),
         callbacks.GeneratedValidation(greedy, seen.grid, rows, names, vocabulary, judge),
         keras.callbacks.CSVLogger(results / HISTORY, append=True),
-        keras.callbacks.LambdaCallback(on_epoch_end=tracked.log_epoch),
+        *([keras.callbacks.LambdaCallback(on_epoch_end=tracked.log_epoch)] if tracked else []),
         tensorboard.TensorBoardLogger(*summaries),
     ], callbacks.chosen_by(len(names))
 

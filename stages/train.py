@@ -3,44 +3,40 @@
 from stage import run
 
 from captioner.common.startup import fast_start
-from captioner.common.workspace import DATA, FEATURES, TRAINED, TRAINED_MODEL, VOCABULARY
+from captioner.common.workspace import TRAINED, TRAINED_MODEL
 
 with fast_start():
-    from captioner.common.keras import keras
+    from captioner.common import keras  # noqa: F401 - quietly, before what needs it
 
 import learning
+import processes
 
-from captioner.features.store import Features
 from captioner.model.saved_model import SavedModel
-from captioner.params import Params, section_of
-from captioner.text.vocabulary import Vocabulary
-from captioner.training import fit
-from captioner.training.streamed import batches_of
+from captioner.params import Params
 
 
 def train(params: Params) -> None:
     """Write `models/train/` and `results/train/`."""
     params = params.frozen()  # whether the encoder learns afterwards changes nothing here
-    keras.utils.set_random_seed(params.seed)
-    recipe = params.recipe
-    features, vocabulary = Features.open(FEATURES), Vocabulary.load(VOCABULARY)
-    training, validation, captions = batches_of(DATA, features, vocabulary, recipe, params.seed)
-    decoder, about_vectors = learning.untrained(params, recipe, vocabulary, features.channels, features.positions)
-    tags = {"encoder_sha256": features.weights_sha256}
+    together = params.recipe.workers > 1
+    processes.check(params)
+    source = processes.Source.open()
+    training = None if together else source.training(params)
+    decoder, about_vectors = source.untrained(params)
+    tags = {"encoder_sha256": source.features.weights_sha256}
     with learning.recorded(params, TRAINED, tags, about_vectors) as (results, tracked, checkpoints):
-        watching, monitor = learning.watching(
-            results, tracked, decoder, vocabulary, recipe.maximum_words, training, captions, features
-        )
-        section = section_of(params.dataset)
-        kept = fit.train(decoder, training, validation, recipe, watching, monitor, section, checkpoints)
+        if training is None:
+            kept = processes.learn_together(params, decoder, results, checkpoints, tracked)
+        else:
+            kept = processes.learn(params, source, decoder, training, results, checkpoints, tracked)
         model = SavedModel(
             decoder,
-            vocabulary,
-            features.made_by,
-            recipe.maximum_words,
+            source.vocabulary,
+            source.features.made_by,
+            params.recipe.maximum_words,
             learning.made_with(params),
             about_vectors,
-            features.network,
+            source.features.network,
         )
         learning.leave(model, kept, results, TRAINED_MODEL, tracked)
 

@@ -182,6 +182,16 @@ class Recipe(Section):
     feature_dropout: Share
     word_dropout: Share
     output_dropout: Share
+    workers: Annotated[int, Field(ge=1, le=1024)] = 1
+
+    @model_validator(mode="after")
+    def _a_picture_for_each_worker(self) -> "Recipe":
+        if self.workers > self.batch_size:
+            raise ValueError(
+                f"workers is {self.workers:,} and batch_size {self.batch_size:,}, of which each of them needs a "
+                "picture: lower workers, or raise batch_size"
+            )
+        return self
 
     @model_validator(mode="after")
     def _batches_that_memory_holds(self) -> "Recipe":

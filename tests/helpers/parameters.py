@@ -26,6 +26,7 @@ _RECIPE: dict[str, Any] = {
     "feature_dropout": 0.0,
     "word_dropout": 0.0,
     "output_dropout": 0.0,
+    "workers": 1,
 }
 _FINE_TUNING: dict[str, Any] = {
     "layers": "last_blocks",

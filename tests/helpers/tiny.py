@@ -116,6 +116,7 @@ def batches(
     seed: int | None = 1,
     by_image: dict[str, list[str]] = CAPTIONS,
     known: Vocabulary | None = None,
+    share: tuple[int, int] = (0, 1),
 ) -> CaptionBatches:
     return CaptionBatches(
         features(),
@@ -125,6 +126,7 @@ def batches(
         used.captions_per_picture,
         used.maximum_words,
         seed,
+        share=share,
     )
 
 

@@ -92,3 +92,15 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
     inputs = keras.Input((3,))
     keras.Model(inputs, Dropout(0.3)(inputs)).save(tmp_path / "model.keras")
     assert keras.saving.load_model(tmp_path / "model.keras").layers[-1].rate == 0.3
+
+
+def test_each_stream_of_a_seed_drops_others() -> None:
+    layers = [Dropout(0.5) for _ in range(5)]
+    for stream, layer in zip((0, 1, 2, 3, 1), layers, strict=True):
+        layer.seed_generator.state.assign([3, 5])
+        layer.stream = stream
+    found = np.concatenate([dropped(layer, 1) for layer in layers]) - 0.5
+    np.testing.assert_array_equal(found[1], found[4])
+    for one in range(4):
+        for other in range(one):
+            assert np.abs((found[one] * found[other]).mean()) < 5 * 0.25 / np.sqrt(VALUES)

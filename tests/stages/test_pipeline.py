@@ -94,9 +94,9 @@ def test_of_a_recipe_each_stage_names_the_keys_that_concern_it() -> None:
         return {name.rpartition(".")[2] for name in names if name.startswith("train.${dataset}.")}
 
     blind, every = {"blind_epochs", "blind_learning_rate"}, {*Recipe.model_fields}
-    trained = {"epochs", "learning_rate", "attention_penalty"}
+    trained = {"epochs", "learning_rate", "attention_penalty", "workers"}
     assert listed("blind") == every - trained and listed("train") == every - blind
-    assert listed("fine_tune") == every - blind - {"epochs"}
+    assert listed("fine_tune") == every - blind - {"epochs", "workers"}
     assert listed("baselines") == {"maximum_words"}
 
 

@@ -70,6 +70,7 @@ BY_PARAMETER: dict[str, tuple[Any, list[str]]] = {
     "train.scenes.blind_epochs": (9, ["blind"]),
     "train.scenes.blind_learning_rate": (0.5, ["blind"]),
     "train.scenes.patience": (9, ["blind", "train", "fine_tune"]),
+    "train.scenes.workers": (2, ["train"]),
     "train.scenes.maximum_words": (9, ["blind", "baselines", "train", "fine_tune"]),
     "train.flickr8k.epochs": (9, []),
     "train.folder.maximum_words": (9, []),

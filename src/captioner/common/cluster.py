@@ -8,12 +8,15 @@ import importlib.util
 import logging
 import os
 import re
+import signal
 import socket
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from captioner.common.errors import CaptionerError, reason
+from captioner.common.interruption import Interrupted, handlers_kept
 from captioner.common.startup import backend
 
 ADDRESS = "RAY_ADDRESS"
@@ -52,19 +55,64 @@ def each(worker: Callable[..., Callable[[Part], Made]], given: tuple, parts: Seq
         return
     if not parts:
         return
+    yield from _on_ray(worker, given, parts)
+
+
+@contextmanager
+def connected(environment: Mapping[str, str] | None = None) -> Iterator[Any]:
+    """Be connected with the cluster, and yield the module `ray`; what was begun there ends with the block.
+
+    Args:
+        environment: variables of all processes that work there.
+
+    Raises:
+        CaptionerError: Ray is not installed, there is no cluster, a machine lacks a package, or workers have died.
+    """
     if importlib.util.find_spec("ray") is None:
         raise CaptionerError(
             f"{ADDRESS} is set and Ray is not installed: pip install -e '.[ray]' in the checkout, or unset it"
         )
-    yield from _on_ray(worker, given, parts)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what matters is raised as well
+    _connect({"env_vars": dict(environment)} if environment else None)
+    import ray
+
+    try:
+        yield ray
+    except ray.exceptions.RayError as error:
+        if lacking := re.search(r"No module named '[\w.]+'", str(error)):
+            raise CaptionerError(
+                f"a machine of the cluster lacks a package ({lacking.group()}): install the same on all of them"
+            ) from None
+        if isinstance(error, ray.exceptions.RayTaskError):  # a fault of the program's
+            raise
+        raise died(TRIES, error) from None
+    except KeyboardInterrupt as interrupt:
+        if isinstance(interrupt, Interrupted):
+            raise
+        raise Interrupted(signal.SIGINT) from None  # which Ray has put in its place
+    finally:
+        ray.shutdown()
+
+
+def died(times: int, error: Exception) -> CaptionerError:
+    """Return what to say where workers have died too often."""
+    return CaptionerError(
+        f"workers of the cluster died {times} times at the same work ({reason(error)}): do they have the memory that "
+        "they need?"
+    )
+
+
+def worker_environment() -> dict[str, str]:
+    """Return variables for a process that computes with Keras on one core, like this one; Ray sets OMP_NUM_THREADS."""
+    return {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "KERAS_BACKEND": backend()}
 
 
 class _Actor:
     """A worker in a process of the cluster, made when it is needed first, so that its errors come back as values."""
 
-    def __init__(self, worker: Callable[..., Callable], given: list, parts: list, keras: str):
-        # before Keras and TensorFlow are imported; OMP_NUM_THREADS is set by Ray
-        os.environ |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "KERAS_BACKEND": keras}
+    def __init__(self, worker: Callable[..., Callable], given: list, parts: list, environment: dict[str, str]):
+        os.environ |= environment  # before Keras and TensorFlow are imported
         self._worker, self._given, self._parts = worker, given, parts
         self._work: Callable | None = None
 
@@ -84,15 +132,11 @@ class _Actor:
 
 
 def _on_ray(worker: Callable[..., Callable[[Part], Made]], given: tuple, parts: Sequence[Part]) -> Iterator[Made]:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what matters is raised as well
-    _connect()
-    import ray
-    import ray.data
+    with connected() as ray:
+        from ray import data
 
-    try:
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it logs as an error is raised as well
-        context = ray.data.DataContext.get_current()
+        context = data.DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         cores = int(ray.cluster_resources().get("CPU", 1))
@@ -100,15 +144,16 @@ def _on_ray(worker: Callable[..., Callable[[Part], Made]], given: tuple, parts: 
             # Ray has no other way yet to say how often a part is tried
             warnings.filterwarnings("ignore", message="`ray_remote_args_fn` is deprecated")
             # not `range`, whose tasks would wait for a core that a single worker has already
-            numbers = ray.data.from_items(
-                [{"id": number} for number in range(len(parts))], override_num_blocks=len(parts)
-            )
+            numbers = data.from_items([{"id": number} for number in range(len(parts))], override_num_blocks=len(parts))
             made = numbers.map_batches(
                 _Actor,
                 batch_size=1,
                 num_cpus=1,
-                fn_constructor_args=(worker, [ray.put(one) for one in given], [ray.put(parts)], backend()),
-                compute=ray.data.ActorPoolStrategy(
+                fn_constructor_args=(
+                    *(worker, [ray.put(one) for one in given], [ray.put(parts)]),
+                    worker_environment(),
+                ),
+                compute=data.ActorPoolStrategy(
                     min_size=1, max_size=max(1, min(cores, len(parts))), max_tasks_in_flight_per_actor=2
                 ),
                 ray_remote_args_fn=lambda: {"max_restarts": -1, "max_task_retries": TRIES - 1},
@@ -117,23 +162,9 @@ def _on_ray(worker: Callable[..., Callable[[Part], Made]], given: tuple, parts: 
             if isinstance(row["made"], CaptionerError):
                 raise row["made"]
             yield row["made"]
-    except ray.exceptions.RayError as error:
-        said = str(error)
-        if lacking := re.search(r"No module named '[\w.]+'", said):
-            raise CaptionerError(
-                f"a machine of the cluster lacks a package ({lacking.group()}): install the same on all of them"
-            ) from None
-        if isinstance(error, ray.exceptions.RayTaskError):  # a fault of the program's
-            raise
-        raise CaptionerError(
-            f"workers of the cluster died {TRIES} times at the same work ({reason(error)}): do they have the memory "
-            "that they need?"
-        ) from None
-    finally:
-        ray.shutdown()
 
 
-def _connect() -> None:
+def _connect(environment: dict[str, Any] | None) -> None:
     address = os.environ[ADDRESS]
     host, _, port = address.rpartition(":")
     try:
@@ -142,7 +173,8 @@ def _connect() -> None:
         import ray
 
         local = {"object_store_memory": STORE} if address == "local" else {}
-        ray.init(logging_level="error", log_to_driver=False, **local)
+        with handlers_kept():  # of which Ray takes one for itself
+            ray.init(logging_level="error", log_to_driver=False, runtime_env=environment, **local)
     except (OSError, ValueError, RuntimeError) as error:
         raise CaptionerError(
             f"there is no cluster at {ADDRESS}={address} ({reason(error)}): give the address of its head, or unset it"

@@ -24,13 +24,17 @@ class Dropout(keras.layers.Layer):
 
     Args:
         rate: share of the values that are dropped, at least 0, less than 1.
+
+    Attributes:
+        stream: which of many independent choices a seed gives. Processes that share a batch have their numbers here, so
+            that they drop other values though their seeds are equal.
     """
 
     def __init__(self, rate: float, **kwargs: Any):
         super().__init__(**kwargs)
         if not 0 <= rate < 1:
             raise ValueError(f"received the rate {rate}; a dropout takes a rate of at least 0 and less than 1")
-        self.rate = rate
+        self.rate, self.stream = rate, 0
         if rate:
             self.seed_generator = keras.random.SeedGenerator()
         self.built = True
@@ -41,7 +45,7 @@ class Dropout(keras.layers.Layer):
             return inputs
         shape = ops.shape(inputs)
         numbers = ops.reshape(ops.arange(math.prod(shape), dtype="int32"), shape)
-        kept = random_bits(numbers, self.seed_generator.next()) >= _constant(round(self.rate * 2**32))
+        kept = random_bits(numbers, self.seed_generator.next(), self.stream) >= _constant(round(self.rate * 2**32))
         return ops.where(kept, inputs / (1 - self.rate), ops.zeros_like(inputs))
 
     def get_config(self) -> dict:
@@ -49,10 +53,15 @@ class Dropout(keras.layers.Layer):
         return {**super().get_config(), "rate": self.rate}
 
 
-def random_bits(numbers: Tensor, seed: Tensor) -> Tensor:
-    """Return a number of 32 random bits, uint32, for each of `numbers`, from a seed of two integers."""
+def random_bits(numbers: Tensor, seed: Tensor, stream: int = 0) -> Tensor:
+    """Return a number of 32 random bits, uint32, for each of `numbers`, from a seed of two integers.
+
+    Each stream has others, of the same seed.
+    """
     first, second = (ops.cast(seed[place], "uint32") for place in (0, 1))
     key = _mixed(first + _constant(_GOLDEN) * second)
+    if stream:
+        key = _mixed(key + _constant(stream))
     # mixed twice, or else two keys would give one sequence, begun at two places
     once = _mixed(ops.cast(numbers, "uint32") * _constant(_GOLDEN) + key)
     # what no number gives, or else that number would always have the same bits: only the largest of 32 bits does

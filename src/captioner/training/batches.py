@@ -107,6 +107,8 @@ class CaptionBatches(Batches):
         seed: of the order, which is another one each epoch; none keeps the order.
         epochs: how many have an order of their own; the next one has that of the first again.
         passes: how often each caption stands in an epoch, with a seed each time in another order.
+        share: which process of how many these are for, counted from 0: an item then has every so manieth picture of a
+            batch, and `G` is the most that one of them gets. The last batch may have none for some.
 
     Attributes:
         images: the picture of each example, an example being up to `N` captions of one picture.
@@ -127,12 +129,13 @@ class CaptionBatches(Batches):
         seed: int | Sequence[int] | None = None,
         epochs: int = 1,
         passes: int = 1,
+        share: tuple[int, int] = (0, 1),
     ):
         super().__init__()
         if captions.empty:
             raise CaptionerError("There are no captions to train or validate on: give some to each split.")
         self.grid = features.grid
-        self.batch_size = batch_size
+        self.batch_size, self.share = batch_size, share
         targets = vocabulary.encode_batch(captions["caption"].tolist(), maximum_words)
         self.targets = targets.astype(np.min_scalar_type(len(vocabulary)))
         self.lengths = (self.targets != PAD).sum(axis=1)
@@ -155,6 +158,8 @@ class CaptionBatches(Batches):
             traits = np.concatenate([prefixes[:, :shared_steps], going_on[:, shared_steps:]], axis=1)
             generator = np.random.default_rng(seed)
             self.orders = [balanced_order(traits, batch_size, generator) for _ in range(epochs * passes)]
+            if share[1] > 1:
+                self.orders = [balanced_shares(order, traits, batch_size, share[1]) for order in self.orders]
             if features.views:
                 shown = self._views(features, captions["caption"].map(vocabulary.split).tolist())
                 self.views = [self._drawn(shown, generator) for _ in self.orders]
@@ -185,9 +190,13 @@ class CaptionBatches(Batches):
         return np.add.reduceat(going_on, starts, dtype=int), np.add.reduceat(prefixes, starts, dtype=int)
 
     def _most(self, rows: np.ndarray) -> tuple[int, ...]:
-        """Return the most rows of a batch at each step, of those of the examples, `[_, T]`."""
-        starts = np.arange(0, len(self.examples), self.batch_size)
-        most = np.max([np.add.reduceat(rows[order], starts).max(axis=0) for order in self.orders], axis=0)  # [T]
+        """Return the most rows of a share of a batch at each step, of those of the examples, `[_, T]`."""
+        places = np.arange(len(self.examples))
+        processes = self.share[1]
+        owners = places // self.batch_size * processes + places % self.batch_size % processes
+        by_owner = np.argsort(owners, kind="stable")
+        starts = np.unique(owners[by_owner], return_index=True)[1]
+        most = np.max([np.add.reduceat(rows[order[by_owner]], starts).max(axis=0) for order in self.orders], axis=0)
         return tuple(min(-(-count // VECTOR) * VECTOR, max(most.tolist())) for count in most.tolist())
 
     def _views(self, features: Features, captions: list[list[str]]) -> list[list[int]]:
@@ -210,10 +219,11 @@ class CaptionBatches(Batches):
         return math.ceil(len(self.examples) / self.batch_size)
 
     def chosen(self, index: int) -> np.ndarray:
-        """Return which examples stand in a batch, in order."""
+        """Return which examples stand in a batch, or in this share of it, in order."""
         number, batch = self._place(index)
         order = self.orders[number]
-        return order[batch * self.batch_size : (batch + 1) * self.batch_size]
+        process, processes = self.share
+        return order[batch * self.batch_size : (batch + 1) * self.batch_size][process::processes]
 
     def _place(self, index: int) -> tuple[int, int]:
         """Return the number of the order that a batch is of, and its number in that."""
@@ -224,14 +234,14 @@ class CaptionBatches(Batches):
         """Return a batch, see the class."""
         chosen = self.chosen(index)
         examples = [self.examples[example] for example in chosen]
-        maps = np.zeros(self.batch_size, int)
+        maps = np.zeros(math.ceil(self.batch_size / self.share[1]), int)
         maps[: len(examples)] = [row for row, _ in examples]
         if self.views:
             maps[: len(examples)] = self.views[self._place(index)[0]][chosen]
-        counts = [len(rows) for _, rows in examples]
-        captions = np.concatenate([rows for _, rows in examples])
+        counts = np.array([len(rows) for _, rows in examples], int)
+        captions = np.concatenate([np.zeros(0, int), *(rows for _, rows in examples)])  # of a share there may be none
         longest_first = np.argsort(-self.lengths[captions], kind="stable")
-        firsts = np.repeat(np.cumsum([0, *counts[:-1]]), counts)[longest_first]
+        firsts = np.repeat(np.cumsum(counts) - counts, counts)[longest_first]
         pictures = np.repeat(np.arange(len(examples)), counts)[longest_first]
         captions = captions[longest_first]
         prefix_owners = np.argsort(longest_first)[firsts[:, None] + self.prefix_owners[captions]]
@@ -271,11 +281,39 @@ def balanced_order(traits: np.ndarray, batch_size: int, generator: np.random.Gen
     beyond = traits - traits.mean(axis=0)
     rounds = order[:whole].reshape(batch_size, -1)  # [rounds, batches]
     for first in range(0, rounds.shape[1], BALANCED_TOGETHER):
-        shared_steps = rounds[:, first : first + BALANCED_TOGETHER]
-        total = np.zeros((shared_steps.shape[1], traits.shape[1]))
-        for dealt in shared_steps:
-            # |total + beyond|^2, less what does not depend on the assignment
-            _, fitting = linear_sum_assignment(total @ beyond[dealt].T)
-            dealt[:] = dealt[fitting]
-            total += beyond[dealt]
+        _deal(rounds[:, first : first + BALANCED_TOGETHER], beyond)
     return np.concatenate([rounds.T.ravel(), order[whole:]])
+
+
+def balanced_shares(order: np.ndarray, traits: np.ndarray, batch_size: int, shares: int) -> np.ndarray:
+    """Return an order with the examples of each batch so that every so manieth makes a share like the others.
+
+    They are dealt out in rounds, as in `balanced_order`.
+
+    Args:
+        order: of examples.
+        traits: of each example, `[examples, traits]`.
+        batch_size: examples a batch.
+        shares: of a batch.
+    """
+    order = order.copy()
+    beyond = traits - traits.mean(axis=0)
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        _deal(batch[: len(batch) // shares * shares].reshape(-1, shares), beyond)
+    return order
+
+
+def _deal(rounds: np.ndarray, beyond: np.ndarray) -> None:
+    """Put the examples of each round where they fit best, in place.
+
+    Args:
+        rounds: examples, `[rounds, batches]`.
+        beyond: what each example has beyond the mean, `[examples, traits]`.
+    """
+    total = np.zeros((rounds.shape[1], beyond.shape[1]))
+    for dealt in rounds:
+        # |total + beyond|^2, less what does not depend on the assignment
+        _, fitting = linear_sum_assignment(total @ beyond[dealt].T)
+        dealt[:] = dealt[fitting]
+        total += beyond[dealt]

@@ -28,6 +28,7 @@ from captioner.training.batches import Batches
 ARRAYS, STATE, RESULTS = "arrays.npz", "state.json", "results"
 SOON = 5.0
 """Seconds since the last checkpoint after which there is one before an epoch's last step: validation may take long."""
+SAVED = "what is learned is saved: `dvc repro` goes on from there."
 
 
 @runtime_checkable
@@ -59,6 +60,11 @@ class State:
     callbacks: list[dict[str, Any]]
     note: dict[str, str]
 
+    def about(self, epochs: int) -> str:
+        """Say in a line where a training of so many epochs goes on."""
+        done = f"{self.epoch} epochs" + (f" and {self.batch:,} batches" if self.batch else "")
+        return f"Goes on after {'the last epoch' if self.epoch == epochs else done}, where it was interrupted."
+
 
 class Checkpoints:
     """The checkpoints of a training.
@@ -68,6 +74,7 @@ class Checkpoints:
 
     Attributes:
         state: of the last one that is whole; none if there is none.
+        note: what each checkpoint holds besides.
         seconds_before: that the stage took before it was interrupted.
     """
 
@@ -77,7 +84,7 @@ class Checkpoints:
         self.arrays: list[np.ndarray] = []
         self._place: Path | None = None
         self._results: Path | None = None
-        self._note: dict[str, str] = {}
+        self.note: dict[str, str] = {}
         self._failed = False
         for place in reversed(self._places()):
             try:
@@ -101,6 +108,10 @@ class Checkpoints:
             return []
         return sorted(path for path in self.directory.glob("[0-9]*-[0-9]*") if path.is_dir())
 
+    def any(self) -> bool:
+        """Whether there are checkpoints by now, of this process or another."""
+        return bool(self._places())
+
     def follow(self, results: Path, note: Mapping[str, str] | None = None) -> None:
         """Take the results of the interrupted training, and have each checkpoint keep what they become.
 
@@ -108,7 +119,7 @@ class Checkpoints:
             results: an empty directory, which the training writes to.
             note: what each checkpoint is to hold besides.
         """
-        self._results, self._note = results, dict(note or {})
+        self._results, self.note = results, dict(note or {})
         if self._place is not None:
             shutil.copytree(self._place / RESULTS, results, dirs_exist_ok=True)
 
@@ -120,7 +131,7 @@ class Checkpoints:
         """
         if self.directory is None:
             return False
-        state = State(epoch, batch, self.seconds_before + time.perf_counter() - self._began, callbacks, self._note)
+        state = State(epoch, batch, self.seconds_before + time.perf_counter() - self._began, callbacks, self.note)
         place = self.directory / f"{epoch:06}-{batch:09}"
         try:
             with files.replacing(place) as beside:
@@ -184,9 +195,7 @@ class SaveCheckpoints(keras.callbacks.Callback):
             rest = rest[count:]
         self.checkpoints.arrays = []  # which are in the variables now
         self.training.go_on_at(state.epoch, state.batch)
-        done = f"{state.epoch} epochs" + (f" and {state.batch:,} batches" if state.batch else "")
-        done = "the last epoch" if state.epoch == self.params["epochs"] else done
-        print(f"Goes on after {done}, where it was interrupted.", flush=True)
+        print(state.about(self.params["epochs"]), flush=True)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002
         """Take the metrics of an epoch that was interrupted, after Keras has reset them."""
@@ -227,7 +236,7 @@ class SaveCheckpoints(keras.callbacks.Callback):
         callbacks = [{**values, "arrays": len(own)} for values, own in states]
         arrays += [each for _, own in states for each in own]
         saved = self.checkpoints.save(epoch, batch, callbacks, arrays)
-        self.signals.left = "what is learned is saved: `dvc repro` goes on from there." if saved else ""
+        self.signals.left = SAVED if saved else ""
         self._saved = time.monotonic()
         if self.signals.number is not None:
             raise Interrupted(self.signals.number, self.signals.left)

@@ -15,11 +15,13 @@ from captioner.model.decoder import Decoder
 from captioner.model.hyperparameters import ModelParams
 from captioner.params import Recipe
 from captioner.text.vocabulary import Vocabulary
+from captioner.training import parallel
 from captioner.training.batches import Batches, CaptionBatches
 from captioner.training.callbacks import FEW, KeepBest, StopOnNonFinite, chosen_by
 from captioner.training.checkpoints import Checkpoints, SaveCheckpoints, Stateful
 from captioner.training.history import CIDER, Kept
 from captioner.training.losses import TokenCrossEntropy, TokenNegativeLogLikelihood
+from captioner.training.parallel import Leading, Peers, SharedTeacherForcing
 from captioner.training.teacher_forcing import TeacherForcing
 
 
@@ -72,15 +74,19 @@ def batches(
     vocabulary: Vocabulary,
     recipe: Recipe,
     seed: int | None = None,
+    share: tuple[int, int] = (0, 1),
 ) -> CaptionBatches:
-    """Return the batches of a split, with a seed in another order each time and at least `minimum_steps` an epoch."""
+    """Return the batches of a split, with a seed in another order each time and at least `minimum_steps` an epoch.
+
+    Of each, those of a process among several have a `share`, see `CaptionBatches`.
+    """
     of_split = captions[captions["split"] == split]
     sizes = (recipe.batch_size, recipe.captions_per_picture, recipe.maximum_words)
-    found = CaptionBatches(features, of_split, vocabulary, *sizes, seed, recipe.epochs)
+    found = CaptionBatches(features, of_split, vocabulary, *sizes, seed, recipe.epochs, share=share)
     passes = 1 if seed is None else math.ceil(recipe.minimum_steps / len(found))
     if passes == 1:
         return found
-    return CaptionBatches(features, of_split, vocabulary, *sizes, seed, recipe.epochs, passes)
+    return CaptionBatches(features, of_split, vocabulary, *sizes, seed, recipe.epochs, passes, share)
 
 
 def train(
@@ -92,6 +98,7 @@ def train(
     monitor: str = CIDER,
     section: str = "train.<dataset>",
     checkpoints: Checkpoints | None = None,
+    peers: Peers | None = None,
 ) -> Kept:
     """Fit a decoder in place, leave it with the weights of its best epoch, and return which that is.
 
@@ -105,14 +112,30 @@ def train(
             `val_nll`.
         section: of the parameters, which holds the recipe: what an error names.
         checkpoints: from which it goes on, and to which it saves; by default neither.
+        peers: the processes that train together, of which this is the first, and the others are in `follow`.
 
     Raises:
         CaptionerError: a loss or a weight is not finite any more.
     """
-    in_one_shape(training, validation)
     remedy = f"lower {section}.learning_rate, which is {recipe.learning_rate:g}"
-    model = compile_for_training(decoder, training, recipe)
+    if peers is None:
+        in_one_shape(training, validation)
+        model = compile_for_training(decoder, training, recipe)
+    else:  # each has a share of the training batches, and the first one whole batches of validation
+        model = compile_shared(decoder, training, recipe, peers, validation)
     return run(model, training, validation, recipe, callbacks, monitor, remedy, checkpoints)
+
+
+def follow(decoder: Decoder, training: Batches, recipe: Recipe, peers: Peers) -> None:
+    """Take part in what the first of several processes does in `train`.
+
+    Args:
+        decoder: what is trained, here as well.
+        training: the shares of this process.
+        recipe: as in the first process.
+        peers: all that train together.
+    """
+    parallel.follow(compile_shared(decoder, training, recipe, peers), training, recipe.epochs)
 
 
 def in_one_shape(training: Batches, validation: CaptionBatches) -> None:
@@ -146,7 +169,7 @@ def run(
         CaptionerError: a loss or a weight is not finite any more, or a batch cannot be read.
     """
     best = KeepBest(monitor, recipe.patience)
-    around = [StopOnNonFinite(remedy, training), *callbacks, best]
+    around: list[keras.callbacks.Callback] = [StopOnNonFinite(remedy, training), *callbacks, best]
     with ExitStack() as stack:
         first_epoch = 0
         if checkpoints is not None:
@@ -157,6 +180,8 @@ def run(
             # an epoch that goes on has fewer batches than Keras was told
             stack.enter_context(warnings.catch_warnings())
             warnings.filterwarnings("ignore", message="Your input ran out of data")
+        if isinstance(model, SharedTeacherForcing):
+            around.append(Leading(checkpoints.state if checkpoints else None))
         try:
             model.fit(
                 training,
@@ -177,6 +202,21 @@ def run(
 def compile_for_training(decoder: Decoder, batches: Batches, recipe: Recipe) -> TeacherForcing:
     """Return what fits a decoder to batches, compiled."""
     model = teacher(decoder, batches, recipe)
+    compile_model(model, recipe, decoder.config["vocabulary_size"], optimizer(recipe, len(batches)))
+    return model
+
+
+def compile_shared(
+    decoder: Decoder,
+    batches: Batches,
+    recipe: Recipe,
+    peers: Peers,
+    validation: CaptionBatches | None = None,
+) -> SharedTeacherForcing:
+    """Return what fits a decoder to batches that several processes share, compiled."""
+    batches.targets_as_input = recipe.attention_penalty > 0
+    widths = validation.step_widths if validation else None
+    model = SharedTeacherForcing(decoder, batches.step_widths, recipe.attention_penalty, widths, peers)
     compile_model(model, recipe, decoder.config["vocabulary_size"], optimizer(recipe, len(batches)))
     return model
 

@@ -18,6 +18,11 @@ def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
     return ops.where(ops.equal(targets, PAD), 0.0, ops.logsumexp(logits, axis=-1) - chosen)
 
 
+def tokens_of(targets: Tensor, dtype: str = "float32") -> Tensor:
+    """Return how many of the targets `[...]` are real tokens, a scalar."""
+    return ops.sum(ops.cast(ops.not_equal(targets, PAD), dtype))
+
+
 def attention_penalty(weights: Tensor, targets: Tensor, captions: np.ndarray) -> Tensor:
     """Return how far captions are from having looked at each position as much as at any other, a scalar.
 
@@ -83,8 +88,12 @@ class TokenNegativeLogLikelihood(keras.metrics.Metric):
 
     def update_state(self, y_true: Tensor, y_pred: Tensor, sample_weight: None = None) -> None:  # noqa: ARG002
         """Add a batch: words int `[...]`, logits `[..., V]`."""
-        self.total.assign_add(ops.sum(token_nll(y_pred, y_true)))
-        self.tokens.assign_add(ops.sum(ops.cast(ops.not_equal(y_true, PAD), "float32")))
+        self.add(ops.sum(token_nll(y_pred, y_true)), tokens_of(y_true))
+
+    def add(self, total: Tensor, tokens: Tensor) -> None:
+        """Add a negative log-likelihood, in nats, of so many real tokens."""
+        self.total.assign_add(total)
+        self.tokens.assign_add(tokens)
 
     def result(self) -> Tensor:
         """Return the mean, a scalar."""

@@ -31,28 +31,32 @@ WINDOW_BYTES = 2**29  # of maps in a window, or a part if that has more; two win
 SETTLED = 8  # batches of a window, after which nobody asks for one of the window before
 
 
-def batches_of(
-    data: Path, features: Features | None, vocabulary: Vocabulary, recipe: Recipe, seed: int
-) -> tuple[Batches, CaptionBatches, pd.DataFrame]:
-    """Return batches of training and of validation, and the captions of validation.
+def training_batches(
+    data: Path,
+    features: Features | None,
+    vocabulary: Vocabulary,
+    recipe: Recipe,
+    seed: int,
+    share: tuple[int, int] = (0, 1),
+) -> Batches:
+    """Return the batches of training, of pictures that stay in their shards or not.
 
     Args:
         data: the data set's directory.
         features: of the data set; none for a decoder that never sees a picture.
         vocabulary: encodes the captions.
         recipe: sizes of the batches.
-        seed: of the order of training.
+        seed: of their order.
+        share: see `CaptionBatches`.
     """
-    captions, training_captions = store.read_captions(data, "validation"), TrainingCaptions(data)
-    validation = fit.batches(features or Features.blank(captions["image"]), captions, "validation", vocabulary, recipe)
-    if training_captions.shards:
+    captions = TrainingCaptions(data)
+    if captions.shards:
         if features and features.training is None:
             raise CaptionerError("There are no features of training pictures: `dvc repro features` makes them.")
-        windows = Windows(training_captions, features.training if features else None, seed)
-        return StreamedBatches(windows, vocabulary, recipe, seed), validation, captions
+        windows = Windows(captions, features.training if features else None, seed)
+        return StreamedBatches(windows, vocabulary, recipe, seed, share)
     whole = store.read_captions(data, "train")
-    training = fit.batches(features or Features.blank(whole["image"]), whole, "train", vocabulary, recipe, seed)
-    return training, validation, captions
+    return fit.batches(features or Features.blank(whole["image"]), whole, "train", vocabulary, recipe, seed, share)
 
 
 class Windows:
@@ -131,10 +135,14 @@ class StreamedBatches(Batches):
         vocabulary: encodes the captions.
         recipe: sizes of a batch, and how many epochs have an order of their own.
         seed: of the orders.
+        share: see `CaptionBatches`.
     """
 
-    def __init__(self, windows: Windows, vocabulary: Vocabulary, recipe: Recipe, seed: int):
+    def __init__(
+        self, windows: Windows, vocabulary: Vocabulary, recipe: Recipe, seed: int, share: tuple[int, int] = (0, 1)
+    ):
         super().__init__()
+        self._share = share
         self._windows, self._vocabulary, self._recipe, self._seed = windows, vocabulary, recipe, seed
         examples = []
         for window in range(len(windows)):
@@ -165,7 +173,9 @@ class StreamedBatches(Batches):
     def _batches(self, window: int, features: Features, captions: pd.DataFrame) -> CaptionBatches:
         """Return the batches of a window; its epochs are the passes."""
         sizes = (self._recipe.batch_size, self._recipe.captions_per_picture, self._recipe.maximum_words)
-        return CaptionBatches(features, captions, self._vocabulary, *sizes, (self._seed, window), self._orders)
+        return CaptionBatches(
+            features, captions, self._vocabulary, *sizes, (self._seed, window), self._orders, 1, self._share
+        )
 
     def item(self, index: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Return a batch, see the class."""

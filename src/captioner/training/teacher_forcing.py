@@ -26,6 +26,7 @@ class TeacherForcing(keras.Model):
         step_widths: how many rows each step has.
         attention_penalty: in training, how much `captioner.training.losses.attention_penalty` adds to the loss; the
             inputs then need the `targets` too.
+        validation_widths: the rows where nothing is learned; by default as many.
 
     Call arguments:
         inputs: `features`, the encoder's map, float `[G, P, C]`; `pictures`, int `[A + B]`: the picture of each row of
@@ -37,16 +38,24 @@ class TeacherForcing(keras.Model):
         Logits of the targets, float32 `[S, V]`.
     """
 
-    def __init__(self, decoder: Decoder, step_widths: StepWidths, attention_penalty: float = 0.0):
+    def __init__(
+        self,
+        decoder: Decoder,
+        step_widths: StepWidths,
+        attention_penalty: float = 0.0,
+        validation_widths: StepWidths | None = None,
+    ):
         super().__init__(name="teacher_forcing")
         self.decoder = decoder
         self.step_widths = step_widths
+        self.validation_widths = validation_widths or step_widths
         self.attention_penalty = attention_penalty
         self.built = True
 
     def call(self, inputs: dict[str, Tensor], training: bool = False) -> Tensor:
         """Return the logits of each target; see the class."""
-        decoder, phases = self.decoder, [phase for phase in self.step_widths.phases if phase]
+        step_widths = self.step_widths if training else self.validation_widths
+        decoder, phases = self.decoder, [phase for phase in step_widths.phases if phase]
         rows = list(itertools.chain(*phases))
         most = [max(phase) for phase in phases]  # A and B
         pictures, parent_rows = (_split(inputs[name], most) for name in ("pictures", "parent_rows"))
@@ -74,12 +83,12 @@ class TeacherForcing(keras.Model):
                 contexts.append(context)
                 weights.append(looked)
         deep = decoder.deep_output(ops.concatenate(outputs), ops.concatenate(contexts), embedded)  # [R, E]
-        target_rows = ops.reshape(inputs["target_rows"], (sum(self.step_widths.captions),))
+        target_rows = ops.reshape(inputs["target_rows"], (sum(step_widths.captions),))
         if training and self.attention_penalty:
             looks = decoder.attention.looks(
                 ops.take(ops.concatenate(weights), target_rows, axis=0)
             )  # of each target, [S, P]
-            _, captions = self.step_widths.target_rows
+            _, captions = step_widths.target_rows
             spent = looks.positions if looks.grounding is None else looks.positions * looks.grounding[..., None]
             penalty = attention_penalty(spent, inputs["targets"], captions)
             self.add_loss(self.attention_penalty * penalty)

@@ -1,0 +1,144 @@
+"""Processes that share each batch learn what one process does."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import learners
+import numpy as np
+import pytest
+import tiny
+from checkout import ROOT
+from learners import learn
+from machines import cluster
+from trial import PowerCut
+
+from captioner.common import interruption
+from captioner.common.errors import CaptionerError
+from captioner.params import Recipe
+from captioner.training import fit
+from captioner.training.batches import CaptionBatches
+from captioner.training.checkpoints import Checkpoints
+from captioner.training.workers import together
+
+DROPOUTS = {"feature_dropout": 0.25, "word_dropout": 0.5, "output_dropout": 0.5}
+ENVIRONMENT = {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(Path(learners.__file__).parent)])}
+COUNTS = pytest.mark.parametrize("count", [1, 2, 3, 4])
+
+
+class Alone:
+    """Peers of whom one knows no other: what it has is taken for the sum."""
+
+    def __init__(self, rank: int = 0, count: int = 1):
+        self.rank, self.count = rank, count
+
+    def summed(self, values: Any) -> Any:
+        return values
+
+    def from_first(self, value: Any) -> Any:
+        return value
+
+
+def shares(used: Recipe, count: int) -> list[CaptionBatches]:
+    return [tiny.batches(used, share=(rank, count)) for rank in range(count)]
+
+
+def sums(used: Recipe, part: CaptionBatches, rank: int = 0) -> np.ndarray:
+    keras.utils.set_random_seed(1)
+    model = fit.compile_shared(tiny.decoder("dot", used), part, used, Alone(rank))
+    return np.sum([np.asarray(model.share_sums(*part[number])) for number in range(len(part))], axis=0)
+
+
+@COUNTS
+def test_each_example_is_in_one_share_of_its_batch(count: int) -> None:
+    used = tiny.recipe(batch_size=4)
+    whole, parts = tiny.batches(used), shares(used, count)
+    assert [len(part) for part in parts] == [len(whole)] * count == [2] * count
+    assert len({part.step_widths for part in parts}) == 1
+    for number in range(len(whole)):
+        taken = np.concatenate([part.chosen(number) for part in parts])
+        assert sorted(taken) == sorted(whole.chosen(number))
+        assert {part[number][0]["features"].shape[0] for part in parts} == {-(-4 // count)}
+
+
+@COUNTS
+@pytest.mark.parametrize("changes", [{}, {"label_smoothing": 0.1}, {"attention_penalty": 0.5}], ids=str)
+@pytest.mark.usefixtures("eager", "double")
+def test_the_sums_of_shares_are_those_of_the_whole(count: int, changes: dict[str, float]) -> None:
+    used = tiny.recipe(batch_size=4, **changes)  # the second batch has one picture: some shares have none
+    whole = sums(used, tiny.batches(used))
+    assert whole[-1] == tiny.batches(used).lengths.sum()
+    of_shares = [sums(used, part, rank) for rank, part in enumerate(shares(used, count))]
+    np.testing.assert_allclose(sum(of_shares), whole, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.usefixtures("eager")
+def test_dropout_differs_by_process_and_not_by_time() -> None:
+    used = tiny.recipe(batch_size=4, **DROPOUTS)
+    found = [sums(used, tiny.batches(used), rank) for rank in (0, 1, 2, 1)]
+    np.testing.assert_array_equal(found[1], found[3])
+    assert all(np.abs(found[one] - found[other]).max() > 0.1 for one, other in ((0, 1), (0, 2), (1, 2)))
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("step", [2, 3, 4])
+def test_goes_on_to_the_same_bits(step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interruption, "INTERVAL", 0.0)
+    used = tiny.recipe(batch_size=2, **DROPOUTS)
+
+    def weights(name: str, *others: keras.callbacks.Callback) -> list[np.ndarray]:
+        keras.utils.set_random_seed(1)
+        decoder = tiny.decoder("dot", used)
+        data, validation = tiny.batches(used, share=(1, 2)), tiny.batches(used, None)
+        checkpoints = Checkpoints(tmp_path / name)
+        fit.train(
+            decoder, data, validation, used, [tiny.Scores([1, 2]), *others], checkpoints=checkpoints, peers=Alone(1, 2)
+        )
+        return decoder.get_weights()
+
+    with pytest.raises(ConnectionError):
+        weights("interrupted", PowerCut(step))
+    for one, other in zip(weights("interrupted"), weights("whole"), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.fixture(name="machines", scope="module")
+def _machines() -> Iterator[Any]:
+    with cluster() as machines:
+        yield machines
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("machines")
+class TestOnTwoMachines:
+    def test_they_learn_what_one_does_and_what_they_do_when_one_dies(self, tmp_path: Path) -> None:
+        used = tiny.recipe(batch_size=2, epochs=3, label_smoothing=0.1, attention_penalty=0.5)
+
+        def learned(name: str, count: int, dies: int | None = None) -> tuple[list[str], learners.Learned]:
+            directory = tmp_path / name
+            directory.mkdir()
+            given = (used, directory, dies)
+            found = together(learn, given, count, ENVIRONMENT) if count > 1 else learn(None, *given)
+            assert found is not None
+            return sorted(path.name for path in directory.glob("* of *")), found
+
+        _, (kept, weights, history) = learned("one", 1)
+        began, (kept_by_two, weights_of_two, history_of_two) = learned("two", 2)
+        assert began == ["0 of 2", "1 of 2"]
+        assert (kept.epoch, kept_by_two.epoch) == (1, 1)
+        for one, two in zip(weights, weights_of_two, strict=True):
+            np.testing.assert_allclose(two, one, atol=1e-5)
+        assert np.loadtxt(history_of_two.splitlines()[1:], delimiter=",") == pytest.approx(
+            np.loadtxt(history.splitlines()[1:], delimiter=","), abs=1e-5
+        )
+        _, (kept_after_death, weights_after_death, history_after_death) = learned("death", 2, dies=1)
+        assert (tmp_path / "death/died").exists()
+        assert (kept_after_death, history_after_death) == (kept_by_two, history_of_two)
+        for undisturbed, after_death in zip(weights_of_two, weights_after_death, strict=True):
+            np.testing.assert_array_equal(after_death, undisturbed)
+
+    def test_a_users_error_comes_back(self) -> None:
+        with pytest.raises(CaptionerError, match=r"^received 1 of 2: give what is even$"):
+            together(learners.refuse, (), 2, ENVIRONMENT)
