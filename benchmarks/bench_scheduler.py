@@ -16,9 +16,9 @@ import time
 from collections.abc import Iterator
 from functools import partial
 
+import local_cluster
 import numpy as np
 import psutil
-from bench_shards import ENVIRONMENT, NODE
 from measure import CHECKOUT, PAIRS, Part, Row, seconds
 from PIL import Image
 
@@ -30,33 +30,11 @@ SIDES = ((224, 224), (640, 480), (2048, 1536))  # of JPEGs, in pixels
 AT_ONCE = 64  # pictures
 
 
-class Sleeper:
-    """Sleeps in place of work.
-
-    Args:
-        seconds: for each shard.
-    """
-
-    def __init__(self, seconds: float):
-        self._seconds = seconds
-
-    def __call__(self, shard: int) -> int:
-        """Sleep."""
-        time.sleep(self._seconds)
-        return shard
-
-
 def simulate(sleep: float) -> dict[str, float]:
     """Give shards to sleeping workers, and return seconds and memory, in MiB, of this process and of each worker."""
-    os.environ |= ENVIRONMENT | {"PYTHONPATH": f"{CHECKOUT / 'src'}{os.pathsep}{CHECKOUT / 'benchmarks'}"}
-    from ray.cluster_utils import Cluster
-
-    machine = Cluster(initialize_head=True, head_node_args=NODE | {"num_cpus": WORKERS})
-    os.environ["RAY_ADDRESS"] = machine.address
-    import bench_scheduler  # as the workers know it
-
+    machine = local_cluster.start(WORKERS)
     began, ends, workers = time.perf_counter(), [], 0.0
-    for number, _ in enumerate(cluster.each(bench_scheduler.Sleeper, (sleep,), range(SHARDS))):
+    for number, _ in enumerate(cluster.each(local_cluster.Sleeper, (sleep,), range(SHARDS))):
         ends.append(time.perf_counter())
         if number == SHARDS // 2:
             workers = statistics.median(_workers())

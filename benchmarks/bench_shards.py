@@ -28,6 +28,7 @@ from captioner.common.startup import fast_start
 with fast_start():
     from captioner.common.keras import keras  # noqa: F401 - quietly, before what imports it
 
+import local_cluster
 import synthetic
 
 from captioner import params
@@ -41,12 +42,6 @@ from captioner.training import fit
 
 SHARDS, PICTURES = 8, 150  # of each shard
 GOAL = 0.9  # of the pace in one process
-NODE = {"node_ip_address": "127.0.0.1", "object_store_memory": 100 << 20, "include_dashboard": False}
-ENVIRONMENT = {
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # else Ray replaces 127.0.0.1
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_BACKEND_LOG_LEVEL": "fatal",
-}
 
 
 def prepare(directory: Path) -> None:
@@ -77,10 +72,7 @@ def run(directory: Path, kind: str, cores: int) -> dict[str, float]:
     os.sched_setaffinity(0, list(os.sched_getaffinity(0))[:cores])
     workers = 1
     if kind == "Ray":
-        os.environ |= ENVIRONMENT
-        from ray.cluster_utils import Cluster
-
-        os.environ["RAY_ADDRESS"] = Cluster(initialize_head=True, head_node_args=NODE | {"num_cpus": cores}).address
+        local_cluster.start(cores)
         workers = cores
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as output:

@@ -141,6 +141,17 @@ class TestWhatIsThere:
         assert found.there == (5 if name.startswith("texts") else 4)
         assert name.endswith("_stats.json") or path.read_bytes() == before
 
+    @pytest.mark.parametrize("name", ["texts/00001.ngrams", "texts/00001.parquet"])
+    def test_bytes_that_changed_are_said_in_one_line(self, tmp_path: Path, name: str) -> None:
+        run(tmp_path, CRAWL)
+        (tmp_path / "said/scores/00001_stats.json").unlink()
+        path = tmp_path / "said/scores" / name
+        path.write_bytes(bytes(len(path.read_bytes())))
+        with pytest.raises(CaptionerError, match=f"{name} is damaged .*: remove it, and call `captioner score`"):
+            again(tmp_path)
+        path.unlink()
+        assert again(tmp_path).scores == same(together(CRAWL))
+
     @pytest.mark.parametrize("at", ["texts/00002_stats.json", "000.frequencies", "scores/00002_stats.json"])
     def test_an_interrupted_run_goes_on(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
         crawl, said = captioned.write(tmp_path, CRAWL)

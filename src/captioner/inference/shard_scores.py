@@ -21,6 +21,7 @@ import weakref
 from binascii import crc32
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise, zip_longest
 from typing import Any
@@ -29,7 +30,7 @@ import numpy as np
 from tqdm import tqdm
 
 from captioner.common import cluster, threads
-from captioner.common.errors import CaptionerError, quoted
+from captioner.common.errors import CaptionerError, quoted, reason
 from captioner.data import shards
 from captioner.data.shards import Shard
 from captioner.datasets.checks import usable
@@ -240,10 +241,13 @@ class FrequencyAdder:
         import pyarrow.parquet as pq
 
         number, first, end = share
-        counted = []
-        for shard in self._given:
-            with self._texts.open(f"{shard.name}{NGRAMS}") as file:
-                counted.append(pq.ParquetFile(file).read_row_groups(range(first, end)))
+
+        def read(shard: Shard) -> pa.Table:
+            name = f"{shard.name}{NGRAMS}"
+            with _readable(self._texts, name), self._texts.open(name) as file:
+                return pq.ParquetFile(file).read_row_groups(range(first, end))
+
+        counted = list(threads.prefetch(read, self._given, 4 * STATS_AT_A_TIME, STATS_AT_A_TIME))
         every = pa.concat_tables(counted)
         codes = every["ngram"].dictionary_encode().unify_dictionaries()
         indices = np.concatenate([chunk.indices.to_numpy() for chunk in codes.chunks] or [np.array([], int)])
@@ -284,6 +288,7 @@ class ShardScorer:
         self._texts, self._scores = _texts(output), _scores(output)
         self._metrics, self._collection = metrics, collection
         self._pictures, self._added = pictures, added
+        self._frequency_files: list[Any] = []  # opened once: what a file says of its row groups grows with the shards
         self._meteor = Meteor(keep=True)
         weakref.finalize(self, self._meteor.close)
 
@@ -293,11 +298,15 @@ class ShardScorer:
 
         began = time.perf_counter()
         shard = part.shard
-        table = pq.read_table(io.BytesIO(self._texts.read(shard, TABLE))).to_pydict()
+        content = self._texts.read(shard, TABLE)
+        with _readable(self._texts, f"{shard.name}{TABLE}"):
+            table = pq.read_table(io.BytesIO(content)).to_pydict()
         images = [f"{shard.name}/{key}" for key in table["key"]]
         before = dict[str, np.ndarray]()
         if part.holds:
-            before = SufficientStatistics.read(io.BytesIO(self._scores.read(shard, TABLE))).rows
+            content = self._scores.read(shard, TABLE)
+            with _readable(self._scores, f"{shard.name}{TABLE}"):
+                before = SufficientStatistics.read(io.BytesIO(content)).rows
             before.pop("CIDEr", None)
         wanted = [metric for metric in self._metrics if metric not in before]
         rows = {metric: np.zeros((0, len(columns(metric)))) for metric in wanted}
@@ -319,11 +328,14 @@ class ShardScorer:
         """Return the document frequencies, in all shards, of the n-grams of one."""
         import pyarrow.parquet as pq
 
-        found = pq.read_table(io.BytesIO(self._texts.read(part.shard, NGRAMS)), columns=["ngram"])["ngram"]
-        sums = list[np.ndarray]()
-        for number in range(self._added):
-            with self._texts.open(_frequencies(number)) as file:
-                sums.append(pq.ParquetFile(file).read_row_group(part.number)["pictures"].to_numpy())
+        content = self._texts.read(part.shard, NGRAMS)
+        with _readable(self._texts, f"{part.shard.name}{NGRAMS}"):
+            found = pq.read_table(io.BytesIO(content), columns=["ngram"])["ngram"]
+        with _readable(self._texts, _frequencies(0)):
+            if not self._frequency_files:
+                opened = (self._texts.open(_frequencies(number)) for number in range(self._added))
+                self._frequency_files = [pq.ParquetFile(file) for file in opened]
+            sums = [file.read_row_group(part.number)["pictures"].to_numpy() for file in self._frequency_files]
         pictures = np.concatenate(sums)
         common = pictures > 1
         texts = found.filter(common).to_pylist()
@@ -331,6 +343,20 @@ class ShardScorer:
             {tuple(text.split(" ")): count for text, count in zip(texts, pictures[common].tolist(), strict=True)}
         )
         return DocumentFrequencies(self._pictures, counts)
+
+
+@contextmanager
+def _readable(place: ShardFiles, name: str) -> Iterator[None]:
+    """Say in one line that a file is damaged."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (CaptionerError, pa.ArrowException, OSError, ValueError, KeyError) as error:
+        raise CaptionerError(
+            f"{place.url}/{name} is damaged or cannot be read ({reason(error)}): remove it, and call `captioner score` "
+            "again"
+        ) from None
 
 
 def _texts(output: str) -> ShardFiles[_Read]:
