@@ -1,5 +1,6 @@
 """How the stage `train` trains a decoder: in this process, or in several on the machines of a Ray cluster."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -19,7 +20,7 @@ import learning
 import numpy as np
 import pandas as pd
 
-from captioner.common import cluster
+from captioner.common import cluster, files
 from captioner.common.errors import CaptionerError
 from captioner.common.interruption import Interrupted
 from captioner.data import store
@@ -30,11 +31,14 @@ from captioner.text.vocabulary import Vocabulary
 from captioner.tracking import runs
 from captioner.training import fit, workers
 from captioner.training.batches import Batches, CaptionBatches
-from captioner.training.checkpoints import SAVED, Checkpoints
+from captioner.training.checkpoints import Checkpoints
 from captioner.training.history import Kept, history
 from captioner.training.parallel import Peers
 from captioner.training.streamed import training_batches
 
+BEGUN = ".begun.json"
+"""What the first process tells of the training that it has begun; what it prints is in Ray's logs."""
+LAST_SAVED = "what was learned up to the last checkpoint is saved: `dvc repro` goes on from there."
 PASSED_ON = ("CAPTIONER_CHECKPOINT_SECONDS", "KERAS_HOME", "XLA_FLAGS")
 """Variables of this process that the others have, too."""
 
@@ -122,15 +126,16 @@ def learn_together(
         "PYTHONPATH": os.pathsep.join(filter(None, [*sources, os.environ.get("PYTHONPATH")])),
     }
     given = (params, Path.cwd(), results.resolve(), checkpoints.directory, checkpoints.note)
+    checkpoints.arrays = []  # which the first process reads for itself
     following = _following(results, tracked, params.recipe.epochs)
     if checkpoints.state:
         print(checkpoints.state.about(params.recipe.epochs), flush=True)
-    print(f"Trains in {params.recipe.workers} processes on the cluster, fewer if it has not as many cores.", flush=True)
     try:
         found = workers.together(_share, given, params.recipe.workers, environment, following)
     except Interrupted as interrupted:
-        interrupted.left = SAVED if checkpoints.any() else ""
+        interrupted.left = LAST_SAVED if checkpoints.any() else ""
         raise
+    (results / BEGUN).unlink(missing_ok=True)
     assert found is not None  # by the first process
     kept, weights = found
     decoder.set_weights(weights)
@@ -158,8 +163,17 @@ def _share(
     results.mkdir()
     checkpoints = Checkpoints(place)
     checkpoints.follow(results, note)
+    begun = {"training": training.pictures, "validation": source.captions["image"].nunique(), "processes": peers.count}
+    files.write_json(results / BEGUN, begun)
     kept = learn(params, source, decoder, training, results, checkpoints, peers=peers)
     return kept, decoder.get_weights()
+
+
+def _begun(results: Path) -> dict[str, int]:
+    try:
+        return json.loads((results / BEGUN).read_text("utf-8"))
+    except (OSError, ValueError):  # it is not there yet
+        return {}
 
 
 def _following(results: Path, tracked: runs.Run, epochs: int) -> Callable[[], None]:
@@ -171,9 +185,15 @@ def _following(results: Path, tracked: runs.Run, epochs: int) -> Callable[[], No
         except CaptionerError:  # it is not there yet, or is just being written
             return {}
 
-    told = set(ended())
+    told = set(sorted(ended())[:-1])  # it may have ended before the last epoch was told
+    begun: dict[str, int] = {}
 
     def follow() -> None:
+        nonlocal begun
+        if (now := _begun(results)) and now != begun:
+            begun = now
+            print(fit.about_choice(begun["training"], begun["validation"]), flush=True)
+            print(f"Trains in {begun['processes']} processes on the cluster.", flush=True)
         for epoch, values in ended().items():
             if epoch not in told:
                 told.add(epoch)

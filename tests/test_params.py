@@ -126,6 +126,8 @@ def test_comments_list_every_name(committed: str) -> None:
         ("train.scenes.blind_epochs", 2**31, ["less than or equal to 100000"]),
         ("train.scenes.patience", 2**31, ["less than or equal to 100000"]),
         ("train.scenes.batch_size", 2**31, ["less than or equal to 4096"]),
+        ("train.scenes.workers", 0, ["greater than or equal to 1"]),
+        ("train.scenes.workers", 1025, ["less than or equal to 1024"]),
         ("train.flickr8k.captions_per_picture", 2**31, ["less than or equal to 1000"]),
         ("train.flickr8k.maximum_words", 2**31, ["less than or equal to 1000"]),
         ("train.scenes.learning_rate", 1e20, ["train.scenes.learning_rate is 1e+20", "from 1e-10 to 1000"]),
@@ -268,6 +270,10 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
                 f"features.image_size is {value!r}: allowed are auto, and whole numbers from",
             )
             for value in (16, 2048, "large", "224", True)
+        ),
+        (
+            {"train.scenes.workers": 9, "train.scenes.batch_size": 8},
+            "train.scenes: workers is 9 and batch_size 8, of which each of them needs a picture: lower workers, or",
         ),
         ({"features.encoder": "MobileNet"}, "features.encoder is 'MobileNet': did you mean mobilenet? allowed are"),
         ({"evaluate.samples": 1}, "evaluate.samples is 1: allowed are 0, for none, and 2 to 100"),

@@ -1,5 +1,6 @@
 """Work goes to the machines of a cluster, and to others when some die."""
 
+import signal
 import subprocess
 import sys
 import threading
@@ -11,8 +12,10 @@ from typing import Any
 import pytest
 from machines import NODE, Noting, cluster
 
-from captioner.common.cluster import each
+from captioner.common import interruption
+from captioner.common.cluster import connected, each
 from captioner.common.errors import CaptionerError
+from captioner.common.interruption import Interrupted
 
 PARTS = list(range(12))
 SQUARES = [part * part for part in PARTS]
@@ -57,6 +60,14 @@ def test_without_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 class TestOnTwoMachines:
+    def test_signals_end_what_they_would_end_without_a_cluster(self, machines: Any) -> None:
+        with interruption.raising():
+            before = [signal.getsignal(number) for number in interruption.SIGNALS]
+            with pytest.raises(Interrupted) as caught, connected():
+                assert [signal.getsignal(number) for number in interruption.SIGNALS] == before
+                raise KeyboardInterrupt  # as Ray does
+        assert caught.value.exit_code == 130
+
     def test_both_work(self, machines: Any, tmp_path: Path) -> None:
         made = list(each(Noting, (tmp_path, None, 0.5), PARTS))
         assert sorted(square for square, _ in made) == SQUARES

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -20,17 +21,14 @@ SCORES = [1.0, 3.0, 2.0]
 Learned = tuple[Kept, list[np.ndarray], str]
 
 
-def learn(
-    peers: Peers | None, used: Recipe, directory: Path, dies: int | None = None, always: bool = False
-) -> Learned | None:
+def learn(peers: Peers | None, used: Recipe, directory: Path, dies: int | None = None) -> Learned | None:
     """Train, and return in the first process which epoch is kept, its weights and the history.
 
     Args:
         peers: who train together; none for one process alone.
         used: the recipe.
         directory: gets the history and the checkpoints.
-        dies: the rank of a process that is killed when it has read the fifth batch.
-        always: each time, and not once.
+        dies: the rank of a process that is killed, once, when its second epoch ends.
     """
     keras.utils.set_random_seed(1)
     interruption.INTERVAL = 0.0  # a checkpoint at each step
@@ -38,16 +36,18 @@ def learn(
     rank, count = (peers.rank, peers.count) if peers else (0, 1)
     (directory / f"{rank} of {count}").touch()
     training = tiny.batches(used, share=(rank, count))
-    if rank == dies and (always or not (directory / "died").exists()):
-        read = training.on_epoch_end
+    if peers:  # quicker where little is computed
+        fit.compile_model = partial(fit.compile_model, jit_compile=False)
+    if rank == dies and not (directory / "died").exists():
+        end_epoch = training.on_epoch_end
 
-        def killed() -> None:
-            read()
+        def end() -> None:
+            end_epoch()
             if training.epoch == 3:
                 (directory / "died").touch()
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        training.on_epoch_end = killed  # type: ignore[method-assign]
+        training.on_epoch_end = end  # type: ignore[method-assign]
     if peers and rank:
         fit.follow(decoder, training, used, peers)
         return None

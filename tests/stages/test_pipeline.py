@@ -185,6 +185,20 @@ def test_an_unknown_attention_is_one_line_before_any_work(stage: str, workspace:
     assert files(workspace) == before
 
 
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"KERAS_BACKEND": "tensorflow"}, "RAY_ADDRESS is not set: set it to local, for processes on this machine, or"),
+        ({"KERAS_BACKEND": "jax", "RAY_ADDRESS": "local"}, "KERAS_BACKEND is jax, which trains in one process: set"),
+    ],
+)
+def test_workers_that_there_cannot_be_are_one_line(environment: dict[str, str], said: str, workspace: Path) -> None:
+    parameters.write(workspace, **{"train.scenes.workers": 2})
+    done = run(str(ROOT / "stages/train.py"), directory=workspace, **environment)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith(f"train: train.scenes.workers is 2, and {said}")
+
+
 @pytest.fixture
 def own(workspace: Path) -> Path:
     """A folder of one's own pictures in the workspace, chosen as its data set."""

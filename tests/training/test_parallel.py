@@ -24,8 +24,12 @@ from captioner.training.checkpoints import Checkpoints
 from captioner.training.workers import together
 
 DROPOUTS = {"feature_dropout": 0.25, "word_dropout": 0.5, "output_dropout": 0.5}
-ENVIRONMENT = {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(Path(learners.__file__).parent)])}
-COUNTS = pytest.mark.parametrize("count", [1, 2, 3, 4])
+ENVIRONMENT = {
+    "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(Path(learners.__file__).parent)]),
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # how soon a death is noticed
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "5",  # how long it waits for cores that another training leaves just now
+}
+COUNTS = pytest.mark.parametrize("count", [2, 3, 4])
 
 
 class Alone:
@@ -64,7 +68,7 @@ def test_each_example_is_in_one_share_of_its_batch(count: int) -> None:
 
 
 @COUNTS
-@pytest.mark.parametrize("changes", [{}, {"label_smoothing": 0.1}, {"attention_penalty": 0.5}], ids=str)
+@pytest.mark.parametrize("changes", [{}, {"label_smoothing": 0.1, "attention_penalty": 0.5}], ids=str)
 @pytest.mark.usefixtures("eager", "double")
 def test_the_sums_of_shares_are_those_of_the_whole(count: int, changes: dict[str, float]) -> None:
     used = tiny.recipe(batch_size=4, **changes)  # the second batch has one picture: some shares have none
@@ -83,7 +87,7 @@ def test_dropout_differs_by_process_and_not_by_time() -> None:
 
 
 @pytest.mark.usefixtures("eager")
-@pytest.mark.parametrize("step", [2, 3, 4])
+@pytest.mark.parametrize("step", [2, 4])
 def test_goes_on_to_the_same_bits(step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interruption, "INTERVAL", 0.0)
     used = tiny.recipe(batch_size=2, **DROPOUTS)
@@ -113,31 +117,21 @@ def _machines() -> Iterator[Any]:
 @pytest.mark.slow
 @pytest.mark.usefixtures("machines")
 class TestOnTwoMachines:
-    def test_they_learn_what_one_does_and_what_they_do_when_one_dies(self, tmp_path: Path) -> None:
+    @pytest.mark.usefixtures("eager")
+    def test_they_learn_what_one_does_though_one_dies(self, tmp_path: Path) -> None:
         used = tiny.recipe(batch_size=2, epochs=3, label_smoothing=0.1, attention_penalty=0.5)
-
-        def learned(name: str, count: int, dies: int | None = None) -> tuple[list[str], learners.Learned]:
-            directory = tmp_path / name
-            directory.mkdir()
-            given = (used, directory, dies)
-            found = together(learn, given, count, ENVIRONMENT) if count > 1 else learn(None, *given)
-            assert found is not None
-            return sorted(path.name for path in directory.glob("* of *")), found
-
-        _, (kept, weights, history) = learned("one", 1)
-        began, (kept_by_two, weights_of_two, history_of_two) = learned("two", 2)
-        assert began == ["0 of 2", "1 of 2"]
-        assert (kept.epoch, kept_by_two.epoch) == (1, 1)
-        for one, two in zip(weights, weights_of_two, strict=True):
-            np.testing.assert_allclose(two, one, atol=1e-5)
-        assert np.loadtxt(history_of_two.splitlines()[1:], delimiter=",") == pytest.approx(
-            np.loadtxt(history.splitlines()[1:], delimiter=","), abs=1e-5
-        )
-        _, (kept_after_death, weights_after_death, history_after_death) = learned("death", 2, dies=1)
-        assert (tmp_path / "death/died").exists()
-        assert (kept_after_death, history_after_death) == (kept_by_two, history_of_two)
-        for undisturbed, after_death in zip(weights_of_two, weights_after_death, strict=True):
-            np.testing.assert_array_equal(after_death, undisturbed)
+        for name in ("one", "two"):
+            (tmp_path / name).mkdir()
+        one = learn(None, used, tmp_path / "one")
+        two = together(learn, (used, tmp_path / "two", 1), 2, ENVIRONMENT)
+        assert one is not None and two is not None
+        assert sorted(path.name for path in (tmp_path / "two").glob("* of *")) == ["0 of 2", "1 of 2"]
+        assert (tmp_path / "two/died").exists()
+        assert (one[0].epoch, two[0].epoch) == (1, 1)
+        for weights, weights_of_two in zip(one[1], two[1], strict=True):
+            np.testing.assert_allclose(weights_of_two, weights, atol=1e-5)
+        history, history_of_two = (np.loadtxt(each[2].splitlines()[1:], delimiter=",") for each in (one, two))
+        np.testing.assert_allclose(history_of_two, history, atol=1e-5)
 
     def test_a_users_error_comes_back(self) -> None:
         with pytest.raises(CaptionerError, match=r"^received 1 of 2: give what is even$"):

@@ -1,5 +1,7 @@
 """Work on parts of a data set: in this process, or on the machines of a Ray cluster.
 
+Where processes work together step by step, see `captioner.training.workers`.
+
 `RAY_ADDRESS` says where the cluster is: `host:port` of its head, `auto` for that which this machine belongs to, `local`
 for this machine's cores alone. Without it nothing of Ray is imported.
 """
@@ -86,21 +88,16 @@ def connected(environment: Mapping[str, str] | None = None) -> Iterator[Any]:
             ) from None
         if isinstance(error, ray.exceptions.RayTaskError):  # a fault of the program's
             raise
-        raise died(TRIES, error) from None
+        raise CaptionerError(
+            f"workers of the cluster died {TRIES} times at the same work ({reason(error)}): do they have the memory "
+            "that they need?"
+        ) from None
     except KeyboardInterrupt as interrupt:
         if isinstance(interrupt, Interrupted):
             raise
         raise Interrupted(signal.SIGINT) from None  # which Ray has put in its place
     finally:
         ray.shutdown()
-
-
-def died(times: int, error: Exception) -> CaptionerError:
-    """Return what to say where workers have died too often."""
-    return CaptionerError(
-        f"workers of the cluster died {times} times at the same work ({reason(error)}): do they have the memory that "
-        "they need?"
-    )
 
 
 def worker_environment() -> dict[str, str]:

@@ -5,7 +5,8 @@ Legend: `G` pictures · `N` captions per picture · `T` tokens · `P` positions 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import pandas as pd
@@ -62,6 +63,16 @@ class Batches(keras.utils.PyDataset):
             return self.item(index)
         except CaptionerError as error:
             self.problem = error
+            raise
+
+    @contextmanager
+    def telling(self) -> Iterator[None]:
+        """Raise why there was no further batch, in place of what TensorFlow makes of it."""
+        try:
+            yield
+        except Exception:
+            if self.problem is not None:
+                raise self.problem from None
             raise
 
     def __len__(self) -> int:

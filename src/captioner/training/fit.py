@@ -182,20 +182,16 @@ def run(
             warnings.filterwarnings("ignore", message="Your input ran out of data")
         if isinstance(model, SharedTeacherForcing):
             around.append(Leading(checkpoints.state if checkpoints else None))
-        try:
-            model.fit(
-                training,
-                validation_data=validation,
-                epochs=recipe.epochs,
-                initial_epoch=first_epoch,
-                callbacks=around,
-                shuffle=False,  # the batches have an order of their own, which an interrupted epoch can go on in
-                verbose=2,
-            )
-        except Exception:
-            if training.problem is not None:
-                raise training.problem from None
-            raise
+        stack.enter_context(training.telling())
+        model.fit(
+            training,
+            validation_data=validation,
+            epochs=recipe.epochs,
+            initial_epoch=first_epoch,
+            callbacks=around,
+            shuffle=False,  # the batches have an order of their own, which an interrupted epoch can go on in
+            verbose=2,
+        )
     return best.kept
 
 

@@ -26,7 +26,7 @@ from captioner.training.prefix_sharing import StepWidths
 from captioner.training.teacher_forcing import TeacherForcing
 
 if TYPE_CHECKING:
-    from captioner.training.batches import CaptionBatches
+    from captioner.training.batches import Batches
     from captioner.training.checkpoints import State
 
 
@@ -161,7 +161,7 @@ class Leading(keras.callbacks.Callback):
 class _Following(keras.callbacks.Callback):
     """In another process: does as the first one says."""
 
-    def __init__(self, training: "CaptionBatches", epoch: int, batch: int):
+    def __init__(self, training: "Batches", epoch: int, batch: int):
         super().__init__()
         self.training, self.epoch, self.batch = training, epoch, batch
 
@@ -173,7 +173,7 @@ class _Following(keras.callbacks.Callback):
         self.model.stop_training = self.model.peers.from_first(None)
 
 
-def follow(model: SharedTeacherForcing, training: "CaptionBatches", epochs: int) -> None:
+def follow(model: SharedTeacherForcing, training: "Batches", epochs: int) -> None:
     """Compute the shares of a process that is not the first, until that one ends.
 
     Args:
@@ -182,14 +182,15 @@ def follow(model: SharedTeacherForcing, training: "CaptionBatches", epochs: int)
         epochs: the most passes.
     """
     epoch, batch = model.peers.from_first(None)
-    model.fit(
-        training,
-        epochs=epochs,
-        initial_epoch=epoch,
-        callbacks=[_Following(training, epoch, batch)],
-        shuffle=False,
-        verbose=0,
-    )
+    with training.telling():
+        model.fit(
+            training,
+            epochs=epochs,
+            initial_epoch=epoch,
+            callbacks=[_Following(training, epoch, batch)],
+            shuffle=False,
+            verbose=0,
+        )
 
 
 def _joined(values: Iterable[Tensor]) -> Tensor:

@@ -1,21 +1,26 @@
 """The processes that train together, on the machines of a Ray cluster, with Ray Train.
 
 Ray Train starts them, one a core, and tells TensorFlow where the others are. TensorFlow adds up their sums. Where a
-process or a machine dies, Ray Train ends the others, and begins again with as many as there are cores for, up to those
-that are wanted: from the last checkpoint, if the work has saved any.
+process or a machine dies, or more cores are there, Ray Train ends the others, and begins again with as many as there
+are cores for, up to those that are wanted: from the last checkpoint, if the work has saved any.
 """
 
+import re
 import tempfile
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from captioner.common import cluster
-from captioner.common.errors import CaptionerError
+from captioner.common.errors import CaptionerError, reason
 from captioner.common.startup import fast_start, keep_freed_memory
 
 DEATHS = 10
 """Of workers, after which a training ends."""
+ENDS_WITHIN = 10.0
+"""Seconds that workers are waited for when the training is ended."""
+FAULTS = ("InvalidArgumentError", "NotFoundError", "ResourceExhaustedError", "UnimplementedError")
+"""Errors of TensorFlow that would come again, unlike those of a connection."""
 
 Made = TypeVar("Made")
 
@@ -56,9 +61,14 @@ def together(
         # in a process of its own: Ray Train takes over what Ctrl-C does in the one that asks it to train
         asking = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=here)(_train)
         asked = asking.remote([ray.put((work, given))], workers, directory)
-        while not ray.wait([asked], timeout=0)[0]:
-            time.sleep(1)  # here and not in Ray, which forgets which signal came
-            meanwhile()
+        try:
+            while not ray.wait([asked], timeout=0)[0]:
+                time.sleep(1)  # here and not in Ray, which forgets which signal came
+                meanwhile()
+        except BaseException:
+            ray.cancel(asked, force=True)  # and the workers with it, before what they write to is removed
+            ray.wait([asked], timeout=ENDS_WITHIN)
+            raise
         meanwhile()
         made = ray.get(asked)
     if isinstance(made, _TOLD):
@@ -78,7 +88,8 @@ def _train(work: list, workers: int, directory: str) -> Any:
 
         def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:  # noqa: ARG002
             for error in worker_exceptions.values():
-                if type(error).__module__.partition(".")[0] not in ("ray", "tensorflow"):
+                kind = type(error)
+                if kind.__module__.partition(".")[0] not in ("ray", "tensorflow") or kind.__name__ in FAULTS:
                     raise error
 
     def share() -> Any:
@@ -89,25 +100,42 @@ def _train(work: list, workers: int, directory: str) -> Any:
         scaling_config=ScalingConfig(num_workers=(1, workers)),
         run_config=RunConfig(
             storage_path=directory,
-            failure_config=FailureConfig(max_failures=DEATHS - 1),
+            failure_config=FailureConfig(max_failures=DEATHS - 1, controller_failure_limit=DEATHS - 1),
             callbacks=[EndAtFaults()],
         ),
     )
     try:
         return trainer.fit().return_value
     except ControllerError as error:
-        if isinstance(error.controller_failure, _TOLD):
-            return error.controller_failure
+        failure = error.controller_failure
+        if isinstance(failure, _TOLD):
+            return failure
+        if type(failure).__name__.startswith("WorkerGroupStartup"):
+            return CaptionerError(
+                f"no workers began on the cluster in {DEATHS} attempts ({reason(failure)}): are its cores free?"
+            )
         raise
     except WorkerGroupError as error:
-        return cluster.died(DEATHS, next(iter(error.worker_failures.values())))
+        cause = reason(next(iter(error.worker_failures.values())))
+        return CaptionerError(
+            f"workers of the cluster died {DEATHS} times in this training ({cause}): do they have the memory that they "
+            "need?"
+        )
 
 
 def _as_peer(work: list) -> Any:
     import ray
 
     keep_freed_memory()
-    [(function, given)] = ray.get(work)
+    try:
+        [(function, given)] = ray.get(work)
+    except ray.exceptions.RaySystemError as error:
+        if lacking := re.search(r"No module named '[\w.]+'", str(error)):
+            raise CaptionerError(
+                f"a machine of the cluster does not find the code ({lacking.group()}): the checkout has to lie where all "
+                "machines find it, at the same path"
+            ) from None
+        raise
     return function(_Workers(), *given)
 
 
