@@ -132,8 +132,8 @@ def _as_peer(work: list) -> Any:
     except ray.exceptions.RaySystemError as error:
         if lacking := re.search(r"No module named '[\w.]+'", str(error)):
             raise CaptionerError(
-                f"a machine of the cluster does not find the code ({lacking.group()}): the checkout has to lie where all "
-                "machines find it, at the same path"
+                f"a machine of the cluster does not find the code ({lacking.group()}): the checkout has to lie where "
+                "all machines find it, at the same path"
             ) from None
         raise
     return function(_Workers(), *given)
