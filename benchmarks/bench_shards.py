@@ -1,4 +1,4 @@
-"""Captions of shards, in one process and on a Ray cluster with as many cores: the row `shards`.
+"""Captions of shards, and features, in one process and on a Ray cluster with as many cores: the row `shards`.
 
     python benchmarks/bench_shards.py
 
@@ -18,10 +18,12 @@ import tempfile
 import time
 import zlib
 from collections import defaultdict
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from measure import CHECKOUT, PAIRS, Part, row_of_pairs, seconds
+from measure import CHECKOUT, PAIRS, row_of_pairs, seconds
+from measure import Part as Timed
 
 from captioner.common.startup import fast_start
 
@@ -32,8 +34,10 @@ import local_cluster
 import synthetic
 
 from captioner import params
+from captioner.common import cluster
 from captioner.data import shards, store
 from captioner.datasets.scenes import drawing
+from captioner.features.distributed import Part, PartEncoder, noise
 from captioner.features.extract import Extractor
 from captioner.inference.shards import caption
 from captioner.model.saved_model import SavedModel
@@ -67,8 +71,8 @@ def prepare(directory: Path) -> None:
     SavedModel(decoder, vocabulary, encoder, settings.recipe.maximum_words, {}).save(directory / "model")
 
 
-def run(directory: Path, kind: str, cores: int) -> dict[str, float]:
-    """Caption the shards in this process or from it, and return the pace, and when the first shard was done."""
+def run(directory: Path, kind: str, cores: int, work: str) -> dict[str, float]:
+    """Do work in this process or from it, and return the pace, and when the first shard or part was done."""
     os.sched_setaffinity(0, list(os.sched_getaffinity(0))[:cores])
     workers = 1
     if kind == "Ray":
@@ -76,9 +80,9 @@ def run(directory: Path, kind: str, cores: int) -> dict[str, float]:
         workers = cores
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as output:
-        given = shards.find([str(directory / "shards")])
-        ends = [time.perf_counter() - began for _ in caption(directory / "model", given, output)]
-        written = b"".join(path.read_bytes() for path in sorted(Path(output).glob("*.jsonl")))
+        ends = [time.perf_counter() - began for _ in WORK[work](directory, output)]
+        files = (path for path in sorted(Path(output).iterdir()) if not path.name.endswith(".json"))
+        written = b"".join(path.read_bytes() for path in files)
     return {
         "pace": (SHARDS - workers) * PICTURES / (ends[-1] - ends[workers - 1]),
         "first": ends[0],
@@ -86,16 +90,33 @@ def run(directory: Path, kind: str, cores: int) -> dict[str, float]:
     }
 
 
+def captions(directory: Path, output: str) -> Iterator[object]:
+    """Caption the shards."""
+    return caption(directory / "model", shards.find([str(directory / "shards")]), output)
+
+
+def features(directory: Path, output: str) -> Iterator[object]:
+    """Compute the features of as many parts of pictures."""
+    data = directory / "data"
+    names = [(name, 0) for name in store.read_captions(data)["image"].unique().tolist()]
+    parts = [Part(first, tuple(names[first : first + PICTURES])) for first in range(0, len(names), PICTURES)]
+    extractor = Extractor("efficientnet_lite0")
+    return cluster.each(PartEncoder, (extractor, noise(extractor), str(data), output), parts)
+
+
+WORK: dict[str, Callable[[Path, str], Iterator[object]]] = {"captions": captions, "features": features}
+
+
 def measure(directory: Path) -> None:
     """Measure the row and write it."""
     prepare(directory)
-    found: dict[tuple[str, int], list[dict[str, float]]] = defaultdict(list)
+    found: dict[tuple[str, str, int], list[dict[str, float]]] = defaultdict(list)
 
-    def pace(kind: str, cores: int) -> float:
-        command = [sys.executable, __file__, str(directory), kind, str(cores)]
+    def pace(kind: str, cores: int, work: str = "captions") -> float:
+        command = [sys.executable, __file__, str(directory), kind, str(cores), work]
         said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=CHECKOUT / "benchmarks")
-        found[kind, cores].append(json.loads(said.stdout.splitlines()[-1]))
-        return found[kind, cores][-1]["pace"]
+        found[work, kind, cores].append(json.loads(said.stdout.splitlines()[-1]))
+        return found[work, kind, cores][-1]["pace"]
 
     row = row_of_pairs(
         "shards",
@@ -110,25 +131,38 @@ def measure(directory: Path) -> None:
         ],
     )
     pairs = [(pace("Ray", 1), pace("one process", 1)) for _ in range(PAIRS)]
+    of_features = [(pace("Ray", 2, "features"), pace("one process", 2, "features")) for _ in range(PAIRS)]
     given = shards.find([str(directory / "shards")])
     megabytes = sum(shard.size for shard in given) / 1e6
     reading = [seconds(lambda: [list(shards.read(shard)) for shard in given]) for _ in range(PAIRS)]
     parts = [
-        Part("one worker on Ray", "pictures/s", statistics.median(ray for ray, _ in pairs)),
-        Part("one process with one core", "pictures/s", statistics.median(one for _, one in pairs)),
-        Part("what Ray costs with one worker", "%", 100 - statistics.median(100 * ray / one for ray, one in pairs), 10),
-        Part("reading shards", "MB/s", megabytes / statistics.median(reading)),
+        Timed("features: two workers on Ray", "pictures/s", statistics.median(ray for ray, _ in of_features)),
+        Timed("features: one process with two cores", "pictures/s", statistics.median(one for _, one in of_features)),
+        Timed(
+            "features: what Ray costs with two workers",
+            "%",
+            100 - statistics.median(100 * ray / one for ray, one in of_features),
+            10,
+        ),
+        Timed("one worker on Ray", "pictures/s", statistics.median(ray for ray, _ in pairs)),
+        Timed("one process with one core", "pictures/s", statistics.median(one for _, one in pairs)),
+        Timed(
+            "what Ray costs with one worker", "%", 100 - statistics.median(100 * ray / one for ray, one in pairs), 10
+        ),
+        Timed("reading shards", "MB/s", megabytes / statistics.median(reading)),
     ]
-    assert len({each["bytes"] for runs in found.values() for each in runs}) == 1, "files of captions differ"
-    for (kind, cores), runs in found.items():
+    for work in WORK:
+        written = {each["bytes"] for (of, *_), runs in found.items() for each in runs if of == work}
+        assert len(written) == 1, f"files of {work} differ"
+    for (work, kind, cores), runs in found.items():
         first = statistics.median(each["first"] for each in runs)
-        parts.append(Part(f"until the first shard is done, {kind}, {cores} at work", "s", first))
+        parts.append(Timed(f"{work}: until the first of {SHARDS} parts is done, {kind}, {cores} at work", "s", first))
     replace(row, parts=parts, agreement="the same bytes").write()
 
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        print(json.dumps(run(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))))
+        print(json.dumps(run(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4])))
     else:
         with tempfile.TemporaryDirectory() as folder:
             measure(Path(folder))

@@ -108,6 +108,21 @@ def test_goes_on_to_the_same_bits(step: int, tmp_path: Path, monkeypatch: pytest
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.usefixtures("eager")
+def test_a_batch_that_cannot_be_read_is_told_by_any_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    used = tiny.recipe(batch_size=2)
+    training = tiny.batches(used, share=(1, 2))
+
+    def item(index: int) -> Any:
+        raise CaptionerError(f"no batch {index}")
+
+    monkeypatch.setattr(training, "item", item)
+    peers = Alone(1, 2)
+    monkeypatch.setattr(peers, "from_first", lambda _: (0, 0))
+    with pytest.raises(CaptionerError, match=r"^no batch 0$"):
+        fit.follow(tiny.decoder("dot", used), training, used, peers)
+
+
 @pytest.fixture(name="machines", scope="module")
 def _machines() -> Iterator[Any]:
     with cluster() as machines:
