@@ -12,7 +12,6 @@ above all, are not counted: the system drops them when it needs their place, and
 """
 
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
-from measure import CHECKOUT, Part, Row
+from measure import CHECKOUT, Part, Row, check_disk
 
 from captioner.common.errors import CaptionerError
 from captioner.common.startup import fast_start, keep_freed_memory
@@ -151,12 +150,7 @@ def main() -> None:
     if not Path("/proc/self/status").exists():
         raise CaptionerError("there is no /proc on this system: this row is measured on Linux")
     with tempfile.TemporaryDirectory() as folder:
-        free = shutil.disk_usage(folder).free
-        if free < NEEDED:
-            raise CaptionerError(
-                f"{folder} has {free / 2**30:.1f} GiB free, {NEEDED / 2**30:.0f} are needed: "
-                "set TMPDIR to a directory with more"
-            )
+        check_disk(folder, NEEDED)
         found = list(measured(Path(folder)))
     parts = []
     for name, few, many in found:

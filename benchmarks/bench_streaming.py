@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 from bench_memory import peak
-from measure import CHECKOUT, PAIRS, Part, Row, seconds
+from measure import CHECKOUT, PAIRS, Part, Row, check_disk, seconds
 
 from captioner.common.errors import CaptionerError
 from captioner.common.startup import fast_start, keep_freed_memory
@@ -168,12 +168,7 @@ def main() -> None:
     """Measure the row and write it."""
     parts = []
     with tempfile.TemporaryDirectory() as folder:
-        free = shutil.disk_usage(folder).free
-        if free < NEEDED:
-            raise CaptionerError(
-                f"{folder} has {free / 2**30:.1f} GiB free, {NEEDED / 2**30:.0f} are needed: "
-                "set TMPDIR to a directory with more"
-            )
+        check_disk(folder, NEEDED)
         for pictures in SIZES:
             place = Path(folder) / str(pictures)
             place.mkdir()

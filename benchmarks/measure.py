@@ -17,6 +17,7 @@ A row is one file, `benchmarks/results/ROW.json`:
 import json
 import os
 import platform
+import shutil
 import statistics
 import sys
 import time
@@ -29,6 +30,7 @@ from typing import Any
 import numpy as np
 import psutil
 
+from captioner.common.errors import CaptionerError
 from captioner.common.files import replacing
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -160,6 +162,16 @@ def row_of_rounds(
 
     parts = [Part(label, f"times {first}" if relative else unit, of(label)) for label in others]
     return Row(name, title, unit, statistics.median(measured[first]), pairs=measured, parts=parts, **described)
+
+
+def check_disk(folder: str, needed: int) -> None:
+    """Raise `CaptionerError` where a folder has not so many bytes left."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise CaptionerError(
+            f"{folder} has {free / 2**30:.1f} GiB free, {needed / 2**30:.0f} are needed: "
+            "set TMPDIR to a directory with more"
+        )
 
 
 def seconds(run: Callable[[], object]) -> float:

@@ -16,6 +16,7 @@ import numpy as np
 import tiny
 from browser import Browser
 from eagerly import eager
+from machines import cluster
 
 from captioner.inference.captioner import Captioner
 from captioner.model.decoder import Decoder
@@ -23,8 +24,8 @@ from captioner.scoring.meteor import Meteor
 from captioner.scoring.scorer import Scorer
 from captioner.search.generators import Generator
 
-LONGEST = ("test_notebook.py", "test_queue.py", "test_backends.py", "test_runs.py", "test_server.py")
-SLOW = {"browser", "scorer_of"}  # fixtures that start a program
+LONGEST = tuple(f"test_{name}.py" for name in ("notebook", "queue", "backends", "runs", "server", "parallel"))
+SLOW = {"browser", "machines", "scorer_of"}  # fixtures that start a program
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses by marks
@@ -44,6 +45,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     keras.utils.set_random_seed(7)
+
+
+@pytest.fixture(scope="module")
+def machines() -> Iterator[Any]:
+    """A Ray cluster of two machines, to which `RAY_ADDRESS` leads."""
+    with cluster() as found:
+        yield found
 
 
 @pytest.fixture(name="eager")

@@ -5,12 +5,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from machines import NODE, Noting, cluster
+from machines import NODE, Noting
 
 from captioner.common import interruption
 from captioner.common.cluster import connected, each
@@ -19,12 +18,6 @@ from captioner.common.interruption import Interrupted
 
 PARTS = list(range(12))
 SQUARES = [part * part for part in PARTS]
-
-
-@pytest.fixture(name="machines", scope="module")
-def _machines() -> Iterator[Any]:
-    with cluster() as machines:
-        yield machines
 
 
 def begun(folder: Path) -> dict[int, int]:

@@ -1,14 +1,11 @@
 """Features that a cluster computes are those of one machine, whoever dies meanwhile."""
 
 import pickle
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import tiny
-from machines import cluster
 
 from captioner.common.errors import CaptionerError
 from captioner.data import store
@@ -113,12 +110,6 @@ def test_other_rounding_is_said(
     monkeypatch.setattr(distributed, "noise", lambda _: np.array([next(noises)]))
     distributed.extract(extractor, data, NAMES, tmp_path / "features")
     assert "3 of 3 parts were computed on processors that round otherwise than this one" in capsys.readouterr().err
-
-
-@pytest.fixture(name="machines", scope="module")
-def _machines() -> Iterator[Any]:
-    with cluster() as machines:
-        yield machines
 
 
 @pytest.mark.usefixtures("machines")

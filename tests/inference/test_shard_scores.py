@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ import pytest
 from captioned import Told
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from machines import cluster
 from tarballs import pack
 
 from captioner.common.errors import CaptionerError
@@ -294,12 +293,6 @@ def test_meteor_is_started_once_for_all_shards_and_ends(tmp_path: Path, monkeypa
     monkeypatch.setattr(meteor.Meteor, "close", lambda self: closed.append(self))
     run(tmp_path, CRAWL, ["METEOR"])
     assert len(asked) == 4 and len(set(map(id, asked))) == 1 and closed == asked[:1]
-
-
-@pytest.fixture(name="machines", scope="module")
-def _machines() -> Iterator[Any]:
-    with cluster() as machines:
-        yield machines
 
 
 @pytest.mark.slow

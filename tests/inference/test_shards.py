@@ -1,7 +1,6 @@
 """Shards become files of captions, on one machine or many, and what is there is not made again."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,6 @@ import fsspec
 import pyarrow.parquet as pq
 import pytest
 import tiny
-from machines import cluster
 from tarballs import pack
 
 from captioner.common.errors import CaptionerError
@@ -199,12 +197,6 @@ class TestHere:
         (saved / "decoder.keras").write_bytes(b"")
         with pytest.raises(CaptionerError, match=f"^{saved} has no complete model"):
             run(saved, crawl, tmp_path / "said")
-
-
-@pytest.fixture(name="machines", scope="module")
-def _machines() -> Iterator[Any]:
-    with cluster() as machines:
-        yield machines
 
 
 @pytest.mark.slow

@@ -1,7 +1,6 @@
 """Processes that share each batch learn what one process does."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import pytest
 import tiny
 from checkout import ROOT
 from learners import learn
-from machines import cluster
 from trial import PowerCut
 
 from captioner.common import interruption
@@ -121,12 +119,6 @@ def test_a_batch_that_cannot_be_read_is_told_by_any_process(monkeypatch: pytest.
     monkeypatch.setattr(peers, "from_first", lambda _: (0, 0))
     with pytest.raises(CaptionerError, match=r"^no batch 0$"):
         fit.follow(tiny.decoder("dot", used), training, used, peers)
-
-
-@pytest.fixture(name="machines", scope="module")
-def _machines() -> Iterator[Any]:
-    with cluster() as machines:
-        yield machines
 
 
 @pytest.mark.slow
