@@ -140,6 +140,7 @@ class TestOnTwoMachines:
         history, history_of_two = (np.loadtxt(each[2].splitlines()[1:], delimiter=",") for each in (one, two))
         np.testing.assert_allclose(history_of_two, history, atol=1e-5)
 
+    @pytest.mark.exhaustive
     def test_a_users_error_comes_back(self) -> None:
         with pytest.raises(CaptionerError, match=r"^received 1 of 2: give what is even$"):
             together(learners.refuse, (), 2, ENVIRONMENT)

@@ -13,7 +13,7 @@ grid has those for validation and test alone, and the folder `train` has the oth
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -22,9 +22,6 @@ from captioner.common.arrays import mapped
 from captioner.common.errors import CaptionerError, problem, reason
 from captioner.common.files import file_inside
 from captioner.data import IMAGE_SIZE, Crop
-
-if TYPE_CHECKING:
-    from captioner.features.shard_files import FeatureShards
 
 GRID = "grid.npy"
 INDEX = "index.json"
@@ -47,7 +44,7 @@ class Features:
         views: the rows of all views of a picture, the plain one first and every second one mirrored, by the names of
             those that have more than one.
         network: file or folder of an encoder of one's own.
-        training: features of the training pictures, where these stay in their shards.
+        training: folder with the features of the training pictures, where these stay in their shards.
     """
 
     grid: np.ndarray
@@ -60,7 +57,7 @@ class Features:
     preprocessing: str = "auto"
     views: dict[str, list[int]] = field(default_factory=dict)
     network: Path | None = None
-    training: "FeatureShards | None" = None
+    training: Path | None = None
 
     @classmethod
     def at_hand(cls, grid: np.ndarray, images: Iterable[str], **options: Any) -> "Features":
@@ -103,7 +100,7 @@ class Features:
             crop=index.crop,
             preprocessing=index.preprocessing,
             network=_network(directory, index.network),
-            training=_training(directory / TRAIN, index.shape),
+            training=directory / TRAIN if (directory / TRAIN).is_dir() else None,
             views={name: [rows[name], *range(first, first + others)] for name, first in firsts.items()},
         )
 
@@ -168,14 +165,6 @@ def _network(directory: Path, name: str | None) -> Path | None:
         return file_inside(directory, name) if name else None
     except ValueError as error:
         raise _damaged(directory / INDEX, str(error), "the name of the encoder beside it") from None
-
-
-def _training(directory: Path, shape: Sequence[int]) -> "FeatureShards | None":
-    if not directory.is_dir():
-        return None
-    from captioner.features.shard_files import FeatureShards  # here, since few need it, and pyarrow takes its time
-
-    return FeatureShards(directory, *shape[1:])
 
 
 def _map_grid(path: Path, shape: tuple[int, ...]) -> np.ndarray:

@@ -51,10 +51,12 @@ def training_batches(
     """
     captions = TrainingCaptions(data)
     if captions.shards:
-        if features and features.training is None:
-            raise CaptionerError("There are no features of training pictures: `dvc repro features` makes them.")
-        windows = Windows(captions, features.training if features else None, seed)
-        return StreamedBatches(windows, vocabulary, recipe, seed, share)
+        files = None
+        if features:
+            if features.training is None:
+                raise CaptionerError("There are no features of training pictures: `dvc repro features` makes them.")
+            files = FeatureShards(features.training, features.positions, features.channels)
+        return StreamedBatches(Windows(captions, files, seed), vocabulary, recipe, seed, share)
     whole = store.read_captions(data, "train")
     return fit.batches(features or Features.blank(whole["image"]), whole, "train", vocabulary, recipe, seed, share)
 

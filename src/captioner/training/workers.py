@@ -5,7 +5,10 @@ process or a machine dies, or more cores are there, Ray Train ends the others, a
 are cores for, up to those that are wanted: from the last checkpoint, if the work has saved any.
 """
 
+import json
+import os
 import re
+import socket
 import tempfile
 import time
 from collections.abc import Callable
@@ -13,7 +16,7 @@ from typing import Any, TypeVar
 
 from captioner.common import cluster
 from captioner.common.errors import CaptionerError, reason
-from captioner.common.startup import fast_start, keep_freed_memory
+from captioner.common.startup import keep_freed_memory
 
 DEATHS = 10
 """Of workers, after which a training ends."""
@@ -78,10 +81,25 @@ def together(
 
 def _train(work: list, workers: int, directory: str) -> Any:
     """Ask Ray Train, and return what the first process has made, or what a user can put right."""
+    import ray
     from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, UserCallback, WorkerGroupError
+    from ray.train.backend import Backend, BackendConfig
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-    with fast_start():
-        from ray.train.tensorflow import TensorflowTrainer
+    class Addresses(Backend):
+        """Tells each process where all of them are. Ray's own loads TensorFlow, also where nothing is computed."""
+
+        def on_start(self, worker_group: Any, backend_config: Any) -> None:  # noqa: ARG002
+            every = worker_group.execute(_address)
+            telling = worker_group.execute_single_async
+            ray.get([telling(rank, _tell_tensorflow, every, rank) for rank in range(len(worker_group))])
+
+    class Connecting(BackendConfig):
+        """Has the processes connected by their addresses."""
+
+        @property
+        def backend_cls(self) -> type[Backend]:
+            return Addresses
 
     class EndAtFaults(UserCallback):
         """Ends at once what would fail again: all but deaths, and that others cannot be reached any more."""
@@ -95,8 +113,9 @@ def _train(work: list, workers: int, directory: str) -> Any:
     def share() -> Any:
         return _as_peer(work)
 
-    trainer = TensorflowTrainer(
+    trainer = DataParallelTrainer(
         share,
+        backend_config=Connecting(),
         scaling_config=ScalingConfig(num_workers=(1, workers)),
         run_config=RunConfig(
             storage_path=directory,
@@ -121,6 +140,24 @@ def _train(work: list, workers: int, directory: str) -> Any:
             f"workers of the cluster died {DEATHS} times in this training ({cause}): do they have the memory that they "
             "need?"
         )
+
+
+def _address() -> str:
+    """Return an address of this process that is free."""
+    import ray
+
+    host = ray.util.get_node_ip_address()
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as free:
+        free.bind((host, 0))
+        port = free.getsockname()[1]
+    return f"[{host}]:{port}" if family == socket.AF_INET6 else f"{host}:{port}"
+
+
+def _tell_tensorflow(addresses: list[str], rank: int) -> None:
+    """Note where TensorFlow looks which process this is, and where all are."""
+    described = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": rank}}
+    os.environ["TF_CONFIG"] = json.dumps(described)
 
 
 def _as_peer(work: list) -> Any:
