@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from captioner.common.errors import CaptionerError, reason
 from captioner.common.interruption import Interrupted, handlers_kept
-from captioner.common.startup import backend
+from captioner.common.startup import backend, silence_stderr
 
 ADDRESS = "RAY_ADDRESS"
 STORE = 200 << 20  # bytes of the object store of a cluster that is started here: only small things pass through it
@@ -170,7 +170,8 @@ def _connect(environment: dict[str, Any] | None) -> None:
         import ray
 
         local = {"object_store_memory": STORE} if address == "local" else {}
-        with handlers_kept():  # of which Ray takes one for itself
+        # Ray takes a handler for itself, and its C++ part writes which log level it was given
+        with handlers_kept(), silence_stderr():
             ray.init(logging_level="error", log_to_driver=False, runtime_env=environment, **local)
     except (OSError, ValueError, RuntimeError) as error:
         raise CaptionerError(
