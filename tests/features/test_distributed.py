@@ -112,15 +112,13 @@ def test_other_rounding_is_said(
     assert "3 of 3 parts were computed on processors that round otherwise than this one" in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("machines")
-class TestOnTwoMachines:
-    def test_a_cluster_gives_the_same_bytes(
-        self, extractor: Extractor, data: Path, expected: Path, tmp_path: Path
-    ) -> None:
-        distributed.extract(extractor, data, NAMES, tmp_path / "features", 3, TRAINED)
-        assert_same(tmp_path / "features", expected)
+def test_a_picture_that_cannot_be_read_is_named(extractor: Extractor, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(CaptionerError, match=r"has no member none\.png"):
+        distributed.extract(extractor, data, [*NAMES, "none.png"], tmp_path / "features")
+    assert not (tmp_path / "features").exists()
 
-    def test_a_picture_that_cannot_be_read_is_named(self, extractor: Extractor, data: Path, tmp_path: Path) -> None:
-        with pytest.raises(CaptionerError, match=r"has no member none\.png"):
-            distributed.extract(extractor, data, [*NAMES, "none.png"], tmp_path / "features")
-        assert not (tmp_path / "features").exists()
+
+@pytest.mark.usefixtures("machines")
+def test_a_cluster_gives_the_same_bytes(extractor: Extractor, data: Path, expected: Path, tmp_path: Path) -> None:
+    distributed.extract(extractor, data, NAMES, tmp_path / "features", 3, TRAINED)
+    assert_same(tmp_path / "features", expected)
