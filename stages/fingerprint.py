@@ -50,14 +50,9 @@ def fingerprint(params: Params) -> None:
         return {"sha256": combined((file.suffix, sha256) for file, sha256 in found.items())}
 
     own, asked, asked_vectors = params.download.folder, params.features, params.model.word_vectors
+    given = {"folder": (own.path, pictures), "shards": (params.download.shards.path, archives)}
     found = {
-        "pictures": (
-            _look(checkout, "pictures", own.path, pictures)
-            if params.dataset == "folder"
-            else _look(checkout, "pictures", params.download.shards.path, archives)
-            if params.dataset == "shards"
-            else {}
-        ),
+        "pictures": _look(checkout, "pictures", *given[params.dataset]) if params.dataset in given else {},
         "encoder": _look(checkout, "encoder", asked.encoder, encoder) if is_path(asked.encoder) else {},
         "weights": {} if asked.weights == "imagenet" else _look(checkout, "weights", asked.weights, weights),
         "word_vectors": {} if asked_vectors == "none" else _look(checkout, "word_vectors", asked_vectors, vectors),

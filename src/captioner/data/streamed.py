@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import pandas as pd
@@ -28,6 +29,7 @@ from captioner.data.shards import Shard
 
 PART = 500  # pictures, whose maps of EfficientNet-Lite0 take 63 MB
 _SHARDS = b"shards"
+_Row = tuple[str, str, str]  # of the captions: image, split, caption
 
 
 @dataclass(frozen=True)
@@ -84,47 +86,41 @@ class _Growing:
     def __init__(self, captions: Path, images: Path, stack: ExitStack):
         self._captions = stack.enter_context(pq.ParquetWriter(captions, store.CAPTION_SCHEMA))
         self._images = stack.enter_context(zipfile.ZipFile(images, "w", zipfile.ZIP_STORED))
-        self._training, self._others = list[Described](), list[Described]()
+        self._training, self._others = list[list[_Row]](), list[list[_Row]]()  # of each picture
         self._groups = 0
-        self._hash = PicturesHash()
-        self._shard = ""
+        self._hash, self._parts = PicturesHash(), list[int]()  # of the shard that grows
         self.shards: dict[str, tuple[str, list[int]]] = {}
         self.pictures: Counter[str] = Counter()
-
-    def begin(self, shard: Shard) -> None:
-        self._end_shard()
-        self._hash, self._shard = PicturesHash(), shard.name
-        self.shards[shard.name] = ("", [])
-
-    def _end_shard(self) -> None:
-        self._write(self._training)
-        if self._shard:
-            self.shards[self._shard] = (str(self._hash), self.shards[self._shard][1])
 
     def add(self, each: Described) -> None:
         self.pictures[each.split] += 1
         if each.split == "train":
+            pictures = self._training
             self._hash.add(each.name, each.picture)
         else:
+            pictures = self._others
             self._images.writestr(store.member(each.name), each.picture)
-        rows = self._training if each.split == "train" else self._others
-        rows.append(Described(each.name, each.split, each.captions, b""))
-        if len(rows) == PART:
-            self._write(rows)
+        pictures.append([(each.name, each.split, text) for text in each.captions])
+        if len(pictures) == PART:
+            self._write(pictures)
+
+    def end_shard(self, name: str) -> None:
+        self._write(self._training)
+        self.shards[name] = (str(self._hash), self._parts)
+        self._hash, self._parts = PicturesHash(), []
 
     def end(self, skipped: int) -> None:
-        self._end_shard()
         self._write(self._others)
         made = {"origin": "{}", _SHARDS.decode(): json.dumps(self.shards)}
         self._captions.add_key_value_metadata(made | ({"skipped": str(skipped)} if skipped else {}))
 
-    def _write(self, pictures: list[Described]) -> None:
-        rows = [(each.name, each.split, text) for each in pictures for text in each.captions]
+    def _write(self, pictures: list[list[_Row]]) -> None:
+        rows = list(chain.from_iterable(pictures))
         if rows:
             columns = [pa.array(column, pa.string()) for column in zip(*rows, strict=True)]
             self._captions.write_table(pa.table(columns, schema=store.CAPTION_SCHEMA), row_group_size=len(rows))
             if pictures is self._training:
-                self.shards[self._shard][1].append(self._groups)
+                self._parts.append(self._groups)
             self._groups += 1
         pictures.clear()
 
@@ -150,13 +146,13 @@ def write(
     with store.writing(directory) as beside, ExitStack() as stack:
         growing = _Growing(beside[store.CAPTIONS], beside[store.IMAGES], stack)
         for shard, pictures in tqdm(shards, "reading", unit=" shards", disable=None):
-            growing.begin(shard)
             for each, why in store.decoded(pictures, lambda each: each.picture):
                 if why:
                     unreadable[each.name] = why
                 else:
                     growing.add(each)
                     captions += len(each.captions)
+            growing.end_shard(shard.name)
         store.check_readable(unreadable, skip_unreadable)
         _check_splits(growing.pictures)
         growing.end(len(unreadable))

@@ -7,9 +7,10 @@ again, so a killed worker, machine or driver loses the parts that were under way
 
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -70,21 +71,43 @@ def extract(
     def computed(first: int) -> Iterator[np.ndarray]:
         left = [part for part in parts if part.first + len(part.views) > first]
         waiting = [part for part in left if not _is_whole(place, part, extractor)]
-        given = (extractor, noise(extractor), str(data.resolve()), str(place))
-        made = cluster.each(PartEncoder, given, waiting)
-        others = sum(not same for same in tqdm(made, "on the cluster", len(waiting), unit=" parts"))
-        if others:
-            tqdm.write(
-                f"{others:,} of {len(waiting):,} parts were computed on processors that round otherwise than this one: "
-                "their features differ in the last places.",
-                file=sys.stderr,
-            )
+        encode(PartEncoder, extractor, data, place, waiting, "parts")
         for part in left:
             yield np.load(_file(place, part))[max(0, first - part.first) :]
 
     spent = extractor.write(computed, names, directory, views, viewed, partial)
     shutil.rmtree(place)
     return spent
+
+
+def encode(
+    worker: Callable[..., Callable[[Any], bool]],
+    extractor: Extractor,
+    data: Path,
+    place: Path,
+    waiting: Sequence[Any],
+    what: str,
+) -> None:
+    """Have workers write features to files, here or on a cluster, and say where processors round otherwise.
+
+    Args:
+        worker: is made of what `PartEncoder` is made of, and called with each of those that wait.
+        extractor: what computes the features.
+        data: the data set's directory, which all machines reach.
+        place: the directory of the files, likewise.
+        waiting: what has no file yet.
+        what: they are, for what is said.
+    """
+    given = (extractor, noise(extractor), str(data.resolve()), str(place.resolve()))
+    made = cluster.each(worker, given, waiting)
+    where = "on the cluster" if cluster.on_cluster() else extractor.encoder
+    others = sum(not same for same in tqdm(made, where, len(waiting), unit=f" {what}"))
+    if others:
+        tqdm.write(
+            f"{others:,} of {len(waiting):,} {what} were computed on processors that round otherwise than this one: "
+            "their features differ in the last places.",
+            file=sys.stderr,
+        )
 
 
 class PartEncoder:

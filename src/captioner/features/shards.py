@@ -4,19 +4,16 @@ A file is written beside and renamed, and is not made again if it is whole, so a
 were under way.
 """
 
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
-from captioner.common import cluster
 from captioner.common.errors import CaptionerError
 from captioner.data import shards
 from captioner.data.shards import Shard
 from captioner.data.streamed import PicturesHash, TrainingCaptions
-from captioner.features.distributed import noise
+from captioner.features.distributed import encode, noise
 from captioner.features.extract import Extractor
 from captioner.features.shard_files import FeatureShards
 
@@ -43,14 +40,7 @@ def extract(extractor: Extractor, found: Sequence[Shard], data: Path, place: Pat
     waiting = [shard for shard in wanted if not features.has(shard.name, captions)]
     if len(waiting) < len(wanted):
         print(f"Goes on after {len(wanted) - len(waiting):,} of {len(wanted):,} shards.", flush=True)
-    given = (extractor, noise(extractor), str(data.resolve()), str(place.resolve()))
-    made = cluster.each(ShardEncoder, given, waiting)
-    others = sum(not same for same in tqdm(made, "features", len(waiting), unit=" shards", disable=None))
-    if others:
-        print(
-            f"The features of {others:,} shards were computed on processors that round otherwise than this one.",
-            file=sys.stderr,
-        )
+    encode(ShardEncoder, extractor, data, place, waiting, "shards")
     return [features.file(shard.name) for shard in wanted]
 
 
